@@ -1,0 +1,180 @@
+"""The frozen vocabulary: what the steps hand to one another. No torch in here, so that reading a plan costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+Kind = Literal["residual", "mixed", "stage"]
+Layout = Literal["channels_first", "channels_last"]
+Placement = Literal["standard", "pre", "post", "identity", "conv3x3", "replace"]
+Init = Literal["paper", "identity"]
+Existing = Literal["stack", "skip", "replace"]
+Preset = Literal["paper", "timm", "ecanet"]
+
+KINDS: tuple[Kind, ...] = ("residual", "mixed", "stage")
+DEFAULT_KINDS: tuple[Kind, ...] = ("residual", "mixed")
+PLACEMENTS: tuple[Placement, ...] = ("standard", "pre", "post", "identity", "conv3x3", "replace")
+INITS: tuple[Init, ...] = ("paper", "identity")
+EXISTING: tuple[Existing, ...] = ("stack", "skip", "replace")
+PRESETS: tuple[Preset, ...] = ("paper", "timm", "ecanet")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from.
+
+    `kind` is `timm`, `torchvision`, `cifar`, `module` (`package.module:factory`), `file` (`path.py:factory`) or
+    `object` (an `nn.Module` the caller holds; `name` is then its class). `args` are the factory's keyword arguments.
+    """
+
+    kind: str
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    checkpoint: str | None = None
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        prefix = "" if self.kind in ("module", "file", "object") else f"{self.kind}:"
+        return prefix + self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where a block hands over its output.
+
+    `block` is the path of the module in whose `forward` the add (or concat) runs, `""` for the model itself, and
+    `index` counts the sites of one kind inside that block. `channels` and `size` (spatial, input resolution as traced)
+    describe the gated value; `stage` is the papers' number: maps of stage n are 2**n times smaller than the input
+    (ResNet's conv2_x is stage 2). `calls` is how often the block runs in one forward pass: a shared block shares its
+    attention. `existing` names channel attention already in the block. `node` and `join` are the gated value's and the
+    add's (concat's) names in the eval graph, for people to read.
+    """
+
+    kind: Kind
+    block: str
+    index: int
+    channels: int
+    size: tuple[int, ...]
+    layout: Layout
+    stage: int
+    node: str
+    join: str
+    calls: int = 1
+    existing: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What identifies the site in its model, whatever the names of graph nodes."""
+        return (self.kind, self.block, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An add or a concat that is not a site, and why."""
+
+    node: str
+    block: str
+    operation: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sites(Sequence[Site]):
+    """A sequence of `Site` in execution order; `.skipped` has every add and concat that is not one."""
+
+    items: tuple[Site, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Site: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sites: ...
+    def __getitem__(self, index: int | slice) -> Site | Sites:
+        if isinstance(index, slice):
+            return Sites(self.items[index], self.skipped)
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """One new attention module at one site.
+
+    `module` is the path the module gets in the model (`layer1.0.se`). `attention` is a name that
+    `attention.resolve` understands. `options` are the module's keyword arguments beside the channel count. `replaces`
+    is the path of the module that the attention takes the place of (placement `replace`, existing `replace`), or None.
+    """
+
+    site: Site
+    module: str
+    attention: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    placement: Placement = "standard"
+    channels: int = 0
+    replaces: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sites x attention x options: what the rewrite does and nothing else.
+
+    `removals` are blocks whose existing channel attention is taken out without a successor (`--attention none
+    --existing replace`). `factory` is the caller's own class or function where `attention` names one that cannot be
+    imported by name; it is not part of the plan's text.
+    """
+
+    insertions: tuple[Insertion, ...]
+    attention: str
+    init: Init = "paper"
+    removals: tuple[Site, ...] = ()
+    source: Source | None = None
+    scope: str | None = None
+    kinds: tuple[Kind, ...] = DEFAULT_KINDS
+    input_shape: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+    factory: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One postcondition: its name, whether it holds, and the figure that shows it."""
+
+    name: str
+    passed: bool
+    figure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was checked on a patched model, each check with its figure."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return "\n".join(f"{'ok  ' if c.passed else 'FAIL'} {c.name}: {c.figure}" for c in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """The record that a patched model carries: what was put in, into what, with which versions, and what was verified."""
+
+    plan: Plan
+    versions: Mapping[str, str]
+    verification: Verification | None = None
+    fingerprint: str = ""
+    not_kept: tuple[str, ...] = ()
