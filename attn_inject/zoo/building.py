@@ -1,0 +1,204 @@
+"""`Source` -> `nn.Module`. The only code that runs beside the zoos' is what the user named: a module, or a file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from attn_inject.errors import SourceError
+from attn_inject.types import Source
+
+
+def build(
+    source: Source,
+    *,
+    device: torch.device | str | None = None,
+    trust: bool = True,
+    weights: bool = True,
+    tell: Callable[[str], None] | None = None,
+) -> nn.Module:
+    """The model that `source` names, with its weights.
+
+    `device="meta"` builds the structure without allocating weights (and loads none). With `source.seed` the random
+    weights are repeatable and the caller's random state is left alone. `trust=False` refuses sources whose building
+    runs code outside the zoos: it is for sources that were read from a saved file. `weights=False` leaves the random
+    weights in place, for a caller that brings its own. `tell` is handed one line on what was read from
+    `source.checkpoint`.
+
+    Raises SourceError when the model cannot be imported or built, or its weights cannot be fetched or do not fit.
+    """
+    if source.kind == "object":
+        raise SourceError(f"the {source.name} is a model only its caller has: hand it over, as in load(path, model)")
+    if not trust and source.kind in ("module", "file"):
+        raise SourceError(
+            f"the model comes from {source.name}, whose code runs only when you say that you trust it"
+            " (trust_source=True, --trust-source)"
+        )
+    meta = device is not None and torch.device(device).type == "meta"
+    if meta or not weights:
+        source = dataclasses.replace(source, pretrained=False, checkpoint=None)
+    make = _factory(source)
+    with _seeded(source.seed), _quiet(), _told(source):
+        model = _on_meta(make) if meta else make()
+    if not isinstance(model, nn.Module):
+        raise SourceError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module")
+    if source.checkpoint:
+        from attn_inject.weights import load_weights
+
+        summary = load_weights(model, source.checkpoint)
+        if tell is not None:
+            tell(str(summary))
+    return model if device is None else model.to(device)
+
+
+def _factory(source: Source) -> Callable[[], Any]:
+    """A function without arguments that makes the model."""
+    args = dict(source.args)
+    if source.kind == "torchvision":
+        from torchvision.models import get_model_builder
+
+        builder = get_model_builder(source.name)
+        # Segmentation and detection networks fetch their backbone's weights unless told not to.
+        if not source.pretrained and "weights_backbone" in inspect.signature(builder).parameters:
+            args.setdefault("weights_backbone", None)
+        if source.pretrained:
+            args.setdefault("weights", "DEFAULT")
+        return lambda: builder(**args)
+    if source.kind == "timm":
+        import timm
+
+        return lambda: timm.create_model(source.name, pretrained=source.pretrained, **args)
+    if source.kind == "cifar":
+        from attn_inject import cifar
+
+        return lambda: cifar.models()[source.name](**args)
+    factory = _users_factory(source)
+    return lambda: factory(**args) if args or not isinstance(factory, nn.Module) else factory
+
+
+def _users_factory(source: Source) -> Any:
+    """What `package.module:factory` or `file.py:factory` names; its module is imported now."""
+    where, _, name = source.name.rpartition(":")
+    with _told(source):
+        found: Any = _import_file(Path(where)) if source.kind == "file" else _import_module(where)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise SourceError(f"there is no '{part}' in {where}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise SourceError(f"{source} is a {type(found).__name__}, not a function that makes a model")
+    return found
+
+
+def _import_module(name: str) -> ModuleType:
+    """Import as `python -m` would: the working directory comes first."""
+    with _on_path(Path.cwd()):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+                raise SourceError(f"there is no module {name} to import here") from error
+            raise
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import as `python file.py` would: what stands beside the file can be imported by it."""
+    if not path.is_file():
+        raise SourceError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise SourceError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Pickles and dataclasses of the file's classes look their module up by name.
+    sys.modules.setdefault(path.stem, module)
+    with _on_path(path.resolve().parent):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def _told(source: Source) -> Iterator[None]:
+    """Failures of what the user chose (arguments, own code, a download) become one sentence; others are bugs."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        if source.kind in ("module", "file"):
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f" ({Path(last.filename).name}, line {last.lineno})"
+        elif source.args or source.pretrained:
+            where = ""
+        else:
+            raise
+        verb = "fetched" if source.pretrained and not source.args else "built"
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        what = f"the weights of {source}" if verb == "fetched" else str(source)
+        raise SourceError(f"{what} could not be {verb}: {type(error).__name__}: {lines[0]}{where}") from error
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torchvision warns that a later release will initialise inception_v3 and googlenet differently."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The default weight initialization of", FutureWarning)
+        yield
+
+
+def _on_meta(make: Callable[[], Any]) -> Any:
+    """Build without weights: on the meta device, or where a constructor reads values, with only `empty` tensors there.
+
+    torchvision's regnets compute their widths with tensors, which have no values on the meta device. Weights are made
+    by `torch.empty` and then filled, so sending only those to the meta device leaves such arithmetic alone.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):
+        with _EmptyOnMeta():
+            model = make()
+        return model.to("meta") if isinstance(model, nn.Module) else model
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Uninitialised tensors are made on the meta device, all others where they belong."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)

@@ -1,0 +1,100 @@
+"""The names of all models that can be asked for by name, without importing a zoo when the cache is warm."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import sys
+from typing import NamedTuple
+
+from attn_inject.cache import cached
+
+
+class ModelName(NamedTuple):
+    """One model of a zoo: `zoo` is torchvision, timm or cifar; `task` is what the zoo files it under."""
+
+    zoo: str
+    name: str
+    task: str
+
+
+def models(pattern: str = "") -> list[ModelName]:
+    """The models whose name matches `pattern`: a glob if it has `*`, `?` or `[`, else a part of the name."""
+    glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    named = [
+        *(ModelName("torchvision", name, task) for name, task in torchvision_names().items()),
+        *(ModelName("timm", name, "classification") for name in timm_names()),
+        *(ModelName("cifar", name, "classification") for name in cifar_names()),
+    ]
+    return [m for m in named if fnmatch.fnmatchcase(m.name, glob) or fnmatch.fnmatchcase(f"{m.zoo}:{m.name}", pattern)]
+
+
+def torchvision_names() -> dict[str, str]:
+    """torchvision's registered builders, name to task."""
+    return cached("torchvision-models", ("torchvision",), _list_torchvision)
+
+
+def timm_names() -> list[str]:
+    """timm's architectures, without the tags of their weights."""
+    return cached("timm-models", ("timm",), _list_timm)["architectures"]
+
+
+def timm_tagged_names() -> list[str]:
+    """timm's pretrained weights as `architecture.tag`."""
+    return cached("timm-models", ("timm",), _list_timm)["tagged"]
+
+
+def cifar_names() -> list[str]:
+    """The CIFAR networks of attn-inject's own factory."""
+    return cached("cifar-models", (), _list_cifar)
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether torchvision builds `name`; a model registered in this process counts."""
+    if name in torchvision_names():
+        return True
+    return "torchvision" in sys.modules and name in _list_torchvision()
+
+
+def is_timm(name: str) -> bool:
+    """Whether timm builds `name`, with or without a tag; a model registered in this process counts."""
+    if name in (timm_tagged_names() if "." in name else timm_names()):
+        return True
+    if "timm" not in sys.modules:
+        return False
+    import timm
+
+    return name in timm.list_models(name) or name in timm.list_pretrained(name)
+
+
+def nearest(name: str, zoo: str | None = None) -> list[str]:
+    """Up to five names that resemble `name`, best first: of one zoo, or of all as they are to be typed."""
+    names = {"torchvision": list(torchvision_names()), "timm": timm_names(), "cifar": cifar_names()}
+    known = names[zoo] if zoo else [*names["torchvision"], *names["timm"], *(f"cifar:{n}" for n in names["cifar"])]
+    return difflib.get_close_matches(name.lower(), dict.fromkeys(known), n=5, cutoff=0.6)
+
+
+def _list_torchvision() -> dict[str, str]:
+    from torchvision import models as zoo
+
+    tasks = {
+        "classification": zoo,
+        "quantization": zoo.quantization,
+        "segmentation": zoo.segmentation,
+        "detection": zoo.detection,
+        "video": zoo.video,
+        "optical flow": zoo.optical_flow,
+    }
+    return {name: task for task, module in tasks.items() for name in zoo.list_models(module=module)}
+
+
+def _list_timm() -> dict[str, list[str]]:
+    import timm
+
+    return {"architectures": timm.list_models(), "tagged": timm.list_pretrained()}
+
+
+def _list_cifar() -> list[str]:
+    from attn_inject import cifar
+
+    return sorted(cifar.models())
