@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attn_inject.errors import PlanError
+from attn_inject.recipe import MAX_BYTES, Recipe, load_recipe, names, parse_recipe
+
+SOUND = """
+name = "n"
+title = "t"
+paper = "p"
+model = "resnet18"
+attention = "se"
+expect_sites = 8
+expect_parameters = 10
+"""
+
+
+def test_every_key_reaches_the_recipe() -> None:
+    recipe = parse_recipe(
+        (
+            SOUND
+            + """
+note = "why"
+placement = "pre"
+kinds = ["residual"]
+include = ["layer*"]
+exclude = ["layer1.*"]
+stages = [3, 4]
+every = 2
+min_channels = 64
+scope = "backbone"
+init = "identity"
+existing = "skip"
+preset = "timm"
+input_size = [3, 64, 64]
+[model_args]
+num_classes = 7
+[options]
+reduction = 4
+kernels = [3, 5]
+[stage_options.4]
+k = 7
+"""
+        ).encode()
+    )
+    assert recipe == Recipe(
+        name="n",
+        title="t",
+        paper="p",
+        model="resnet18",
+        attention="se",
+        expect_sites=8,
+        expect_parameters=10,
+        note="why",
+        model_args={"num_classes": 7},
+        options={"reduction": 4, "kernels": [3, 5]},
+        settings={
+            "input_size": [3, 64, 64],
+            "kinds": ["residual"],
+            "placement": "pre",
+            "include": ["layer*"],
+            "exclude": ["layer1.*"],
+            "stages": [3, 4],
+            "every": 2,
+            "min_channels": 64,
+            "stage_options": {4: {"k": 7}},
+            "scope": "backbone",
+            "init": "identity",
+            "existing": "skip",
+            "preset": "timm",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SOUND + 'placment = "pre"', "unknown key 'placment': did you mean placement?"),
+        (SOUND + "zzz = 1", "unknown key 'zzz': the keys are name, "),
+        (SOUND.replace('paper = "p"', ""), "the recipe lacks paper"),
+        (SOUND.replace("= 8", "= 8.0"), "expect_sites must be a whole number"),
+        (SOUND.replace("= 8", "= true"), "expect_sites must be a whole number"),
+        (SOUND.replace("= 8", "= -1"), "expect_sites must be a whole number"),
+        (SOUND.replace('"p"', '" "'), "paper must be text"),
+        (SOUND + 'placement = "sideways"', "placement must be one of standard, pre"),
+        (SOUND + "kinds = []", "kinds must be a list of residual"),
+        (SOUND + "every = 0", "every must be a whole number above zero"),
+        (SOUND + "[options]\nx = nan", "options must be a table"),
+        (SOUND + "[options]\nx = inf", "options must be a table"),
+        (SOUND + "[options]\nx = 2020-01-01", "options must be a table"),
+        (SOUND + '[options]\n"a b" = 1', "options must be a table"),
+        (SOUND + "[options]\n" + ".".join("a" * 5000) + " = 1", "options must be a table"),
+        (SOUND + "[stage_options.four]\nk = 3", "stage_options must be a table of tables"),
+        (SOUND + f"[stage_options.{'1' * 5000}]\nk = 3", "stage_options must be a table of tables"),
+        (SOUND + f"every = {'1' * 5000}", "is not TOML"),
+        ("name = ", "is not TOML"),
+        ("a = " + "[" * 100_000, "is not TOML"),
+    ],
+)
+def test_a_faulty_recipe_is_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_recipe(text.encode())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, len(SOUND)), st.integers(0, 20))
+def test_whatever_the_bytes_only_a_plan_error_comes_out(noise: bytes, at: int, cut: int) -> None:
+    text = SOUND.encode()
+    try:
+        recipe = parse_recipe(text[:at] + noise + text[at + cut :])
+    except PlanError:
+        return
+    assert isinstance(recipe, Recipe)
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_bytes(b"#" * (MAX_BYTES + 1))
+    (tmp_path / "folder.toml").mkdir()
+    for name, message in (("long", "longer than"), ("folder", "cannot be read"), ("absent", "cannot be read")):
+        with pytest.raises(PlanError, match=message):
+            load_recipe(tmp_path / f"{name}.toml")
+    with pytest.raises(PlanError, match="cannot be read"):
+        load_recipe("nul\0.toml")
+
+
+def test_a_recipe_from_a_users_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(SOUND)
+    assert load_recipe(tmp_path / "mine.toml").name == "n"
+
+
+def test_an_unknown_name_tells_the_nearest() -> None:
+    with pytest.raises(PlanError, match="no recipe 'se-resnet5': there are se-resnet50"):
+        load_recipe("se-resnet5")
+    with pytest.raises(PlanError, match="no recipe"):
+        load_recipe("../pyproject")
+
+
+def test_expectations_are_checked() -> None:
+    recipe = parse_recipe(SOUND.encode())
+    recipe.check(8, 10)
+    with pytest.raises(PlanError, match="recipe n expects 8 sites, and here are 7"):
+        recipe.check(7, 10)
+    with pytest.raises(PlanError, match="recipe n expects 10 parameters, and here are 1,234"):
+        recipe.check(8, 1234)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_recipe_is_sound_and_bears_its_files_name(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert "arXiv" in recipe.paper
+
+
+def test_reading_recipes_imports_no_torch() -> None:
+    code = (
+        "import sys; from attn_inject.recipe import names, load_recipe; [load_recipe(n) for n in names()];"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
