@@ -1,0 +1,206 @@
+"""What one forward pass costs, counted on the meta device: shapes only, no arithmetic, no copy of any weight.
+
+The model runs once with its weights stood in for by meta tensors, under a dispatch mode that sees every ATen operation.
+For each one the mode adds up:
+
+* MACs and FLOPs, by the rules of `flops.py`;
+* bytes read and written, as eager PyTorch moves them: every operation reads its operands and writes its result; a view
+  moves nothing, and an expanded tensor is read once;
+* activations: the elements (and bytes) of every freshly made result, neither views nor in-place results;
+* peak bytes: the largest sum of the activations, the input among them, that are alive at one time. Weights and buffers
+  are not in it. A value lives as long as the running program holds it, so an in-place operation shows as what it saves.
+
+Whatever runs inside one of the `watched` modules is counted for that module too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from ..errors import TraceError
+from . import flops
+from .amounts import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One counted forward pass.
+
+    `total` and `parts` leave out what is held. `parts` has the work inside each watched module, `unknown` the
+    operations that no rule covers with how often each ran (their arithmetic is missing from `total.flops`, their
+    bytes are not).
+    """
+
+    total: Cost
+    parts: Mapping[str, Cost]
+    peak_bytes: int
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+
+def count(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    *,
+    watched: Collection[str] = (),
+    dtype: torch.dtype | None = None,
+) -> Count:
+    """Count one eval-mode forward pass of `model` on tensors shaped like `inputs`.
+
+    `watched` are paths of submodules to count apart. `dtype` counts the bytes as if the floating-point weights and
+    inputs had that type. The model is left as it was, its mode included. Raises `TraceError` for a model whose shapes
+    hang on values, since those cannot be known without real data.
+    """
+
+    def stand_in(tensor: Tensor) -> Tensor:
+        to = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        return torch.empty_like(tensor, device="meta", dtype=to, requires_grad=False)
+
+    tensors = {name: stand_in(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    meta_inputs = tree_map_only(Tensor, stand_in, tuple(inputs))
+    counter = _Counter(stand_in)
+    counter.hold(meta_inputs)
+    with torch.no_grad(), eval_mode(model), _watching(model, watched, counter.owners), counter:
+        try:
+            torch.func.functional_call(model, tensors, meta_inputs)
+        except (RuntimeError, NotImplementedError) as error:
+            raise TraceError(f"the cost cannot be counted without real data: {error}") from error
+    parts = {path: counter.work.get(path, Cost()) for path in watched}
+    return Count(counter.total, parts, counter.peak, dict(counter.unknown))
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode and afterwards every submodule back into the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        # Parents come first: `train` is recursive, and may do more than set the flag (an InjectedModule swaps graphs).
+        for module, training in modes:
+            if module.training != training:
+                module.train(training)
+
+
+@contextmanager
+def _watching(model: nn.Module, paths: Collection[str], owners: list[str]) -> Iterator[None]:
+    """Keep in `owners` the watched modules that are running, the innermost last."""
+
+    def entering(path: str) -> Callable[..., None]:
+        return lambda *_: owners.append(path)
+
+    def leaving(*_: object) -> None:
+        owners.pop()
+
+    handles = []
+    for path in paths:
+        module = model.get_submodule(path)
+        handles += [module.register_forward_pre_hook(entering(path)), module.register_forward_hook(leaving)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up every operation that runs under it, and does them on meta tensors."""
+
+    def __init__(self, stand_in: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = Cost()
+        self.work: dict[str, Cost] = {}
+        self.owners: list[str] = []
+        self.unknown: Counter[str] = Counter()
+        self.peak = 0
+        self._stand_in = stand_in
+        self._stood_in: dict[int, tuple[Tensor, Tensor]] = {}
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self,
+        operation: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        with self:
+            # Only under inference mode do composite operations come here whole.
+            result = operation.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        args, kwargs = self._on_one_device(args, kwargs)
+        result = operation(*args, **kwargs)
+        self._add(operation, args, kwargs, result)
+        return result
+
+    def hold(self, values: Any) -> None:
+        """Take the tensors in `values` for alive from now on, and note the peak."""
+        for tensor in _tensors(values):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._alive:
+                self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
+        self._alive = {key: entry for key, entry in self._alive.items() if not _dead(entry[0])}
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+
+    def _on_one_device(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Stand in for real tensors (constants that a model makes or keeps) where meta ones come along."""
+        tensors = list(_tensors((args, kwargs)))
+        if not any(tensor.is_meta for tensor in tensors) or all(tensor.is_meta for tensor in tensors):
+            return args, kwargs
+        args, kwargs = tree_map_only(Tensor, self._once, (args, kwargs))
+        return args, kwargs
+
+    def _once(self, tensor: Tensor) -> Tensor:
+        """The one stand-in of a real tensor; both are kept, so that its id stays its own."""
+        if tensor.is_meta:
+            return tensor
+        return self._stood_in.setdefault(id(tensor), (tensor, self._stand_in(tensor)))[1]
+
+    def _add(self, operation: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any) -> None:
+        rest = flops.elementwise(operation, args, result)
+        if rest is None:
+            self.unknown[str(operation)] += 1
+        macs = flops.macs(operation, args, kwargs, result)
+        operands = list(_tensors((args, kwargs)))
+        known = {tensor.untyped_storage()._cdata for tensor in operands}
+        fresh = [tensor for tensor in _tensors(result) if tensor.untyped_storage()._cdata not in known]
+        moved = not operation.is_view and bool(fresh or operation._schema.is_mutable)
+        cost = Cost(
+            macs=macs,
+            flops=2 * macs + (rest or 0),
+            activations=sum(tensor.numel() for tensor in fresh),
+            activation_bytes=sum(_bytes(tensor) for tensor in fresh),
+            bytes_read=sum(_bytes(tensor) for tensor in operands) if moved else 0,
+            bytes_written=sum(_bytes(tensor) for tensor in _tensors(result)) if moved else 0,
+        )
+        self.total += cost
+        for path in set(self.owners):
+            self.work[path] = self.work.get(path, Cost()) + cost
+        self.hold(fresh)
+
+
+def _dead(reference: StorageWeakRef) -> bool:
+    return bool(reference.expired())  # type: ignore[no-untyped-call]
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (value for value in tree_iter(values) if isinstance(value, Tensor))
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Bytes that a pass over the tensor touches: an expanded axis lies in memory once."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return prod(size for size, stride in sizes if stride != 0 or size == 0) * tensor.element_size()

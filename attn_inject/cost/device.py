@@ -1,0 +1,94 @@
+"""The device that timings are taken on: its name, its clock, its memory, its bandwidth."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.benchmark.utils.timer import timer as synchronised_timer
+
+from ..errors import AttnInjectError
+
+_COPY_BYTES = 1 << 27
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. `kind` is `cuda` or `cpu`; `clock` names how `seconds` measures there."""
+
+    kind: str
+    name: str
+    clock: str
+
+    @property
+    def torch(self) -> torch.device:
+        return torch.device(self.kind)
+
+    def seconds(self, run: Callable[[], object], number: int) -> float:
+        """Mean seconds of one of `number` calls in a row, everything they started included."""
+        if self.kind == "cuda":
+            start, end = event(), event()
+            torch.cuda.synchronize()
+            start.record()
+            for _ in range(number):
+                run()
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end)) / 1000 / number
+        begin = synchronised_timer()
+        for _ in range(number):
+            run()
+        return (synchronised_timer() - begin) / number
+
+    def peak_bytes(self, run: Callable[[], object]) -> int | None:
+        """The most bytes that the allocator held during one call beyond what it held before; None on a CPU."""
+        if self.kind != "cuda":
+            return None
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def bandwidth(self) -> float:
+        """Bytes per second that a plain copy of a large buffer moves, reads and writes together; the best of ten."""
+        source = torch.ones(_COPY_BYTES // 4, device=self.torch)
+        target = torch.empty_like(source)
+        return 2 * _COPY_BYTES / min(self.seconds(lambda: target.copy_(source), 1) for _ in range(10))
+
+
+def event() -> torch.cuda.Event:
+    """A CUDA event that can be timed."""
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def pick(device: str | torch.device) -> Device:
+    """The device to measure on: `auto` is CUDA where there is one, else the CPU."""
+    kind = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else _parse(device)
+    if kind.type == "cuda":
+        if not torch.cuda.is_available():
+            raise AttnInjectError("there is no CUDA device here to measure on; use device='cpu'")
+        return Device("cuda", torch.cuda.get_device_name(), "CUDA events")
+    if kind.type == "cpu":
+        return Device("cpu", _processor(), "torch.utils.benchmark timer")
+    raise AttnInjectError(f"speed is measured on 'cuda' or 'cpu', not on {kind.type!r}")
+
+
+def _parse(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise AttnInjectError(f"{device!r} is not a device; use 'auto', 'cuda' or 'cpu'") from error
+
+
+def _processor() -> str:
+    """The processor's name and how many threads torch uses on it."""
+    threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    return f"{name}, {threads}"

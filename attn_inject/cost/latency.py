@@ -1,0 +1,134 @@
+"""How much slower one model is than another, measured in turns so that a drifting clock cannot favour either.
+
+The two run interleaved: A B, then B A, then A B ... Each pair gives one ratio; since the order changes every time,
+whatever running second is worth cancels in their median. That median is reported with its interval.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .device import Device, pick
+from .samples import Interval, Timing, median_interval, timing
+
+PAIRS = 30
+_MOST_PAIRS = 400
+_FEWEST_PAIRS = 2
+_SHORTEST_SAMPLE = 0.002
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to run: on which device, in which type and layout, how many images, for at most how many seconds."""
+
+    device: str = "auto"
+    dtype: torch.dtype | None = None
+    batch: int | None = None
+    channels_last: bool = False
+    compile: bool = False
+    seconds: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Two models' timings from `pairs` interleaved pairs, and the median of after over before with its interval."""
+
+    before: Timing
+    after: Timing
+    ratio: Interval
+    pairs: int
+
+
+class Contest:
+    """Two models, ready to run in turns on one device.
+
+    The callers' models are neither moved nor trained: what runs are copies wherever device, type, layout or a training
+    step asks for it. Weights that the two share stay shared in the copies.
+    """
+
+    def __init__(self, before: nn.Module, after: nn.Module, shape: Sequence[int], settings: Settings) -> None:
+        self.device: Device = pick(settings.device)
+        self.settings = settings
+        self.dtype = settings.dtype or _dtype(before)
+        self.batch = settings.batch or (32 if self.device.kind == "cuda" else 1)
+        layout = torch.channels_last if settings.channels_last and len(shape) == 3 else torch.contiguous_format
+        if settings.channels_last and len(shape) == 4:
+            layout = torch.channels_last_3d
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch, *shape, generator=generator)
+        self.images = images.to(self.device.torch, self.dtype).contiguous(memory_format=layout)
+        self.models = copy.deepcopy([before, after])
+        for model in self.models:
+            model.to(self.device.torch, self.dtype)
+            model.to(memory_format=layout)
+
+    def inference(self, progress: Progress | None = None) -> Race:
+        """Race the forward passes in eval mode, without gradients."""
+        for model in self.models:
+            model.eval()
+        return self._race([self._forward(model) for model in self._callables()], "inference", progress)
+
+    def training(self, progress: Progress | None = None) -> Race:
+        """Race training steps: forward in train mode, the mean of the outputs as loss, backward."""
+        for model in self.models:
+            model.train()
+        return self._race([self._step(model) for model in self._callables()], "training step", progress)
+
+    def _callables(self) -> list[Callable[[Tensor], object]]:
+        return [torch.compile(model) for model in self.models] if self.settings.compile else list(self.models)
+
+    def _forward(self, model: Callable[[Tensor], object]) -> Callable[[], object]:
+        def run() -> None:
+            with torch.inference_mode():
+                model(self.images)
+
+        return run
+
+    def _step(self, model: Callable[[Tensor], object]) -> Callable[[], object]:
+        parameters = [parameter for each in self.models for parameter in each.parameters()]
+
+        def run() -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            outputs = [leaf for leaf in tree_leaves(model(self.images)) if isinstance(leaf, Tensor)]
+            torch.stack([output.float().mean() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+
+        return run
+
+    def _race(self, runs: Sequence[Callable[[], object]], what: str, progress: Progress | None) -> Race:
+        for run in runs:
+            run()  # compiles, picks kernels, grows the allocator: not counted, nor held against the time limit
+        end = perf_counter() + self.settings.seconds
+        warm = [self.device.seconds(run, 1) for run in runs]
+        peaks = [self.device.peak_bytes(run) for run in runs]
+        number = max(1, ceil(_SHORTEST_SAMPLE / max(min(warm), 1e-9)))
+        samples: tuple[list[float], list[float]] = ([], [])
+        pairs = 0
+        begin = perf_counter()
+        while pairs < _FEWEST_PAIRS or (perf_counter() < end and pairs < _MOST_PAIRS) or pairs % 2:
+            for index in (0, 1) if pairs % 2 == 0 else (1, 0):
+                samples[index].append(self.device.seconds(runs[index], number))
+            pairs += 1
+            if progress is not None:
+                share = (perf_counter() - begin) / max(end - begin, 1e-9)
+                progress(f"{what}: {pairs} pairs", min(1.0, max(share, pairs / _MOST_PAIRS)))
+        return Race(
+            before=timing(samples[0], self.batch, peaks[0]),
+            after=timing(samples[1], self.batch, peaks[1]),
+            ratio=median_interval([after / before for before, after in zip(*samples, strict=True)]),
+            pairs=pairs,
+        )
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)

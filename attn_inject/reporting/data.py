@@ -1,0 +1,218 @@
+"""What a report says, as frozen data. Everything is computed before it gets here; the renderers only show it.
+
+Units: counts are plain integers, bytes are bytes, times are seconds, ratios are after over before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..cost.amounts import Cost
+from ..cost.samples import Timing
+from ..types import Check
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+Convention = Literal["all", "paper"]
+Units = Literal["decimal", "binary"]
+Task = Literal["inference", "training step"]
+Mark = Literal["kept", "new", "gone"]
+
+FORMAT = "attn-inject report"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One total before and after. `unit` is `count`, `operations` or `bytes`."""
+
+    name: str
+    unit: Literal["count", "operations", "bytes"]
+    before: int
+    after: int
+
+    @property
+    def difference(self) -> int:
+        return self.after - self.before
+
+    @property
+    def percent(self) -> float | None:
+        """The difference in percent of before; None where there was nothing before."""
+        return 100 * self.difference / self.before if self.before else None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRow:
+    """One site: where it is, what went in, what that adds per image, and its share of the time.
+
+    `seconds` is the time inside the new module less that inside the module it replaces, per batch; None where speed was
+    not measured. `time_share` is its part of the sum over all sites, in percent.
+    """
+
+    block: str
+    kind: str
+    stage: int
+    channels: int
+    size: tuple[int, ...]
+    calls: int
+    placement: str
+    attention: str
+    options: Mapping[str, Any]
+    module: str
+    replaces: str | None
+    added: Cost
+    seconds: float | None = None
+    time_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """All sites of one stage together; stage n works on maps 2**n times smaller than the input."""
+
+    stage: int
+    sites: int
+    added: Cost
+    seconds: float | None = None
+    time_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Both models' speed, run in turns. `ratio` is after over before: 1.05 is 5 % slower.
+
+    `pairs` interleaved pairs were taken, at least `pairs_wanted` unless the time limit of `seconds_limit` came first
+    (`limited`). `confidence` is that of the interval from `ratio_low` to `ratio_high`. `floor_seconds` is what the
+    added memory traffic (`floor_bytes` per batch, inference) takes at `bandwidth`, the bytes per second of a plain
+    copy there.
+    """
+
+    task: Task
+    device_kind: str
+    device: str
+    clock: str
+    dtype: str
+    batch: int
+    channels_last: bool
+    compiled: bool
+    before: Timing
+    after: Timing
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    confidence: float
+    pairs: int
+    pairs_wanted: int
+    limited: bool
+    seconds_limit: float
+    floor_bytes: int | None = None
+    floor_seconds: float | None = None
+    bandwidth: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLine:
+    """One line of a block's code, and whether the injection kept it, made it or took it away."""
+
+    mark: Mark
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockNode:
+    """One operation of a patched block: what it is, whether it is new, and which nodes it reads."""
+
+    name: str
+    label: str
+    mark: Mark
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDiff:
+    """How the blocks of one shape changed: every block that did, and the code and the graph of the first."""
+
+    blocks: tuple[str, ...]
+    lines: tuple[DiffLine, ...]
+    nodes: tuple[BlockNode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What attention costs a model: per site, per stage and in total, before and after.
+
+    Counts are for one image of `input_size` in inference. `outside` is what changed outside the new modules (permutes
+    of channels-last maps, attention that was taken out). `unknown` names the operations whose arithmetic could not be
+    counted. A report prints itself in a terminal and shows itself in a notebook.
+    """
+
+    title: str
+    input_size: tuple[int, ...]
+    dtype: str
+    convention: Convention
+    units: Units
+    totals: tuple[Quantity, ...]
+    sites: tuple[SiteRow, ...] = ()
+    stages: tuple[StageRow, ...] = ()
+    outside: Cost = field(default_factory=Cost)
+    speeds: tuple[Speed, ...] = ()
+    unknown: Mapping[str, int] = field(default_factory=dict)
+    diffs: tuple[BlockDiff, ...] = ()
+    notes: tuple[str, ...] = ()
+    not_kept: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def total(self, name: str) -> Quantity:
+        """The total of that name; `KeyError` for an unknown one."""
+        found = {quantity.name: quantity for quantity in self.totals}
+        return found[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
+        data = asdict(self)
+        for row, quantity in zip(data["totals"], self.totals, strict=True):
+            row |= {"difference": quantity.difference, "percent": quantity.percent}
+        return {"format": FORMAT, "version": FORMAT_VERSION, **data}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text (no NaN, no infinity in it). Options that JSON has no word for become their text."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, default=str)
+
+    def to_markdown(self, *, full: bool = False) -> str:
+        """Markdown for a paper or a pull request; `full` gives every site a row of its own."""
+        from .markdown import to_markdown
+
+        return to_markdown(self, full=full)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One self-contained HTML page, also written to `path` where one is given."""
+        from .html import to_html
+
+        page = to_html(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the charts into a file; its ending (.png, .svg, .pdf) picks the format."""
+        from .plot import save_plot
+
+        save_plot(self, path)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from .console import render
+
+        yield from render(self, width=options.max_width)
+
+    def __str__(self) -> str:
+        from .console import to_text
+
+        return to_text(self)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()

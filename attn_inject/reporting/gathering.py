@@ -1,0 +1,190 @@
+"""Two models in, one `Report` out: counts both, times both, and says what each new module adds.
+
+What a site adds is what runs inside its new module, less what ran inside the module it replaces. Whatever else differs
+between the two models is reported as `outside`, so that sites and outside always add up to the totals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import nn
+
+from ..cost.amounts import Cost
+from ..cost.counting import Count, count
+from ..cost.latency import Progress
+from ..cost.parameters import Holding, holding
+from ..errors import AttnInjectError
+from ..types import Injection, Insertion
+from ..zoo.sizes import input_size as made_for
+from .data import Convention, Quantity, Report, SiteRow, StageRow, Units
+from .speed import Options, Speeds, measure
+
+
+def gather(
+    original: nn.Module,
+    patched: nn.Module,
+    *,
+    input_size: Sequence[int] | None,
+    convention: Convention,
+    units: Units,
+    speed: Options | None,
+    progress: Progress | None,
+) -> Report:
+    """Make the report; without `speed` options nothing is run for real."""
+    injection: Injection | None = getattr(patched, "injection", None)
+    insertions = injection.plan.insertions if injection is not None else ()
+    size = _image(original, injection, input_size)
+    inputs = (torch.empty(1, *size, dtype=_dtype(original), device="meta"),)
+    replaced = [insertion.replaces for insertion in insertions if insertion.replaces is not None]
+    before = count(original, inputs, watched=replaced)
+    after = count(patched, inputs, watched=[insertion.module for insertion in insertions])
+    holdings = holding(original), holding(patched)
+    added = [_added(insertion, original, patched, before, after) for insertion in insertions]
+    everything = _cost(after, holdings[1]) - _cost(before, holdings[0])
+    outside = everything - sum(added, Cost())
+    rows = [_row(insertion, cost, convention) for insertion, cost in zip(insertions, added, strict=True)]
+    speeds = Speeds((), {})
+    if speed is not None:
+        speeds = measure(original, patched, size, insertions, speed, progress)
+    rows = _timed(rows, speeds.modules)
+    return Report(
+        title=_title(original, injection),
+        input_size=size,
+        dtype=str(_dtype(original)).removeprefix("torch."),
+        convention=convention,
+        units=units,
+        totals=_totals(before, after, holdings, convention),
+        sites=tuple(rows),
+        stages=_stages(rows),
+        outside=_in_convention(outside, convention),
+        speeds=speeds.races,
+        unknown=_larger(before.unknown, after.unknown),
+        notes=injection.plan.notes if injection is not None else (),
+        not_kept=injection.not_kept if injection is not None else (),
+        checks=injection.verification.checks if injection is not None and injection.verification is not None else (),
+        versions=dict(injection.versions) if injection is not None else {},
+    )
+
+
+def check(*, convention: str, units: str, bench_seconds: float, batch: int | None) -> None:
+    """Refuse settings that make no sense."""
+    if convention not in get_args(Convention):
+        raise AttnInjectError(f"unknown convention {convention!r}; use 'all' or 'paper'")
+    if units not in get_args(Units):
+        raise AttnInjectError(f"unknown units {units!r}; use 'decimal' or 'binary'")
+    if not 0 < bench_seconds < float("inf"):
+        raise AttnInjectError(f"bench_seconds must be a positive number of seconds, not {bench_seconds}")
+    if batch is not None and batch < 1:
+        raise AttnInjectError(f"batch must be at least 1, not {batch}")
+
+
+def _image(original: nn.Module, injection: Injection | None, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """(channels, *spatial) of one image: as asked for, else as the plan has it, else what the model is made for."""
+    if asked is not None:
+        return tuple(asked)
+    if injection is not None and injection.plan.input_shape is not None:
+        return tuple(injection.plan.input_shape[1:])
+    size = made_for(original)
+    if size is None:
+        raise AttnInjectError("the model does not say what input it takes; give input_size=(channels, height, width)")
+    return size
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
+
+
+def _title(original: nn.Module, injection: Injection | None) -> str:
+    if injection is None:
+        return type(original).__name__
+    source = injection.plan.source
+    return f"{type(original).__name__ if source is None else source} + {injection.plan.attention}"
+
+
+def _cost(counted: Count, held: Holding) -> Cost:
+    return replace(counted.total, parameters=held.parameters, buffers=held.buffers)
+
+
+def _added(insertion: Insertion, original: nn.Module, patched: nn.Module, before: Count, after: Count) -> Cost:
+    held = holding(patched.get_submodule(insertion.module))
+    cost = replace(after.parts[insertion.module], parameters=held.parameters, buffers=held.buffers)
+    if insertion.replaces is None:
+        return cost
+    held = holding(original.get_submodule(insertion.replaces))
+    return cost - replace(before.parts[insertion.replaces], parameters=held.parameters, buffers=held.buffers)
+
+
+def _in_convention(cost: Cost, convention: Convention) -> Cost:
+    """The papers count convolutions and linears only: no FLOPs but two per MAC."""
+    return replace(cost, flops=2 * cost.macs) if convention == "paper" else cost
+
+
+def _row(insertion: Insertion, cost: Cost, convention: Convention) -> SiteRow:
+    site = insertion.site
+    return SiteRow(
+        block=site.block,
+        kind=site.kind,
+        stage=site.stage,
+        channels=insertion.channels or site.channels,
+        size=site.size,
+        calls=site.calls,
+        placement=insertion.placement,
+        attention=insertion.attention,
+        options=dict(insertion.options),
+        module=insertion.module,
+        replaces=insertion.replaces,
+        added=_in_convention(cost, convention),
+    )
+
+
+def _timed(rows: Sequence[SiteRow], seconds: Mapping[str, float]) -> list[SiteRow]:
+    """The rows with their seconds, and each one's share of the sum in percent."""
+    total = sum(seconds.values())
+    if total <= 0:
+        return list(rows)
+    return [replace(row, seconds=seconds[row.module], time_share=100 * seconds[row.module] / total) for row in rows]
+
+
+def _stages(rows: Sequence[SiteRow]) -> tuple[StageRow, ...]:
+    stages = []
+    for number in sorted({row.stage for row in rows}):
+        members = [row for row in rows if row.stage == number]
+        seconds = [row.seconds for row in members if row.seconds is not None]
+        shares = [row.time_share for row in members if row.time_share is not None]
+        stages.append(
+            StageRow(
+                stage=number,
+                sites=len(members),
+                added=sum((row.added for row in members), Cost()),
+                seconds=sum(seconds) if seconds else None,
+                time_share=sum(shares) if shares else None,
+            )
+        )
+    return tuple(stages)
+
+
+def _totals(
+    before: Count, after: Count, holdings: tuple[Holding, Holding], convention: Convention
+) -> tuple[Quantity, ...]:
+    b = _in_convention(_cost(before, holdings[0]), convention)
+    a = _in_convention(_cost(after, holdings[1]), convention)
+    return (
+        Quantity("parameters", "count", b.parameters, a.parameters),
+        Quantity("buffers", "count", b.buffers, a.buffers),
+        Quantity("MACs", "operations", b.macs, a.macs),
+        Quantity("FLOPs", "operations", b.flops, a.flops),
+        Quantity("activations", "count", b.activations, a.activations),
+        Quantity("activation bytes", "bytes", b.activation_bytes, a.activation_bytes),
+        Quantity("bytes read", "bytes", b.bytes_read, a.bytes_read),
+        Quantity("bytes written", "bytes", b.bytes_written, a.bytes_written),
+        Quantity("peak activation bytes", "bytes", before.peak_bytes, after.peak_bytes),
+        Quantity("file bytes", "bytes", holdings[0].file_bytes, holdings[1].file_bytes),
+    )
+
+
+def _larger(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    return {name: max(before.get(name, 0), after.get(name, 0)) for name in sorted({*before, *after})}

@@ -1,0 +1,94 @@
+"""The measured part of a report: both models timed in turns, and the time inside each new module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..cost.counting import count
+from ..cost.latency import PAIRS, Contest, Progress, Race, Settings
+from ..cost.shares import module_seconds
+from ..errors import AttnInjectError
+from ..types import Insertion
+from .data import Speed, Task
+
+# How much of the time limit goes into asking where the time goes.
+_SHARE_OF_LIMIT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to measure; `settings` as `cost.latency` has them, `training` asks for the training step too."""
+
+    settings: Settings
+    training: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """The races that were run, and seconds per batch inside each new module, less those in what it replaces."""
+
+    races: tuple[Speed, ...]
+    modules: Mapping[str, float]
+
+
+def measure(
+    original: nn.Module,
+    patched: nn.Module,
+    size: Sequence[int],
+    insertions: Sequence[Insertion],
+    options: Options,
+    progress: Progress | None = None,
+) -> Speeds:
+    """Time both models on images of `size`. Raises `AttnInjectError` where there is nothing to run or nowhere to."""
+    if any(value.is_meta for model in (original, patched) for value in model.parameters()):
+        raise AttnInjectError("a model on the meta device has no weights to run with; use bench=False")
+    contest = Contest(original, patched, size, options.settings)
+    races = [_speed(contest, contest.inference(progress), "inference")]
+    modules = _module_seconds(contest, insertions)
+    if options.training:
+        races.append(_speed(contest, contest.training(progress), "training step"))
+    return Speeds(tuple(races), modules)
+
+
+def _speed(contest: Contest, race: Race, task: Task) -> Speed:
+    settings = contest.settings
+    floor_bytes = bandwidth = None
+    if task == "inference":
+        before, after = (count(model, (contest.images,)).total.traffic for model in contest.models)
+        floor_bytes, bandwidth = after - before, contest.device.bandwidth()
+    return Speed(
+        task=task,
+        device_kind=contest.device.kind,
+        device=contest.device.name,
+        clock=contest.device.clock,
+        dtype=str(contest.dtype).removeprefix("torch."),
+        batch=contest.batch,
+        channels_last=settings.channels_last,
+        compiled=settings.compile,
+        before=race.before,
+        after=race.after,
+        ratio=race.ratio.median,
+        ratio_low=race.ratio.low,
+        ratio_high=race.ratio.high,
+        confidence=race.ratio.confidence,
+        pairs=race.pairs,
+        pairs_wanted=PAIRS,
+        limited=race.pairs < PAIRS,
+        seconds_limit=settings.seconds,
+        floor_bytes=floor_bytes,
+        floor_seconds=None if floor_bytes is None or bandwidth is None else floor_bytes / bandwidth,
+        bandwidth=bandwidth,
+    )
+
+
+def _module_seconds(contest: Contest, insertions: Sequence[Insertion]) -> Mapping[str, float]:
+    """Timed without compilation, since a compiled graph has no module boundaries left to stop a clock at."""
+    limit = _SHARE_OF_LIMIT * contest.settings.seconds / 2
+    original, patched = contest.models
+    new = module_seconds(patched, [i.module for i in insertions], contest.images, contest.device, limit)
+    replaced = [i.replaces for i in insertions if i.replaces is not None]
+    old = module_seconds(original, replaced, contest.images, contest.device, limit) if replaced else {}
+    return {i.module: new[i.module] - (old[i.replaces] if i.replaces is not None else 0.0) for i in insertions}
