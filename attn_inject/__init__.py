@@ -40,7 +40,7 @@ _HOME = {
     "make_plan": "planning",
     "optimize": "optimizing",
     "register_attention": "attention",
-    "remove": "injecting",
+    "remove": "applying",
     "report": "reporting",
     "save": "checkpoint",
     "verify": "verifying",

@@ -109,8 +109,9 @@ class Insertion:
     """One new attention module at one site.
 
     `module` is the path the module gets in the model (`layer1.0.se`). `attention` is a name that
-    `attention.resolve` understands. `options` are the module's keyword arguments beside the channel count. `replaces`
-    is the path of the module that the attention takes the place of (placement `replace`, existing `replace`), or None.
+    `attention.resolve` understands. `options` are the module's keyword arguments beside the channel count, and
+    `channels` that count: the gated value's, which for placements inside the block is not the site's. `replaces` is the
+    path of the module that the attention takes the place of (placement `replace`, existing `replace`), or None.
     """
 
     site: Site
@@ -118,6 +119,7 @@ class Insertion:
     attention: str
     options: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = "standard"
+    init: Init = "paper"
     channels: int = 0
     replaces: str | None = None
 

@@ -1,0 +1,363 @@
+"""From sites and options to a `Plan`. Pure: nothing is edited here, and new modules get their names here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+from torch import nn
+
+from . import attention as attentions
+from .attention import Attention
+from .errors import AttentionError, PlanError
+from .injected import InjectedModule
+from .presets import preset_options
+from .reading import Reading, read
+from .sites.anatomy import Anatomy
+from .sites.attended import Attended, find_attention
+from .sites.flow import Flow
+from .sites.placement import Edit, edit_for, edit_in_place_of
+from .types import (
+    DEFAULT_KINDS,
+    EXISTING,
+    INITS,
+    PLACEMENTS,
+    PRESETS,
+    Existing,
+    Init,
+    Insertion,
+    Kind,
+    Placement,
+    Plan,
+    Preset,
+    Site,
+    Sites,
+    Source,
+)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Which sites, and what to put there; the arguments of `inject` in one value."""
+
+    attention: str | type | Callable[..., Any]
+    placement: Placement = "standard"
+    include: str | Sequence[str] | None = None
+    exclude: str | Sequence[str] | None = None
+    stages: int | Sequence[int] | None = None
+    every: int = 1
+    min_channels: int = 0
+    init: Init = "paper"
+    existing: Existing = "stack"
+    preset: Preset | None = None
+    name: str | None = None
+    stage_options: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+
+
+def find_sites(
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    scope: str | None = None,
+) -> Sites:
+    """The model's sites in execution order; `.skipped` has every other add and concat with its reason.
+
+    Nothing is computed and the model is left as it was. A block that is run several times in one forward pass is one
+    site (`Site.calls`), since its attention, like its weights, is shared.
+
+    Args:
+        example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
+        input_size: (channels, *spatial) or (*spatial) of one input; guessed from the model if None.
+        kinds: any of "residual", "mixed", "stage".
+
+    Raises:
+        TraceError: the model cannot be traced; names the line that stopped it.
+    """
+    return read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope).located.sites
+
+
+def make_plan(
+    model: nn.Module,
+    attention: str | type | Callable[..., Any],
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    placement: Placement = "standard",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    stages: int | Sequence[int] | None = None,
+    scope: str | None = None,
+    init: Init = "paper",
+    existing: Existing = "stack",
+    preset: Preset | None = None,
+    name: str | None = None,
+    every: int = 1,
+    min_channels: int = 0,
+    stage_options: Mapping[int, Mapping[str, Any]] | None = None,
+    source: Source | None = None,
+    **options: Any,
+) -> Plan:
+    """What `inject` with the same arguments would do, as a frozen, readable value. See `inject` for the arguments."""
+    reading = read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope)
+    choices = Choices(
+        attention, placement, include, exclude, stages, every, min_channels, init, existing, preset, name,
+        stage_options or {}, options, source,
+    )  # fmt: skip
+    return plan_for(reading, choices)
+
+
+def plan_for(reading: Reading, choices: Choices) -> Plan:
+    """The plan of `choices` on a model already read.
+
+    Raises:
+        PlanError: nothing to do (with what was seen), a placement no block has, or a bad choice.
+        AttentionError: an unknown attention or option, or settings impossible for a site's channels.
+    """
+    _check(choices)
+    sites = reading.located.sites
+    if not sites:
+        raise PlanError(_no_sites(sites))
+    chosen = [site for site in _selected(sites, choices)]
+    if not chosen:
+        raise PlanError(
+            f"none of the {len(sites)} sites is left after the filters: blocks are {_listing([s.block for s in sites])}, "
+            f"stages {_listing(sorted({str(s.stage) for s in sites}))}"
+        )
+    earlier = _earlier_insertions(reading)
+    if choices.existing != "replace":
+        chosen = [site for site in chosen if site.key not in {i.site.key for i in earlier}]
+        if not chosen:
+            raise PlanError("every chosen block already has attention: use remove() first, or existing='replace'")
+    if choices.existing == "skip":
+        chosen = [site for site in chosen if not site.existing]
+        if not chosen:
+            raise PlanError("every chosen block has channel attention of its own: use existing='stack' or 'replace'")
+    base = {
+        "source": choices.source,
+        "scope": reading.scope,
+        "kinds": tuple(cast(Kind, kind) for kind in dict.fromkeys(site.kind for site in sites)),
+        "input_shape": reading.trace.input_shape,
+        "init": choices.init,
+    }
+    if choices.attention == "none":
+        return _strip(chosen, choices, base)
+    entry = attentions.resolve(choices.attention)
+    attentions.check_options(entry, choices.options)
+    for stage_choice in choices.stage_options.values():
+        attentions.check_options(entry, stage_choice)
+    insertions, refused = _insertions(reading, entry, chosen, choices)
+    if not insertions:
+        raise PlanError(refused[0] if refused else "nothing to do")
+    factory = choices.attention if callable(choices.attention) else None
+    plan = Plan(
+        insertions=(*earlier, *insertions) if choices.existing != "replace" else insertions,
+        attention=entry.name,
+        notes=(*_stacking_note(chosen, choices), *dict.fromkeys(refused), *_cost_note(reading, entry, insertions, choices)),
+        factory=factory,
+        **base,  # type: ignore[arg-type]
+    )
+    return plan
+
+
+def _check(choices: Choices) -> None:
+    for label, value, allowed in (
+        ("placement", choices.placement, PLACEMENTS),
+        ("init", choices.init, INITS),
+        ("existing", choices.existing, EXISTING),
+        ("preset", choices.preset, (None, *PRESETS)),
+    ):
+        if value not in allowed:
+            names = [str(a) for a in allowed if a is not None]
+            near = difflib.get_close_matches(str(value), names, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise PlanError(f"{label} must be one of {', '.join(names)}; got {value!r}{hint}")
+    if not isinstance(choices.every, int) or choices.every < 1:
+        raise PlanError(f"every must be a whole number from 1, got {choices.every!r}")
+    if choices.attention == "none" and choices.existing != "replace":
+        raise PlanError("attention 'none' takes attention out, so it needs existing='replace'")
+    if choices.name is not None and (not str(choices.name).isidentifier()):
+        raise PlanError(f"name must be an attribute name such as 'se', got {choices.name!r}")
+
+
+def _selected(sites: Sites, choices: Choices) -> list[Site]:
+    include, exclude = _patterns(choices.include), _patterns(choices.exclude)
+    stages = (choices.stages,) if isinstance(choices.stages, int) else choices.stages
+    for pattern in (*include, *exclude):
+        if not any(fnmatchcase(site.block, pattern) for site in sites):
+            near = difflib.get_close_matches(pattern, [site.block for site in sites], 2)
+            hint = f"; did you mean {', '.join(near)}?" if near else f"; blocks are {_listing([s.block for s in sites])}"
+            raise PlanError(f"pattern {pattern!r} matches no block{hint}")
+    if stages is not None and (missing := sorted(set(stages) - {site.stage for site in sites})):
+        there = ", ".join(map(str, sorted({site.stage for site in sites})))
+        raise PlanError(f"no sites in stage {', '.join(map(str, missing))}: the stages with sites are {there}")
+    kept = [
+        site
+        for site in sites
+        if (not include or any(fnmatchcase(site.block, pattern) for pattern in include))
+        and not any(fnmatchcase(site.block, pattern) for pattern in exclude)
+        and (stages is None or site.stage in stages)
+        and site.channels >= choices.min_channels
+    ]
+    return kept[:: choices.every]
+
+
+def _patterns(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+
+def _listing(names: Iterable[str], limit: int = 6) -> str:
+    unique = list(dict.fromkeys(name or "(root)" for name in names))
+    return ", ".join(unique[:limit]) + (f", ... ({len(unique)} in all)" if len(unique) > limit else "")
+
+
+def _no_sites(sites: Sites) -> str:
+    if not sites.skipped:
+        return "no sites: the model has neither adds nor concats of feature maps (kinds='stage' gates its resolutions instead)"
+    reasons: dict[str, int] = {}
+    for skip in sites.skipped:
+        reasons[f"{skip.operation} {skip.reason}"] = reasons.get(f"{skip.operation} {skip.reason}", 0) + 1
+    seen = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+    return f"no sites: {seen} (kinds='stage' gates the network's resolutions instead)"
+
+
+def _earlier_insertions(reading: Reading) -> tuple[Insertion, ...]:
+    part = reading.model.get_submodule(reading.scope) if reading.scope else reading.model
+    return part.injection.plan.insertions if isinstance(part, InjectedModule) else ()
+
+
+def _strip(chosen: list[Site], choices: Choices, base: dict[str, Any]) -> Plan:
+    attended = tuple(site for site in chosen if site.existing)
+    if not attended:
+        raise PlanError("no chosen block has channel attention that could be taken out")
+    if choices.options:
+        raise PlanError(f"attention 'none' takes no options, got {', '.join(choices.options)}")
+    return Plan(insertions=(), attention="none", removals=attended, **base)
+
+
+def _insertions(
+    reading: Reading, entry: Attention, chosen: list[Site], choices: Choices
+) -> tuple[tuple[Insertion, ...], list[str]]:
+    graph = next(iter(reading.located.graphs.values()))
+    settings = preset_options(choices.preset, entry, reading.located.sites, choices.options)
+    taken = {name for name, _ in reading.trace.skeleton.named_modules()}
+    insertions: list[Insertion] = []
+    refused: list[str] = []
+    for site in chosen:
+        anatomy = graph.found[site.key][0]
+        outcomes = _edits(graph.flow, anatomy, site, choices)
+        if isinstance(outcomes, str):
+            refused.append(f"{site.block or '(root)'}: {outcomes}")
+            continue
+        for edit, home, replaces in outcomes:
+            child = choices.name or settings.child or entry.child
+            module = _free_name(f"{home}.{child}" if home else child, taken, replaces)
+            taken.add(module)
+            options = {**choices.options, **settings.for_stage(site.stage), **choices.stage_options.get(site.stage, {})}
+            if choices.placement == "replace":
+                options = {**_convolution_options(reading, edit, entry), **options}
+            insertion = Insertion(site, module, entry.name, options, choices.placement, choices.init, edit.channels, replaces)
+            _try(entry, insertion, len(site.size))
+            insertions.append(insertion)
+    return tuple(insertions), refused
+
+
+def _edits(
+    flow: Flow, anatomy: Anatomy, site: Site, choices: Choices
+) -> list[tuple[Edit, str, str | None]] | str:
+    """(edit, path of the module that the attention lives in, path of what it replaces) for each new module of a site."""
+    if choices.existing == "replace" and site.existing:
+        return [
+            (edit_in_place_of(found), site.block if found.path == site.block else _parent(found.path), found.path)
+            for found in find_attention(flow, anatomy)
+        ]
+    edit = edit_for(flow, anatomy, choices.placement)
+    if isinstance(edit, str):
+        return edit
+    replaces = str(edit.replaced.target) if edit.replaced is not None else None
+    return [(edit, _parent(replaces) if replaces else site.block, replaces)]
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _free_name(path: str, taken: set[str], replaces: str | None) -> str:
+    if path not in taken or path == replaces:
+        return path
+    number = 2
+    while f"{path}{number}" in taken:
+        number += 1
+    return f"{path}{number}"
+
+
+def _convolution_options(reading: Reading, edit: Edit, entry: Attention) -> dict[str, Any]:
+    """What a module that takes a convolution's place must take over from it."""
+    assert edit.replaced is not None
+    conv = reading.trace.skeleton.get_submodule(str(edit.replaced.target))
+    stride = max(cast("tuple[int, ...]", conv.stride))
+    wanted = {"out_channels": int(cast(int, conv.out_channels)), "stride": stride}
+    unfit = [key for key in wanted if key not in entry.options]
+    same = stride == 1 and conv.in_channels == conv.out_channels
+    if unfit and not same:
+        raise PlanError(
+            f"{entry.name} cannot take the place of {edit.replaced.target}: it has no {' and no '.join(unfit)} option"
+        )
+    return {key: value for key, value in wanted.items() if key in entry.options}
+
+
+def _try(entry: Attention, insertion: Insertion, ndim: int) -> None:
+    """Build the module on the meta device, so that impossible settings fail before anything is edited."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            attentions.build(entry, insertion.channels, ndim=ndim, init=insertion.init, options=insertion.options)
+    except AttentionError as error:
+        raise AttentionError(f"{insertion.module}: {error}") from error
+
+
+def _stacking_note(chosen: list[Site], choices: Choices) -> tuple[str, ...]:
+    attended = [site for site in chosen if site.existing]
+    if not attended or choices.existing != "stack":
+        return ()
+    return (
+        f"{len(attended)} of {len(chosen)} blocks already have channel attention ({attended[0].existing}, ...): "
+        "the new one is stacked after it",
+    )
+
+
+def _cost_note(reading: Reading, entry: Attention, insertions: tuple[Insertion, ...], choices: Choices) -> tuple[str, ...]:
+    """A warning where the attention costs more parameters than the network itself (PSA before the add)."""
+    import torch
+
+    original = sum(p.numel() for p in reading.model.parameters())
+    added = 0
+    largest = (0, "")
+    with torch.device("meta"):
+        for insertion in insertions:
+            if insertion.replaces is None and entry.kind != "gate":
+                module = attentions.build(
+                    entry, insertion.channels, ndim=len(insertion.site.size), init=insertion.init, options=insertion.options
+                )
+                cost = sum(p.numel() for p in module.parameters())
+                added += cost
+                largest = max(largest, (cost, insertion.module))
+    if added <= original:
+        return ()
+    return (
+        f"{entry.name} adds {added / 1e6:.2f} M parameters to a network of {original / 1e6:.2f} M "
+        f"({largest[0] / 1e6:.2f} M at {largest[1]} alone): placement 'replace' is how its paper uses it",
+    )
+
+
+def with_source(plan: Plan, source: Source | None) -> Plan:
+    """The plan, saying where its model comes from."""
+    return replace(plan, source=source)

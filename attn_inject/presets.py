@@ -1,0 +1,66 @@
+"""Presets: whose settings to use where the caller gives none.
+
+`paper` is each module's own default. `timm` gives the widths, biases, forms and names of timm's attention models, so that
+their weights load strictly. `ecanet` gives the kernel sizes that ECA's authors set by hand for each stage of a ResNet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .attention import Attention
+from .errors import PlanError
+from .types import Preset, Sites
+
+# The authors' published kernel sizes (ECA-Net repository, and the parameter counts of the paper's Table 3), by the number
+# of blocks in each stage and whether the blocks are bottlenecks (four times wider at the end: 2048 channels, not 512).
+_ECANET_KERNELS: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {
+    ((2, 2, 2, 2), 512): (3, 5, 7, 7),
+    ((3, 4, 6, 3), 512): (3, 3, 5, 7),
+    ((3, 4, 6, 3), 2048): (3, 5, 5, 7),
+    ((3, 4, 23, 3), 2048): (3, 3, 5, 7),
+    ((3, 8, 36, 3), 2048): (3, 3, 5, 7),
+}
+_TIMM_SE = {"form": "conv", "bias": True, "divisor": 8}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options that a preset sets, for all sites and for single stages, and the name it gives the new modules."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    by_stage: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    child: str | None = None
+
+    def for_stage(self, stage: int) -> dict[str, Any]:
+        return {**self.options, **self.by_stage.get(stage, {})}
+
+
+def preset_options(preset: Preset | None, entry: Attention, sites: Sites, given: Mapping[str, Any]) -> Settings:
+    """The settings of `preset` for `entry`; options the caller gave win.
+
+    Raises:
+        PlanError: `ecanet` for another attention than ECA, or for a network whose kernel sizes the authors never set.
+    """
+    if preset in (None, "paper"):
+        return Settings()
+    if preset == "timm":
+        own = _TIMM_SE if entry.name == "se" else {}
+        return Settings({k: v for k, v in own.items() if k not in given}, child="se")
+    if entry.name != "eca":
+        raise PlanError(f"preset ecanet sets ECA's kernel sizes, and the attention is {entry.name}")
+    if "k" in given:
+        return Settings()
+    counts = Counter(site.stage for site in sites)
+    stages = sorted(counts)
+    shape = (tuple(counts[stage] for stage in stages), sites[-1].channels)
+    kernels = _ECANET_KERNELS.get(shape)
+    if kernels is None:
+        raise PlanError(
+            f"preset ecanet knows ResNet-18/34/50/101/152, not a network with {shape[0]} blocks: "
+            "give k, or stage_options with a k for each stage"
+        )
+    return Settings(by_stage={stage: {"k": k} for stage, k in zip(stages, kernels, strict=True)})

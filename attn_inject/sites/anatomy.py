@@ -1,0 +1,43 @@
+"""A site with its nodes: what the rules hand to `select`, and what a placement is looked up in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from ..types import Kind
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One site in one graph.
+
+    `gated` is the value that the standard placement multiplies; `join` the add or concat; `fork` the value that shortcut
+    and branch come from; `branch` and `shortcut` the operands of the add as they enter it; `channel_axis` that of `gated`.
+    """
+
+    kind: Kind
+    gated: fx.Node
+    join: fx.Node
+    channel_axis: int
+    fork: fx.Node | None = None
+    branch: fx.Node | None = None
+    shortcut: fx.Node | None = None
+
+    @property
+    def block(self) -> str:
+        return str(self.join.meta["block"])
+
+    @property
+    def call(self) -> int:
+        return int(self.join.meta["call"])
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An add or a concat that is not a site, and the rule that says why."""
+
+    node: fx.Node
+    operation: str
+    reason: str

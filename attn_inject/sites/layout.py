@@ -1,0 +1,99 @@
+"""Which axis of every value is the channel axis: 1 after a convolution, last in channels-last parts of a network.
+
+Rules, applied in graph order:
+ 1. A convolution, and a norm or pool that works on (N, C, *spatial), puts channels at axis 1.
+ 2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays.
+ 3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
+ 4. Everything else keeps the axis of its first input of the same rank.
+None means unknown: such a value is never gated.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .operations import Operations, name_of
+
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+_CHANNELS_FIRST_NAMES = ("conv1d", "conv2d", "conv3d", "batch_norm", "group_norm")
+
+
+def channel_axes(operations: Operations, graph: fx.Graph) -> dict[fx.Node, int | None]:
+    """The channel axis of every data-carrying tensor of the graph."""
+    axes: dict[fx.Node, int | None] = {}
+    for node in graph.nodes:
+        if operations.carries[node]:
+            axes[node] = _axis(operations, node, axes)
+    return axes
+
+
+def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]) -> int | None:
+    value = node.meta.get("val")
+    if node.op == "placeholder":
+        return 1
+    if isinstance(value, (tuple, list)):
+        return next((axes.get(source) for source in operations.sources(node)), None)
+    if not isinstance(value, torch.Tensor):
+        return None
+    sources = operations.sources(node)
+    name = name_of(node)
+    if node.op == "call_module":
+        module = operations.module(node)
+        if isinstance(module, _CHANNELS_FIRST):
+            return 1
+        if isinstance(module, nn.Linear) and value.dim() > 2:
+            return value.dim() - 1
+    if name in _CHANNELS_FIRST_NAMES or operations.holds_convolution(node):
+        return 1
+    if name == "linear" and value.dim() > 2:
+        return value.dim() - 1
+    first = sources[0]
+    before = first.meta.get("val")
+    axis = axes.get(first)
+    if axis is None or not isinstance(before, torch.Tensor):
+        return axis if isinstance(before, (tuple, list)) else None
+    if name in ("permute", "transpose", "swapaxes", "movedim", "moveaxis"):
+        return _moved(node, name, axis, before.dim())
+    if value.dim() == before.dim() and (operations.is_rearrangement(node) is False or value.shape == before.shape):
+        return axis
+    return _reshaped(axis, before.shape, value.shape)
+
+
+def _moved(node: fx.Node, name: str, axis: int, rank: int) -> int | None:
+    arguments: list[Any] = [*node.args[1:], *(v for k, v in node.kwargs.items() if k != "input")]
+    if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
+        arguments = list(arguments[0])
+    flat = [a for a in arguments if isinstance(a, int)]
+    if len(flat) != len(arguments):
+        return None
+    if name == "permute":
+        order = [a % rank for a in flat]
+    else:
+        order = list(range(rank))
+        a, b = flat[0] % rank, flat[1] % rank
+        if name in ("transpose", "swapaxes"):
+            order[a], order[b] = order[b], order[a]
+        else:
+            order.insert(b, order.pop(a))
+    return order.index(axis) if axis in order else None
+
+
+def _reshaped(axis: int, before: torch.Size, after: torch.Size) -> int | None:
+    """The axis that starts at the same element offset with the same extent, in front or from behind."""
+    front = math.prod(before[:axis])
+    for new, extent in enumerate(after):
+        if extent == before[axis] and math.prod(after[:new]) == front:
+            return new
+    return None

@@ -1,0 +1,234 @@
+"""What a node does to a feature map, told from the operation alone.
+
+The residual principle needs four facts about every node: does it carry the map on, is it nonlinear, does it hold a
+convolution, does it change the resolution upwards. Modules are judged by the `torch.nn` file their base class comes from
+and by what they contain, functions by the operation's name; a name that is not known counts as nonlinear, so that an
+unknown operation can hide a site but never invent a shortcut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+# torch.nn files whose modules are affine in their input (max pooling stands with the pools, as in the papers' shortcuts).
+_AFFINE_HOMES = {
+    f"torch.nn.modules.{home}"
+    for home in (
+        "batchnorm", "channelshuffle", "container", "conv", "dropout", "flatten", "fold", "instancenorm", "linear",
+        "normalization", "padding", "pixelshuffle", "pooling", "upsampling",
+    )
+}  # fmt: skip
+
+_CONVOLUTIONS = {
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution",
+    "_conv_forward", "deform_conv2d",
+}  # fmt: skip
+_UPSAMPLINGS = {
+    "interpolate", "upsample", "upsample_bilinear", "upsample_nearest", "pixel_shuffle", "grid_sample",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+}  # fmt: skip
+_ADDITIONS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
+_CONCATENATIONS = {"cat", "concat", "concatenate"}
+# Random or deterministic scalings that pass the map through: the gate goes before them.
+_DROPS = {
+    "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+    "stochastic_depth", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d", "drop_block_fast_2d",
+}  # fmt: skip
+_MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "multiply_", "__mul__", "__imul__", "__rmul__"}
+_DIVISIONS = {"div", "div_", "truediv", "itruediv", "divide", "true_divide"}
+# Views and moves: the same numbers in another order.
+_REARRANGEMENTS = {
+    "permute", "transpose", "swapaxes", "movedim", "moveaxis", "contiguous", "to", "type_as", "float", "clone", "view",
+    "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "roll", "detach", "requires_grad_", "t",
+    "view_as", "reshape_as", "expand_as", "type", "half", "bfloat16", "double", "rearrange", "alias",
+}  # fmt: skip
+_SLICES = {"getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select"}
+_AFFINE = (
+    _CONVOLUTIONS | _UPSAMPLINGS | _ADDITIONS | _CONCATENATIONS | _DROPS | _REARRANGEMENTS | _SLICES
+    | {
+        "sub", "sub_", "isub", "neg", "linear", "addmm", "batch_norm", "layer_norm", "group_norm", "instance_norm",
+        "rms_norm", "local_response_norm", "normalize", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+        "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d",
+        "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "lp_pool2d", "pad", "pixel_unshuffle",
+        "channel_shuffle", "mean", "sum", "stack", "zeros_pad", "unfold", "fold", "avg_pool2d_same", "flip", "bias_add",
+        "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put", "identity",
+    }
+)  # fmt: skip
+# Operations that look only at a value's shape, dtype or device, or make a new tensor like it.
+_SHAPE_ONLY = {
+    "getattr", "size", "dim", "ndimension", "numel", "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor",
+    "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "is_floating_point", "get_device",
+    "_assert", "len", "_has_torch_function", "eq", "isinstance",
+}  # fmt: skip
+
+
+def name_of(node: fx.Node) -> str:
+    """The plain name of the operation: `add` for `operator.add`, `torch.add` and `Tensor.add` alike."""
+    if node.op in ("call_method", "get_attr", "placeholder", "output"):
+        return str(node.target)
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", node.target))
+    return "module"
+
+
+def is_map(value: Any) -> bool:
+    """Whether a value can be a feature map or a sequence: a floating tensor with at least one axis beside batch and channels."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() >= 3
+
+
+class Operations:
+    """Answers about the nodes of one graph; `root` resolves module targets."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        self.root = root
+        self._traits: dict[str, tuple[bool, bool, bool]] = {}
+        self.carries: dict[fx.Node, bool] = {}
+        for node in graph.nodes:
+            self.carries[node] = self._carries(node)
+
+    def _carries(self, node: fx.Node) -> bool:
+        """Whether the node's value depends on the input's numbers (not only on its shape)."""
+        if node.op == "placeholder":
+            return True
+        if node.op == "get_attr" or (node.op in ("call_function", "call_method") and name_of(node) in _SHAPE_ONLY):
+            return False
+        if not _holds_tensor(node.meta.get("val")):
+            return node.op == "output"
+        return any(self.carries[source] for source in node.all_input_nodes)
+
+    def sources(self, node: fx.Node) -> list[fx.Node]:
+        """The inputs of a node that carry the network's data."""
+        return [source for source in node.all_input_nodes if self.carries[source]]
+
+    def module(self, node: fx.Node) -> nn.Module:
+        return self.root.get_submodule(str(node.target))
+
+    def _module_traits(self, node: fx.Node) -> tuple[bool, bool, bool]:
+        """(nonlinear, holds a convolution, upsamples) of a leaf module."""
+        path = str(node.target)
+        if path not in self._traits:
+            module = self.module(node)
+            parts = list(module.modules())
+            self._traits[path] = (
+                not _is_affine(module),
+                any(isinstance(part, nn.modules.conv._ConvNd) for part in parts),
+                any(isinstance(part, (nn.Upsample, nn.PixelShuffle, nn.modules.conv._ConvTransposeNd)) for part in parts),
+            )
+        return self._traits[path]
+
+    def is_nonlinear(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return self._module_traits(node)[0]
+        if node.op == "placeholder" or node.op == "output":
+            return False
+        name = name_of(node)
+        if name in _MULTIPLICATIONS | _DIVISIONS:
+            return len(self.sources(node)) > 1 or not _first_source_scaled(node, self)
+        return name not in _AFFINE
+
+    def holds_convolution(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return self._module_traits(node)[1]
+        return node.op == "call_function" and name_of(node) in _CONVOLUTIONS
+
+    def upsamples(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return self._module_traits(node)[2]
+        return name_of(node) in _UPSAMPLINGS
+
+    def is_addition(self, node: fx.Node) -> bool:
+        return node.op in ("call_function", "call_method") and name_of(node) in _ADDITIONS and isinstance(
+            node.meta.get("val"), torch.Tensor
+        )
+
+    def is_concatenation(self, node: fx.Node) -> bool:
+        return node.op == "call_function" and name_of(node) in _CONCATENATIONS
+
+    def is_slice(self, node: fx.Node) -> bool:
+        """Takes a part of the channels (or of a tuple of parts)."""
+        return node.op in ("call_function", "call_method") and name_of(node) in _SLICES
+
+    def is_gain(self, node: fx.Node) -> bool:
+        """Scales the map without looking at it: layer scale, a scalar, dropout, drop path, identity."""
+        if node.op == "call_module":
+            module = self.module(node)
+            return isinstance(module, (nn.modules.dropout._DropoutNd, nn.Identity))
+        name = name_of(node)
+        if name in _DROPS:
+            return True
+        return name in _MULTIPLICATIONS | _DIVISIONS and not self.is_nonlinear(node)
+
+    def is_rearrangement(self, node: fx.Node) -> bool:
+        return node.op in ("call_function", "call_method") and name_of(node) in _REARRANGEMENTS
+
+    def spatial_kernel(self, node: fx.Node) -> int:
+        """Largest kernel extent of a convolution node; 0 if the node is none."""
+        if node.op == "call_module":
+            module = self.module(node)
+            if isinstance(module, nn.modules.conv._ConvNd):
+                return max(int(k) for k in module.kernel_size)
+            return 0
+        if self.holds_convolution(node):
+            weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+            value = weight.meta.get("val") if isinstance(weight, fx.Node) else None
+            return max(value.shape[2:], default=0) if isinstance(value, torch.Tensor) else 0
+        return 0
+
+
+def _is_affine(module: nn.Module) -> bool:
+    if isinstance(module, nn.Identity):
+        return True
+    if not any(base.__module__ in _AFFINE_HOMES for base in type(module).__mro__):
+        return False
+    # A norm that carries an activation (timm's BatchNormAct2d) is what its activation is.
+    return all(_is_affine(child) or _is_quantization_stub(child) for child in module.children())
+
+
+def _is_quantization_stub(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.ao.quantization", "torch.nn.utils.parametrize"))
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_holds_tensor(item) for item in value)
+    if isinstance(value, dict):
+        return any(_holds_tensor(item) for item in value.values())
+    return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _first_source_scaled(node: fx.Node, operations: Operations) -> bool:
+    """`x * g` and `x / g` scale x; `g / x` does not, and `x * x` squares it."""
+    sources = operations.sources(node)
+    if not sources:
+        return True
+    tensors = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
+    if tensors.count(sources[0]) > 1:
+        return False
+    return name_of(node) in _MULTIPLICATIONS or bool(node.args and node.args[0] is sources[0])
+
+
+def addends(node: fx.Node) -> tuple[Any, Any]:
+    """The two operands of an addition, however it is spelled."""
+    operands = list(node.args)
+    for key in ("input", "other"):
+        if key in node.kwargs:
+            operands.append(node.kwargs[key])
+    return operands[0], operands[1]
+
+
+def parts_of(node: fx.Node) -> list[fx.Node]:
+    """The tensors that a concatenation joins."""
+    sequence = node.args[0] if node.args else node.kwargs.get("tensors")
+    return [part for part in sequence if isinstance(part, fx.Node)] if isinstance(sequence, (tuple, list)) else []
+
+
+def axis_of(node: fx.Node) -> int:
+    """The axis along which a concatenation joins, counted from the front."""
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    value = node.meta["val"]
+    return int(axis) % value.dim() if isinstance(axis, int) else 0
+
+

@@ -1,0 +1,108 @@
+"""Where an attention goes for each placement: the SE paper's Table 14 (standard, pre, post, identity), its Table 15
+(conv3x3) and EPSANet's replacement of the spatial convolution.
+
+An `Edit` says which value the attention reads and which nodes read the attention instead of that value. For `replace` the
+attention reads what the convolution read and stands in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..types import Placement
+from .anatomy import Anatomy
+from .attended import Attended
+from .flow import Flow
+from .operations import name_of
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of a graph: `value` is gated for `readers` (None: for all of them), or `replaced` is superseded."""
+
+    value: fx.Node
+    channel_axis: int
+    readers: tuple[fx.Node, ...] | None = None
+    replaced: fx.Node | None = None
+
+    @property
+    def channels(self) -> int:
+        return int(self.value.meta["val"].shape[self.channel_axis])
+
+
+def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement) -> Edit | str:
+    """The edit that puts an attention at `placement`, or why this block has no such place."""
+    if placement == "standard":
+        return Edit(anatomy.gated, anatomy.channel_axis)
+    if anatomy.kind != "residual" or anatomy.branch is None or anatomy.shortcut is None:
+        return f"placement {placement} needs a residual block, and this is a {anatomy.kind} site"
+    match placement:
+        case "post":
+            return Edit(_after_activation(flow, anatomy.join), anatomy.channel_axis)
+        case "identity":
+            return Edit(anatomy.shortcut, anatomy.channel_axis, readers=(anatomy.join,))
+        case "pre":
+            return _before_branch(flow, anatomy)
+        case _:
+            return _at_spatial_convolution(flow, anatomy, placement)
+
+
+def edit_in_place_of(found: Attended) -> Edit:
+    """The edit that puts an attention in the place of existing channel attention."""
+    return Edit(found.features, found.channel_axis, replaced=found.product)
+
+
+def _after_activation(flow: Flow, join: fx.Node) -> fx.Node:
+    """The activation directly after the add, if the add has no other reader; else the add."""
+    readers = list(join.users)
+    if len(readers) == 1 and _is_activation(flow, readers[0]) and readers[0].meta["block"] == join.meta["block"]:
+        return readers[0]
+    return join
+
+
+def _is_activation(flow: Flow, node: fx.Node) -> bool:
+    operations = flow.operations
+    before = node.all_input_nodes[0].meta.get("val") if node.all_input_nodes else None
+    after = node.meta.get("val")
+    return (
+        operations.is_nonlinear(node)
+        and not operations.holds_convolution(node)
+        and len(node.all_input_nodes) == 1
+        and isinstance(before, torch.Tensor)
+        and isinstance(after, torch.Tensor)
+        and before.shape == after.shape
+    )
+
+
+def _before_branch(flow: Flow, anatomy: Anatomy) -> Edit | str:
+    fork, branch = anatomy.fork, anatomy.branch
+    if fork is None or branch is None or not isinstance(fork.meta["val"], torch.Tensor):
+        return "placement pre needs a block whose branch starts from one value"
+    if fork.meta["val"].dim() != branch.meta["val"].dim():
+        return "placement pre needs a branch that starts from a feature map"
+    # A branch that begins by changing its input in place has changed the shortcut too: the gate goes after that.
+    while len(entries := flow.entries(branch, fork)) == 1 and _is_in_place(flow, entries[0]) and entries[0] is not branch:
+        fork = entries[0]
+    return Edit(fork, anatomy.channel_axis, readers=tuple(flow.entries(branch, fork)))
+
+
+def _is_in_place(flow: Flow, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(flow.operations.module(node), "inplace", False))
+    return bool(node.kwargs.get("inplace")) or (node.op == "call_method" and name_of(node).endswith("_"))
+
+
+def _at_spatial_convolution(flow: Flow, anatomy: Anatomy, placement: Placement) -> Edit | str:
+    assert anatomy.branch is not None
+    spatial = [n for n in flow.mainline(anatomy.branch, anatomy.fork) if flow.operations.spatial_kernel(n) > 1]
+    if len(spatial) != 1:
+        return f"placement {placement} needs a block with one spatial convolution, and this one has {len(spatial)}"
+    conv = spatial[0]
+    if placement == "conv3x3":
+        return Edit(conv, 1)
+    if conv.op != "call_module":
+        return "placement replace needs a convolution that is a module"
+    return Edit(conv.all_input_nodes[0], 1, replaced=conv)

@@ -1,0 +1,207 @@
+"""Residual sites: the branch of a skip add.
+
+The principle (numbered; reasons and tests cite the numbers). For an add of two feature maps of the same shape:
+
+ R1. Both operands carry the network's data, are different values, have the rank of feature maps and equal shapes. A
+     parameter, a constant, a token sequence or a broadcast value is no operand of a block's add.
+ R2. They lead back to one *fork*: the nearest value that both come from, or an operand that the other one derives from.
+ R3. The *shortcut* is the operand whose way back to the fork is affine. One activation of the fork itself before its
+     projection is still a shortcut (pre-activation, DPN) where the branch goes on being nonlinear after a convolution.
+ R4. The *branch* is nonlinear on its way and holds a convolution. Both affine: re-parameterised branches. Both nonlinear:
+     a fusion.
+ R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net).
+ R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution fusion
+     (feature pyramid, hourglass).
+ R7. A sum whose only reader is a concat of several such sums in the same block is a cell combination (NASNet).
+ R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
+     norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from .anatomy import Anatomy, Refusal
+from .flow import Flow
+from .operations import addends, is_map
+
+# A shortcut is a handful of operations; the search for one that the dominator tree does not show stops here.
+_SHORTCUT_REACH = 48
+
+
+def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Anatomy], list[Refusal]]:
+    """Every residual site of the graph, and every other tensor add with its reason."""
+    sites: list[Anatomy] = []
+    refusals: list[Refusal] = []
+    for node in flow.order:
+        if flow.operations.carries[node] and flow.operations.is_addition(node):
+            outcome = _judge(flow, axes, node)
+            if isinstance(outcome, str):
+                refusals.append(Refusal(node, "add", outcome))
+            else:
+                sites.append(outcome)
+    return sites, refusals
+
+
+def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node) -> Anatomy | str:
+    operations = flow.operations
+    a, b = addends(node)
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or not (operations.carries[a] and operations.carries[b]):
+        return "adds a parameter or a constant (position embedding, bias): R1"
+    if a is b:
+        return "adds a value to itself: R1"
+    va, vb = a.meta["val"], b.meta["val"]
+    if not (isinstance(va, torch.Tensor) and isinstance(vb, torch.Tensor)):
+        return "adds something that is no tensor: R1"
+    if va.dim() != vb.dim():
+        return f"adds tensors of different ranks, {va.dim()} and {vb.dim()}: R1"
+    if not (is_map(va) and is_map(vb)):
+        return f"adds no feature maps, but values of rank {va.dim()}: R1"
+    if va.shape != vb.shape:
+        return f"adds a broadcast value, {tuple(va.shape)[1:]} and {tuple(vb.shape)[1:]}: R1"
+    found = _shortcut_and_branch(flow, a, b)
+    if isinstance(found, str):
+        return found
+    fork, shortcut, branch = found
+    reason = _refusal(flow, node, fork, shortcut, branch)
+    if reason:
+        return reason
+    gated = _gated(flow, fork, branch, axes)
+    axis = axes.get(gated)
+    if axis is None:
+        return "the channel axis of the branch cannot be told"
+    return Anatomy("residual", gated, node, axis, fork, branch, shortcut)
+
+
+def _shortcut_and_branch(flow: Flow, a: fx.Node, b: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | str:
+    """(fork, shortcut, branch), or why there are none: rules R2 to R4."""
+    fork = flow.fork(a, b)
+    if fork is not None:
+        bent = [flow.is_nonlinear(operand, fork) for operand in (a, b)]
+        if bent == [False, False]:
+            return "both operands are affine in their fork (re-parameterised branches): R4"
+        if bent == [False, True] or bent == [True, False]:
+            shortcut, branch = (a, b) if bent[1] else (b, a)
+            if not flow.holds_convolution(branch, fork):
+                return f"no convolution in the branch ({_kind_of_map(branch)}): R4"
+            return fork, shortcut, branch
+    for shortcut, branch in ((a, b), (b, a)):
+        direct = _derived_fork(flow, shortcut, branch)
+        if direct is not None:
+            return direct, shortcut, branch
+    if fork is not None:
+        for shortcut, branch in ((a, b), (b, a)):
+            if _is_preactivated(flow, shortcut, fork) and _bends_after_convolution(flow, branch, fork):
+                return fork, shortcut, branch
+        return "both operands are nonlinear in their fork (a fusion): R4"
+    return "the operands come from different inputs: R2"
+
+
+def _kind_of_map(node: fx.Node) -> str:
+    return "a token sequence" if node.meta["val"].dim() == 3 else "a token mixer or a plain product"
+
+
+def _derived_fork(flow: Flow, shortcut: fx.Node, branch: fx.Node) -> fx.Node | None:
+    """A value on the shortcut's affine way back from which the branch derives, though not the branch alone (R2)."""
+    step = shortcut
+    for _ in range(_SHORTCUT_REACH):
+        if step is not shortcut or True:
+            region = [n for n in flow.region(branch, step) if n is not step]
+            if any(step in flow.operations.sources(n) for n in region):
+                bends = any(flow.operations.is_nonlinear(n) for n in region)
+                convolves = any(flow.operations.holds_convolution(n) for n in region)
+                climbs = any(flow.operations.upsamples(n) for n in region)
+                return step if bends and convolves and not climbs else None
+        sources = flow.operations.sources(step)
+        if flow.operations.is_nonlinear(step) or len(sources) != 1:
+            return None
+        step = sources[0]
+    return None
+
+
+def _is_preactivated(flow: Flow, shortcut: fx.Node, fork: fx.Node) -> bool:
+    """Whether every nonlinearity of the shortcut stands between the fork and its first convolution (R3)."""
+    steps = list(flow.mainline(shortcut, fork))
+    if len(steps) > _SHORTCUT_REACH or any(len(flow.operations.sources(step)) > 1 for step in steps):
+        return False
+    bent = [flow.operations.is_nonlinear(step) for step in steps]
+    convolved = [flow.operations.holds_convolution(step) for step in steps]
+    if not any(convolved):
+        return False
+    first = max(index for index, holds in enumerate(convolved) if holds)
+    return sum(convolved) == 1 and not any(bent[: first + 1])
+
+
+def _bends_after_convolution(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:
+    """Whether something nonlinear follows a convolution on the branch."""
+    after = False
+    for step in flow.mainline(branch, fork):
+        if flow.operations.holds_convolution(step) and after:
+            return True
+        after = after or flow.operations.is_nonlinear(step)
+    return False
+
+
+def _refusal(flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node) -> str | None:
+    """Rules R1 (token sequences), R5, R6 and R7 on an add that R2 to R4 took."""
+    operations = flow.operations
+    rank = node.meta["val"].dim()
+    if rank == 3 and not _is_sequence_network(flow, branch, fork):
+        return "adds token sequences (rank 3 among maps of a higher rank): R1"
+    if _is_split_scale(flow, fork, shortcut, branch):
+        return "adds two different slices of one split (split-scale): R5"
+    climbs = [any(operations.upsamples(step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
+    if climbs == [False, True]:
+        return "adds maps of several resolutions (multi-resolution fusion): R6"
+    if _is_cell_combination(flow, node):
+        return "a part of a concat of sums (cell combination): R7"
+    return None
+
+
+def _is_sequence_network(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:
+    """Whether the branch's convolutions are one-dimensional, so that rank 3 is a feature map."""
+    return all(
+        isinstance(value := step.meta["val"], torch.Tensor) and value.dim() == 3
+        for step in flow.region(branch, fork)
+        if flow.operations.holds_convolution(step)
+    )
+
+
+def _is_split_scale(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Node) -> bool:
+    if shortcut is fork:
+        return False
+    first = list(flow.mainline(shortcut, fork))[-1]
+    if not flow.operations.is_slice(first):
+        return False
+    entries = flow.entries(branch, fork)
+    return first not in entries and all(flow.operations.is_slice(entry) for entry in entries)
+
+
+def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:
+    operations = flow.operations
+    readers = list(node.users)
+    if len(readers) != 1 or not operations.is_concatenation(readers[0]) or not _same_frame(readers[0], node):
+        return False
+    sums = [part for part in readers[0].all_input_nodes if operations.is_addition(part) and _same_frame(part, node)]
+    return len(sums) > 1 and not any(flow.descends(node, part) or flow.descends(part, node) for part in sums if part is not node)
+
+
+def _same_frame(a: fx.Node, b: fx.Node) -> bool:
+    return bool((a.meta["block"], a.meta["call"]) == (b.meta["block"], b.meta["call"]))
+
+
+def _gated(flow: Flow, fork: fx.Node, branch: fx.Node, axes: dict[fx.Node, int | None]) -> fx.Node:
+    """The value to gate on the way back from the add (R8)."""
+    operations = flow.operations
+    gated = step = branch
+    while step is not fork:
+        sources = operations.sources(step)
+        if len(sources) != 1 or not isinstance(sources[0].meta.get("val"), torch.Tensor) or sources[0] is fork:
+            break
+        if operations.is_gain(step) or (operations.is_slice(step) and step.meta["val"].dim() == sources[0].meta["val"].dim()):
+            gated = sources[0]
+        elif not operations.is_rearrangement(step):
+            break
+        step = sources[0]
+    return gated if axes.get(gated) is not None else branch

@@ -1,0 +1,106 @@
+"""All rules on one graph, and the two graphs of a trace brought together into `Site`s."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from ..errors import TraceError
+from ..tracing import Trace
+from ..types import Kind, Site, Sites, Skipped
+from .anatomy import Anatomy, Refusal
+from .attended import existing_attention
+from .concat import find_mixed
+from .flow import Flow
+from .layout import channel_axes
+from .residual import find_residual
+from .stage import find_stages, spatial_size
+
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class GraphSites:
+    """What the rules found in one graph: for each site's key its anatomy in every call of the block."""
+
+    flow: Flow
+    found: dict[Key, list[Anatomy]]
+    refusals: list[Refusal]
+
+
+@dataclass(frozen=True)
+class Located:
+    """The sites of a trace, with their nodes in each graph."""
+
+    sites: Sites
+    graphs: dict[str, GraphSites]
+
+
+def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
+    """Apply the residual, mixed and stage rules to one annotated graph."""
+    flow = Flow(root, graph)
+    axes = channel_axes(flow.operations, graph)
+    residual, adds = find_residual(flow, axes)
+    mixed, concats = find_mixed(flow, axes, residual)
+    output = next(reversed(graph.nodes))
+    stages = find_stages(flow, axes, output) if "stage" in kinds else []
+    found: dict[Key, list[Anatomy]] = {}
+    counters: dict[tuple[str, str, int], int] = defaultdict(int)
+    everything = sorted([*residual, *mixed, *stages], key=lambda site: flow.order[site.join])
+    for anatomy in everything:
+        if anatomy.kind in kinds:
+            frame = (anatomy.kind, anatomy.block, anatomy.call)
+            key = (anatomy.kind, anatomy.block, counters[frame])
+            counters[frame] += 1
+            found.setdefault(key, []).append(anatomy)
+    return GraphSites(flow, found, [*adds, *concats])
+
+
+def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
+    """Find the sites of both graphs and match them by block.
+
+    Raises:
+        TraceError: a site of the eval graph is missing in train mode, so that the two would be different networks.
+    """
+    graphs = {mode: analyse(trace.skeleton, graph, kinds) for mode, graph in trace.graphs.items()}
+    first = graphs.get("eval") or next(iter(graphs.values()))
+    for mode, other in graphs.items():
+        missing = [key for key in first.found if key not in other.found]
+        if missing:
+            kind, block, _ = missing[0]
+            raise TraceError(
+                f"the {kind} site of block {block or '(root)'} is not there in {mode} mode: "
+                "the model computes something else there; leave the block out with exclude"
+            )
+    extent = max((d for d in (trace.input_shape or (1, 1, 1))[2:]), default=1)
+    items = tuple(_site(first, key, calls, extent) for key, calls in first.found.items())
+    skipped = tuple(
+        Skipped(r.node.name, str(r.node.meta["block"]), r.operation, r.reason)
+        for r in sorted(first.refusals, key=lambda r: first.flow.order[r.node])
+    )
+    return Located(Sites(items, skipped), graphs)
+
+
+def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Site:
+    anatomy = calls[0]
+    kind, block, index = anatomy.kind, key[1], key[2]
+    axis = anatomy.channel_axis
+    value = anatomy.gated.meta["val"]
+    size = spatial_size(anatomy.gated, axis)
+    return Site(
+        kind=kind,
+        block=block,
+        index=index,
+        channels=int(value.shape[axis]),
+        size=size,
+        layout="channels_first" if axis == 1 else "channels_last",
+        stage=max(round(math.log2(extent / max(size))), 0) if size and max(size) else 0,
+        node=anatomy.gated.name,
+        join=anatomy.join.name,
+        calls=len(calls),
+        existing=existing_attention(graph.flow, anatomy),
+    )

@@ -1,0 +1,50 @@
+"""Stage sites, asked for by name only: the last value of each resolution, for networks with neither adds nor concats.
+
+ S1. Only values that all data passes through count: those that dominate the network's output.
+ S2. They are feature maps with more than one position; consecutive ones of the same size form a resolution.
+ S3. A resolution without a convolution (a lone pool before the classifier) is none.
+ S4. The site is the last value before the map is pooled or strided to the next resolution.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import fx
+
+from .anatomy import Anatomy
+from .flow import Flow
+from .operations import is_map
+
+
+def find_stages(flow: Flow, axes: dict[fx.Node, int | None], output: fx.Node) -> list[Anatomy]:
+    """One site per resolution of the network's main line, in execution order."""
+    sources = flow.operations.sources(output)
+    if not sources:
+        return []
+    line = [node for node in flow.mainline(sources[0], None) if is_map(node.meta["val"])][::-1]
+    groups: list[list[fx.Node]] = []
+    for node in line:
+        axis = axes.get(node)
+        if axis is None or node.op == "placeholder":
+            continue
+        size = spatial_size(node, axis)
+        if math.prod(size) <= 1 or node.meta["val"].dim() != line[0].meta["val"].dim():
+            continue
+        if groups and spatial_size(groups[-1][-1], axes[groups[-1][-1]] or 1) == size:
+            groups[-1].append(node)
+        else:
+            groups.append([node])
+    sites = []
+    for group in groups:
+        entry = flow.idom(group[0])
+        if flow.holds_convolution(group[-1], entry):
+            last = group[-1]
+            sites.append(Anatomy("stage", last, last, axes[last] or 1, entry))
+    return sites
+
+
+def spatial_size(node: fx.Node, axis: int) -> tuple[int, ...]:
+    """The extent of a value's spatial axes: all but batch and channels."""
+    shape = node.meta["val"].shape
+    return tuple(int(extent) for index, extent in enumerate(shape) if index not in (0, axis))

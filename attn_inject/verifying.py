@@ -1,0 +1,229 @@
+"""Postconditions, checked on the result of a rewrite rather than on the rewrite itself.
+
+ V1. Edits: each graph calls every new module as often as its block runs, and nothing else is new.
+ V2. Weights: every original tensor is there under its name, with its value, but for those of replaced modules.
+ V3. Shapes: the output has the structure and shapes that it had, in both modes.
+ V4. Finite: a real forward pass gives finite outputs wherever the original does.
+ V5. Gradients: a real backward pass reaches every new parameter.
+ V6. Identity: with `init="identity"` the outputs equal the original's to the bit.
+
+The passes of V4 to V6 run in eval mode on an alias, at a small input size where the network allows one, so that neither
+modes, statistics, gradients nor random states of the caller change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves, tree_structure
+
+from .errors import PlanError, TraceError
+from .injected import InjectedModule
+from .preparing import unwrap
+from .shapes import propagate
+from .tracing import alias
+from .types import Check, Plan, Verification
+
+_TRIAL_EXTENTS = (64, 128, 192)
+
+
+def verify(original: nn.Module, patched: nn.Module) -> Verification:
+    """Check `patched` against `original`; each check comes with its figure. Neither module is changed.
+
+    Raises:
+        PlanError: `patched` is not a patched model.
+    """
+    part, scope = injected_part(patched)
+    whole = unwrap(original)
+    source = whole.get_submodule(scope) if scope else whole
+    plan = part.injection.plan
+    checks = [_edits(part, plan), _weights(source, part, plan), _shapes(part)]
+    checks += _passes(source, part, plan)
+    return Verification(tuple(checks))
+
+
+def injected_part(patched: nn.Module) -> tuple[InjectedModule, str]:
+    """The `InjectedModule` in a patched model, and its path (the scope; empty if it is the whole).
+
+    Raises:
+        PlanError: there is none.
+    """
+    for path, module in patched.named_modules():
+        if isinstance(module, InjectedModule):
+            return module, path
+    raise PlanError(f"{type(patched).__name__} is not a model that inject() returned")
+
+
+def _edits(part: InjectedModule, plan: Plan) -> Check:
+    wanted = {insertion.module: insertion.site.calls for insertion in plan.insertions}
+    wrong: list[str] = []
+    for mode in ("eval", "train"):
+        targets = Counter(str(node.target) for node in part.graph_of(mode).nodes if node.op == "call_module")
+        before = Counter(str(node.target) for node in part.pristine_graph_of(mode).nodes if node.op == "call_module")
+        # A module that takes another's name counts as new.
+        wrong += [f"{m} {targets[m]}x in {mode}" for m, calls in wanted.items() if targets[m] != calls]
+        wrong += [f"{m} unplanned in {mode}" for m in targets if m not in wanted and targets[m] > before[m]]
+    figure = f"{len(wanted)} modules in both graphs" if not wrong else "; ".join(wrong[:4])
+    return Check("edits", not wrong, figure)
+
+
+def _weights(source: nn.Module, part: InjectedModule, plan: Plan) -> Check:
+    before, after = source.state_dict(keep_vars=True), part.state_dict(keep_vars=True)
+    replaced = tuple(f"{path}." for path in part._inj_aside)
+    wrong: list[str] = []
+    kept = 0
+    for name, tensor in before.items():
+        if name.startswith(replaced) if replaced else False:
+            continue
+        twin = after.get(name)
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if twin is None or twin.shape != tensor.shape or not _same_values(tensor, twin):
+            wrong.append(name)
+        kept += 1
+    gone = len(before) - kept
+    figure = f"{kept} tensors kept" + (f", {gone} of replaced modules set aside" if gone else "")
+    return Check("weights", not wrong, figure if not wrong else f"changed or missing: {', '.join(wrong[:4])}")
+
+
+def _same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.is_meta or b.is_meta:
+        return a.dtype == b.dtype
+    same_memory = a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.dtype == b.dtype
+    return same_memory or torch.equal(a.detach(), b.detach().to(a.device))
+
+
+def _shapes(part: InjectedModule) -> Check:
+    figures: list[str] = []
+    wrong: list[str] = []
+    for mode in ("eval", "train"):
+        before = _output_value(part.pristine_graph_of(mode))
+        inputs = _input_values(part.pristine_graph_of(mode))
+        if inputs is None:
+            continue
+        twin = alias(part)
+        twin.train(mode == "train")
+        try:
+            after = propagate(twin, part.graph_of(mode), inputs)
+        except TraceError as error:
+            wrong.append(f"{mode}: {error}")
+            continue
+        if tree_structure(before) != tree_structure(after) or _sizes(before) != _sizes(after):
+            wrong.append(f"{mode}: {_sizes(before)} became {_sizes(after)}")
+        figures.append(f"{mode} {', '.join(str(size) for size in _sizes(after))}")
+    return Check("shapes", not wrong, "; ".join(wrong or figures) or "no shapes were traced")
+
+
+def _input_values(graph: fx.Graph) -> tuple[Any, ...] | None:
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if any("val" not in node.meta for node in placeholders):
+        return None
+    return tuple(node.meta["val"] for node in placeholders)
+
+
+def _output_value(graph: fx.Graph) -> Any:
+    return next(reversed(graph.nodes)).meta.get("val")
+
+
+def _sizes(value: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
+    """V4 to V6."""
+    inputs = _input_values(part.pristine_graph_of("eval"))
+    tensors = [*part.parameters(), *part.buffers()]
+    if inputs is None or any(tensor.is_meta for tensor in tensors):
+        return []
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    twin = alias(part).eval().requires_grad_(False)
+    new = {
+        f"{insertion.module}.{name}": parameter
+        for insertion in plan.insertions
+        for name, parameter in twin.get_submodule(insertion.module).named_parameters()
+    }
+    for parameter in new.values():
+        parameter.requires_grad_(True)
+    real = _real_inputs(_smallest(twin, inputs), device)
+    outputs = _tensors(twin(*real))
+    plain: list[torch.Tensor] | None = None
+    checks: list[Check] = []
+    bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
+    if bad or plan.init == "identity":
+        before = alias(source).eval()
+        with torch.no_grad():
+            plain = _tensors(before(*real))
+    excused = plain is not None and bad <= sum(int((~torch.isfinite(out)).sum()) for out in plain)
+    shape = "x".join(str(extent) for extent in real[0].shape)
+    checks.append(Check("finite", not bad or excused, f"{bad} non-finite outputs on an input of {shape}"))
+    if new:
+        checks.append(_gradients(outputs, new))
+    if plan.init == "identity" and plain is not None and not plan.removals and not part._inj_aside:
+        apart = max((_distance(a, b) for a, b in zip(plain, outputs, strict=True)), default=0.0)
+        checks.append(Check("identity", apart == 0.0, f"largest difference from the original {apart:g}"))
+    return checks
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return 0.0 if torch.equal(a, b) or (a != b).logical_and(~(a.isnan() & b.isnan())).sum() == 0 else float((a - b).abs().max())
+
+
+def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter]) -> Check:
+    generator = torch.Generator().manual_seed(0)
+    total = sum(
+        (out.float() * torch.randn(out.shape, generator=generator).to(out.device)).sum() for out in outputs if out.requires_grad
+    )
+    if not isinstance(total, torch.Tensor):
+        return Check("gradients", False, "no output depends on a new parameter")
+    grads = torch.autograd.grad(total, list(new.values()), allow_unused=True)
+    missing = [name for name, grad in zip(new, grads, strict=True) if grad is None]
+    nonzero = sum(grad is not None and bool(grad.any()) for grad in grads)
+    figure = f"{len(new) - len(missing)} of {len(new)} new parameters reached, {nonzero} with a gradient other than zero"
+    return Check("gradients", not missing, figure + (f"; not {', '.join(missing[:4])}" if missing else ""))
+
+
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+
+
+def _smallest(twin: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs with a batch of one and the smallest spatial size that the graph runs through, keeping the aspect."""
+    first = inputs[0]
+    if len(inputs) > 1 or not isinstance(first, torch.Tensor) or first.dim() < 3:
+        return inputs
+    graph = twin.graph_of("eval")  # type: ignore[operator]
+    extent = max(first.shape[2:])
+    for trial in (*_TRIAL_EXTENTS, extent):
+        if trial > extent:
+            continue
+        size = [max(math.ceil(d * trial / extent), 1) for d in first.shape[2:]]
+        candidate = (first.new_empty((1, first.shape[1], *size)),)
+        try:
+            propagate(twin, _without_values(graph), candidate)
+            return candidate
+        except TraceError:
+            continue
+    return inputs
+
+
+def _without_values(graph: fx.Graph) -> fx.Graph:
+    """A copy to try sizes on, so that the values of the traced size stay in the graph."""
+    import copy
+
+    return copy.deepcopy(graph)
+
+
+def _real_inputs(inputs: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(value.shape, generator=generator).to(device=device, dtype=value.dtype)
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        else torch.zeros(value.shape, dtype=value.dtype, device=device)
+        if isinstance(value, torch.Tensor)
+        else value
+        for value in inputs
+    )
