@@ -93,117 +93,25 @@ def _window(dimensions: int) -> Rule:
     return rule
 
 
-_MOVES = frozenset(
-    [
-        "_local_scalar_dense",
-        "_reshape_alias",
-        "_reshape_copy",
-        "_to_copy",
-        "_unsafe_index",
-        "_unsafe_view",
-        "_upsample_nearest_exact1d",
-        "_upsample_nearest_exact2d",
-        "_upsample_nearest_exact3d",
-        "alias_copy",
-        "arange",
-        "as_strided",
-        "as_strided_scatter",
-        "bernoulli",
-        "cat",
-        "channel_shuffle",
-        "clone",
-        "col2im",
-        "constant_pad_nd",
-        "copy",
-        "detach",
-        "embedding",
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "eye",
-        "fill",
-        "flip",
-        "full",
-        "full_like",
-        "gather",
-        "im2col",
-        "index",
-        "index_put",
-        "index_select",
-        "lift_fresh",
-        "masked_fill",
-        "masked_select",
-        "native_channel_shuffle",
-        "new_empty",
-        "new_empty_strided",
-        "new_full",
-        "new_ones",
-        "new_zeros",
-        "normal",
-        "ones",
-        "ones_like",
-        "permute_copy",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "rand",
-        "rand_like",
-        "randint",
-        "randn",
-        "randn_like",
-        "randperm",
-        "reflection_pad1d",
-        "reflection_pad2d",
-        "reflection_pad3d",
-        "repeat",
-        "repeat_interleave",
-        "replication_pad1d",
-        "replication_pad2d",
-        "replication_pad3d",
-        "resize",
-        "roll",
-        "scalar_tensor",
-        "scatter",
-        "select_scatter",
-        "set",
-        "slice_scatter",
-        "split_with_sizes_copy",
-        "stack",
-        "tril",
-        "triu",
-        "unfold",
-        "uniform",
-        "upsample_nearest1d",
-        "upsample_nearest2d",
-        "upsample_nearest3d",
-        "where",
-        "zero",
-        "zeros",
-        "zeros_like",
-    ]
-)
+_MOVING = """
+    _local_scalar_dense _reshape_alias _reshape_copy _to_copy _unsafe_index _unsafe_view _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d alias_copy arange as_strided as_strided_scatter bernoulli
+    cat channel_shuffle clone col2im constant_pad_nd copy detach embedding empty empty_like empty_strided eye fill
+    flip full full_like gather im2col index index_put index_select lift_fresh masked_fill masked_select
+    native_channel_shuffle new_empty new_empty_strided new_full new_ones new_zeros normal ones ones_like
+    permute_copy pixel_shuffle pixel_unshuffle rand rand_like randint randn randn_like randperm reflection_pad1d
+    reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
+    resize roll scalar_tensor scatter select_scatter set slice_scatter split_with_sizes_copy stack tril triu unfold
+    uniform upsample_nearest1d upsample_nearest2d upsample_nearest3d where zero zeros zeros_like
+"""
+_MOVES = frozenset(_MOVING.split())
 
 # Pointwise by nature, though not every release of torch tags them so.
-_POINTWISE = frozenset(
-    [
-        "_prelu_kernel",
-        "celu",
-        "elu",
-        "glu",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "log_sigmoid_forward",
-        "mish",
-        "prelu",
-        "relu",
-        "relu6",
-        "rrelu_with_noise",
-        "selu",
-        "silu",
-        "softplus",
-    ]
-)
+_UNTAGGED = """
+    _prelu_kernel celu elu glu hardsigmoid hardswish hardtanh leaky_relu log_sigmoid_forward mish prelu relu relu6
+    rrelu_with_noise selu silu softplus
+"""
+_POINTWISE = frozenset(_UNTAGGED.split())
 
 _RULES: Mapping[str, Rule] = {
     # 1. pointwise, two operations in one call

@@ -72,10 +72,10 @@ def _quartiles(samples: Sequence[float]) -> tuple[float, float]:
         place = share * (len(ordered) - 1)
         below = int(place)
         above = min(below + 1, len(ordered) - 1)
-        return float(ordered[below] + (place - below) * (ordered[above] - ordered[below]))
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
     return at(0.25), at(0.75)
 
 
 def _coverage(n: int, rank: int) -> float:
-    return 1 - 2 * sum(comb(n, i) for i in range(rank)) / 2**n
+    return 1 - 2 * sum(comb(n, i) for i in range(rank)) / 2.0**n

@@ -8,13 +8,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..cost.amounts import Cost
 from . import words
 from .data import Report, Speed
-from .folding import fold
+from .tables import TOTALS_HEADER, sites_table, speed_rows, totals_rows
 
 # From this width on, the table of sites has room for all columns.
 _WIDE = 100
+_ONLY_WIDE = frozenset({"FLOPs", "traffic"})
 
 
 def render(report: Report, *, full: bool = False, width: int = 80) -> Iterator[RenderableType]:
@@ -30,6 +30,16 @@ def render(report: Report, *, full: bool = False, width: int = 80) -> Iterator[R
         yield Text()
         yield from _speed(speed)
     yield from _closing(report)
+
+
+def render_diff(report: Report) -> Iterator[RenderableType]:
+    """The changed code of every distinct shape of block, new lines marked `+`, lines that went `-`."""
+    styles = {"new": "green", "gone": "red", "kept": "dim"}
+    for diff in report.diffs:
+        yield Text(", ".join(block or "(model)" for block in diff.blocks), style="bold")
+        for line in diff.lines:
+            yield Text(f"  {words.diff_line(line)}", style=styles[line.mark])
+        yield Text()
 
 
 def to_text(report: Report, *, full: bool = False, width: int = 80) -> str:
@@ -48,51 +58,25 @@ def _table(title: str) -> Table:
 def _totals(report: Report) -> Table:
     table = _table("Per image, inference")
     table.add_column("")
-    for name in ("before", "after", "difference", ""):
+    for name in TOTALS_HEADER[1:]:
         table.add_column(name, justify="right")
-    for total in report.totals:
-        before, after = (words.quantity(value, total.unit, report.units) for value in (total.before, total.after))
-        style = "" if total.difference else "dim"
-        table.add_row(
-            total.name, before, after, words.difference(total, report.units), words.percent(total.percent), style=style
-        )
+    for total, row in zip(report.totals, totals_rows(report), strict=True):
+        table.add_row(*row, style="" if total.difference else "dim")
     return table
 
 
 def _sites(report: Report, *, full: bool, wide: bool) -> Table:
-    rows = fold(report.sites, full=full)
-    timed = any(row.time_share is not None for row in rows)
+    sites = sites_table(report, full=full)
+    shown = [i for i, name in enumerate(sites.header) if wide or name not in _ONLY_WIDE]
     table = _table(f"{len(report.sites)} sites")
-    table.add_column("block", overflow="fold")
-    table.add_column("", justify="right")
-    for name in ("kind", "module"):
-        table.add_column(name)
-    names = ["channels", "size", "params", "MACs"]
-    names += ["FLOPs", "traffic"] if wide else []
-    names += ["time"] if timed else []
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        site = row.first
-        count = f"{row.count}×" if row.count > 1 else ""
-        where = (row.name, count, site.kind, row.module, str(site.channels), words.size(site.size))
-        table.add_row(*where, *_added(report, row.added, wide=wide), *([_share(row.time_share)] if timed else []))
-    everything = sum((row.added for row in rows), Cost())
-    table.add_row("all sites", "", "", "", "", "", *_added(report, everything, wide=wide), style="bold")
-    if report.outside != Cost():
-        table.add_row("outside them", "", "", "", "", "", *_added(report, report.outside, wide=wide))
+    for index in shown:
+        number = index >= sites.text_columns
+        table.add_column(sites.header[index], justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in sites.rows:
+        table.add_row(*(row[index] for index in shown))
+    for row in sites.sums:
+        table.add_row(*(row[index] for index in shown), style="bold" if row is sites.sums[0] else "")
     return table
-
-
-def _added(report: Report, cost: Cost, *, wide: bool) -> list[str]:
-    amounts = [words.signed(cost.parameters, report.units), words.signed(cost.macs, report.units)]
-    if wide:
-        amounts += [words.signed(cost.flops, report.units), words.signed(cost.traffic, report.units) + "B"]
-    return amounts
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f} %"
 
 
 def _speed(speed: Speed) -> Iterator[RenderableType]:
@@ -100,7 +84,7 @@ def _speed(speed: Speed) -> Iterator[RenderableType]:
     table.add_column("")
     for name in ("before", "after"):
         table.add_column(name, justify="right")
-    for name, *values in words.speed_rows(speed):
+    for name, *values in speed_rows(speed):
         table.add_row(name, *values)
     yield table
     yield Text(words.ratio(speed), style="bold")

@@ -124,7 +124,7 @@ class DiffLine:
 
 @dataclass(frozen=True, slots=True)
 class BlockNode:
-    """One operation of a patched block: what it is, whether it is new, and which nodes it reads."""
+    """One operation of a block's graph: what it is, and which nodes of the block (or `input`s of it) it reads."""
 
     name: str
     label: str
@@ -134,11 +134,15 @@ class BlockNode:
 
 @dataclass(frozen=True, slots=True)
 class BlockDiff:
-    """How the blocks of one shape changed: every block that did, and the code and the graph of the first."""
+    """How the blocks of one shape changed: every block that did, and the code and graphs that they have in common.
+
+    Names are relative to the block. Long stretches of unchanged code are one line, `...`.
+    """
 
     blocks: tuple[str, ...]
     lines: tuple[DiffLine, ...]
-    nodes: tuple[BlockNode, ...]
+    before: tuple[BlockNode, ...]
+    after: tuple[BlockNode, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +187,11 @@ class Report:
         """`to_dict` as JSON text (no NaN, no infinity in it). Options that JSON has no word for become their text."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False, default=str)
 
-    def to_markdown(self, *, full: bool = False) -> str:
-        """Markdown for a paper or a pull request; `full` gives every site a row of its own."""
+    def to_markdown(self, *, full: bool = False, diff: bool = False) -> str:
+        """Markdown for a paper or a pull request; `full`: every site in a row of its own; `diff`: the changed code."""
         from .markdown import to_markdown
 
-        return to_markdown(self, full=full)
+        return to_markdown(self, full=full, diff=diff)
 
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained HTML page, also written to `path` where one is given."""

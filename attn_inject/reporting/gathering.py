@@ -18,9 +18,11 @@ from ..cost.counting import Count, count
 from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
 from ..errors import AttnInjectError
+from ..injected import InjectedModule
 from ..types import Injection, Insertion
 from ..zoo.sizes import input_size as made_for
 from .data import Convention, Quantity, Report, SiteRow, StageRow, Units
+from .diff import block_diffs
 from .speed import Options, Speeds, measure
 
 
@@ -63,6 +65,7 @@ def gather(
         outside=_in_convention(outside, convention),
         speeds=speeds.races,
         unknown=_larger(before.unknown, after.unknown),
+        diffs=block_diffs(patched, insertions) if isinstance(patched, InjectedModule) else (),
         notes=injection.plan.notes if injection is not None else (),
         not_kept=injection.not_kept if injection is not None else (),
         checks=injection.verification.checks if injection is not None and injection.verification is not None else (),

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .data import Quantity, Report, Speed, Units
+from ..cost.amounts import Cost
+from .data import DiffLine, Quantity, Report, Speed, Units
 
 _PREFIXES = {
-    "decimal": ((1000**4, " T"), (1000**3, " G"), (1000**2, " M"), (1000, " k")),
-    "binary": ((1024**4, " Ti"), (1024**3, " Gi"), (1024**2, " Mi"), (1024, " Ki")),
+    "decimal": ((1000**4, "T"), (1000**3, "G"), (1000**2, "M"), (1000, "k")),
+    "binary": ((1024**4, "Ti"), (1024**3, "Gi"), (1024**2, "Mi"), (1024, "Ki")),
 }
 
 
-def short(number: int, units: Units = "decimal") -> str:
-    """Three or four digits and a prefix: 25.56 M; whole numbers below a thousand stay as they are."""
+def short(number: int, units: Units = "decimal", unit: str = "") -> str:
+    """Three or four digits, a prefix and the unit: 25.56 M, 1.20 GB; below a thousand whole numbers: 86, 12 B."""
     for size, prefix in _PREFIXES[units]:
         if abs(number) >= size:
             value = number / size
             digits = 2 if abs(value) < 100 else 1
-            return f"{value:.{digits}f}{prefix}"
-    return str(number)
+            return f"{value:.{digits}f} {prefix}{unit}"
+    return f"{number} {unit}" if unit and number else str(number)
 
 
-def signed(number: int, units: Units = "decimal") -> str:
-    return ("+" if number > 0 else "") + short(number, units)
+def signed(number: int, units: Units = "decimal", unit: str = "") -> str:
+    return ("+" if number > 0 else "") + short(number, units, unit)
 
 
 def quantity(value: int, unit: str, units: Units = "decimal") -> str:
@@ -32,7 +33,7 @@ def quantity(value: int, unit: str, units: Units = "decimal") -> str:
         case "count":
             return f"{value:,}" if units == "decimal" else short(value, units)
         case "bytes":
-            return f"{short(value, units)}B" if abs(value) >= 1000 else f"{value} B"
+            return short(value, units, "B")
         case _:
             return short(value, units)
 
@@ -43,7 +44,7 @@ def difference(total: Quantity, units: Units = "decimal") -> str:
 
 
 def percent(value: float | None) -> str:
-    """Two digits that count: +0.0003 %, +9.8 %; a dash where there is no base."""
+    """A signed percentage, small ones with more digits: +9.8 %, +0.0003 %; a dash where there is no base."""
     if value is None:
         return "–"
     if value == 0:
@@ -59,8 +60,27 @@ def seconds(value: float) -> str:
     return f"{value / 1e-9:.0f} ns" if value else "0 s"
 
 
+def span(low: float, high: float) -> str:
+    return f"{seconds(low)} – {seconds(high)}"
+
+
 def size(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) or "–"
+
+
+def amounts(cost: Cost, units: Units) -> tuple[str, str, str, str]:
+    """Parameters, MACs, FLOPs and memory traffic that something adds."""
+    numbers = (cost.parameters, cost.macs, cost.flops)
+    return (*(signed(number, units) for number in numbers), signed(cost.traffic, units, "B"))  # type: ignore[return-value]
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} %"
+
+
+def diff_line(line: DiffLine) -> str:
+    """`+ ` new, `- ` gone, two blanks kept."""
+    return f"{ {'new': '+', 'gone': '-', 'kept': ' '}[line.mark] } {line.text}"
 
 
 def convention(report: Report) -> str:
@@ -83,19 +103,6 @@ def speed_settings(speed: Speed) -> str:
     return ", ".join(parts)
 
 
-def speed_rows(speed: Speed) -> list[tuple[str, str, str]]:
-    """Name, before, after of everything that was timed."""
-    both = (speed.before, speed.after)
-    rows = [
-        ("median per batch", *(seconds(timing.median) for timing in both)),
-        ("middle half", *(f"{seconds(timing.low_quartile)} – {seconds(timing.high_quartile)}" for timing in both)),
-        ("images/s", *(f"{timing.images_per_second:,.1f}" for timing in both)),
-    ]
-    if speed.before.peak_bytes is not None and speed.after.peak_bytes is not None:
-        rows.append(("peak memory", *(f"{short(timing.peak_bytes or 0)}B" for timing in both)))
-    return [(name, before, after) for name, before, after in rows]
-
-
 def ratio(speed: Speed) -> str:
     """1.065 times the time (95 % interval 1.041 to 1.090)."""
     interval = f"{100 * speed.confidence:.0f} % interval {speed.ratio_low:.3f} to {speed.ratio_high:.3f}"
@@ -116,7 +123,7 @@ def floor(speed: Speed) -> str | None:
         return None
     return (
         f"memory-traffic floor of the difference: {seconds(speed.floor_seconds)} "
-        f"({short(speed.floor_bytes)}B at {short(round(speed.bandwidth))}B/s)"
+        f"({short(speed.floor_bytes, unit='B')} at {short(round(speed.bandwidth), unit='B/s')})"
     )
 
 

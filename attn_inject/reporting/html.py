@@ -1,0 +1,50 @@
+"""A `Report` as one HTML page that needs nothing else: styles, script, charts and graphs are all inside it."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from math import prod
+
+from jinja2 import Environment, PackageLoader, Template
+from markupsafe import Markup
+
+from . import words
+from .block_svg import block_svg
+from .data import Report
+from .plot import charts, svg
+from .tables import TOTALS_HEADER, sites_table, speed_rows, totals_rows
+
+
+def to_html(report: Report) -> str:
+    """The page's text."""
+    return _template("report.html.jinja").render(
+        report=report,
+        words=words,
+        totals_header=TOTALS_HEADER,
+        totals=totals_rows(report),
+        sites=sites_table(report, full=True),
+        sort_keys=_sort_keys(report),
+        speed_rows=speed_rows,
+        charts=[Markup(svg(title, chart)) for title, chart in charts(report).items()],
+        inline=lambda name: Markup(files(__package__).joinpath(name).read_text("utf-8")),
+        graph=lambda nodes, title: Markup(block_svg(nodes, title)),
+    )
+
+
+@cache
+def _template(name: str) -> Template:
+    loader = PackageLoader("attn_inject.reporting", "")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(name)
+
+
+def _sort_keys(report: Report) -> list[list[float | None]]:
+    """What the cells of the table of sites sort by, row by row: numbers in full, None for a cell's own text."""
+    return [
+        [
+            None, None, None, 1, row.channels, prod(row.size), row.added.parameters, row.added.macs, row.added.flops,
+            row.added.traffic, row.time_share,
+        ]
+        for row in report.sites
+    ]  # fmt: skip

@@ -1,0 +1,56 @@
+"""A `Report` as GitHub-flavoured Markdown, for a paper or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from . import words
+from .data import BlockDiff, Report, Speed
+from .tables import TOTALS_HEADER, sites_table, speed_rows, totals_rows
+
+
+def to_markdown(report: Report, *, full: bool = False, diff: bool = False) -> str:
+    """The report as Markdown text; `full` gives every site a row of its own, `diff` adds the blocks' changed code."""
+    parts = [f"## {_escaped(report.title)}", f"{words.size(report.input_size)}, {report.dtype}, per image, inference."]
+    parts += [table(TOTALS_HEADER, totals_rows(report)), words.convention(report)]
+    if report.sites:
+        parts.append(_sites(report, full=full))
+    parts += [part for speed in report.speeds for part in _speed(speed)]
+    remarks = words.remarks(report)
+    if remarks:
+        parts.append("\n".join(f"- {_escaped(remark)}" for remark in remarks))
+    checks = words.checks(report)
+    if checks is not None:
+        parts.append(_escaped(checks[0].upper() + checks[1:]) + ".")
+    parts += [part for each in report.diffs for part in _diff(each)] if diff else []
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """A Markdown table whose first `left` columns are text and the rest are numbers."""
+    rule = ["---" if index < left else "---:" for index in range(len(header))]
+    lines = [header, rule, *([_escaped(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _sites(report: Report, *, full: bool) -> str:
+    sites = sites_table(report, full=full)
+    return table(sites.header, [*sites.rows, *sites.sums], left=sites.text_columns)
+
+
+def _speed(speed: Speed) -> Iterator[str]:
+    yield f"**{words.speed_title(speed)}**: {words.ratio(speed)}."
+    yield table(["", "before", "after"], speed_rows(speed))
+    details = (words.speed_settings(speed), words.sample(speed), words.floor(speed))
+    yield "\n".join(f"- {_escaped(line)}" for line in details if line is not None)
+
+
+def _diff(diff: BlockDiff) -> Iterator[str]:
+    blocks = ", ".join(f"`{block or '(model)'}`" for block in diff.blocks)
+    yield f"Changed in {blocks}:"
+    yield "```diff\n" + "\n".join(words.diff_line(line) for line in diff.lines) + "\n```"
+
+
+def _escaped(text: str) -> str:
+    """Text that a Markdown table cannot mistake for its own marks."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_").replace("*", "\\*").replace("<", "&lt;")
