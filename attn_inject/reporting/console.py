@@ -8,9 +8,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import words
+from . import tables, words
 from .data import Report, Speed
-from .tables import TOTALS_HEADER, sites_table, speed_rows, totals_rows
 
 # From this width on, the table of sites has room for all columns.
 _WIDE = 100
@@ -25,7 +24,11 @@ def render(report: Report, *, full: bool = False, width: int = 80) -> Iterator[R
     yield Text(words.convention(report), style="dim")
     if report.sites:
         yield Text()
-        yield _sites(report, full=full, wide=width >= _WIDE)
+        sites, stages = tables.sites_table(report, full=full), tables.stages_table(report)
+        yield _narrowed(f"{len(report.sites)} sites", sites, wide=width >= _WIDE)
+        if len(sites.rows) > len(stages.rows) > 1:
+            yield Text()
+            yield _narrowed("By stage", stages, wide=width >= _WIDE)
     for speed in report.speeds:
         yield Text()
         yield from _speed(speed)
@@ -58,24 +61,24 @@ def _table(title: str) -> Table:
 def _totals(report: Report) -> Table:
     table = _table("Per image, inference")
     table.add_column("")
-    for name in TOTALS_HEADER[1:]:
+    for name in tables.TOTALS_HEADER[1:]:
         table.add_column(name, justify="right")
-    for total, row in zip(report.totals, totals_rows(report), strict=True):
+    for total, row in zip(report.totals, tables.totals_rows(report), strict=True):
         table.add_row(*row, style="" if total.difference else "dim")
     return table
 
 
-def _sites(report: Report, *, full: bool, wide: bool) -> Table:
-    sites = sites_table(report, full=full)
-    shown = [i for i, name in enumerate(sites.header) if wide or name not in _ONLY_WIDE]
-    table = _table(f"{len(report.sites)} sites")
+def _narrowed(title: str, content: tables.Table, *, wide: bool) -> Table:
+    """One of the shared tables; a narrow terminal does without some columns."""
+    shown = [i for i, name in enumerate(content.header) if wide or name not in _ONLY_WIDE]
+    table = _table(title)
     for index in shown:
-        number = index >= sites.text_columns
-        table.add_column(sites.header[index], justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for row in sites.rows:
+        number = index >= content.text_columns
+        table.add_column(content.header[index], justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in content.rows:
         table.add_row(*(row[index] for index in shown))
-    for row in sites.sums:
-        table.add_row(*(row[index] for index in shown), style="bold" if row is sites.sums[0] else "")
+    for row in content.sums:
+        table.add_row(*(row[index] for index in shown), style="bold" if row is content.sums[0] else "")
     return table
 
 
@@ -84,7 +87,7 @@ def _speed(speed: Speed) -> Iterator[RenderableType]:
     table.add_column("")
     for name in ("before", "after"):
         table.add_column(name, justify="right")
-    for name, *values in speed_rows(speed):
+    for name, *values in tables.speed_rows(speed):
         table.add_row(name, *values)
     yield table
     yield Text(words.ratio(speed), style="bold")

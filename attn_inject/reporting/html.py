@@ -13,7 +13,7 @@ from . import words
 from .block_svg import block_svg
 from .data import Report
 from .plot import charts, svg
-from .tables import TOTALS_HEADER, sites_table, speed_rows, totals_rows
+from .tables import TOTALS_HEADER, sites_table, speed_rows, stages_table, totals_rows
 
 
 def to_html(report: Report) -> str:
@@ -24,6 +24,7 @@ def to_html(report: Report) -> str:
         totals_header=TOTALS_HEADER,
         totals=totals_rows(report),
         sites=sites_table(report, full=True),
+        stages=stages_table(report),
         sort_keys=_sort_keys(report),
         speed_rows=speed_rows,
         charts=[Markup(svg(title, chart)) for title, chart in charts(report).items()],
@@ -43,7 +44,7 @@ def _sort_keys(report: Report) -> list[list[float | None]]:
     """What the cells of the table of sites sort by, row by row: numbers in full, None for a cell's own text."""
     return [
         [
-            None, None, None, 1, row.channels, prod(row.size), row.added.parameters, row.added.macs, row.added.flops,
+            None, None, None, row.channels, prod(row.size), row.added.parameters, row.added.macs, row.added.flops,
             row.added.traffic, row.time_share,
         ]
         for row in report.sites

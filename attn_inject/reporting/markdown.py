@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from . import words
 from .data import BlockDiff, Report, Speed
-from .tables import TOTALS_HEADER, sites_table, speed_rows, totals_rows
+from .tables import TOTALS_HEADER, sites_table, speed_rows, stages_table, totals_rows
 
 
 def to_markdown(report: Report, *, full: bool = False, diff: bool = False) -> str:
@@ -14,7 +14,10 @@ def to_markdown(report: Report, *, full: bool = False, diff: bool = False) -> st
     parts = [f"## {_escaped(report.title)}", f"{words.size(report.input_size)}, {report.dtype}, per image, inference."]
     parts += [table(TOTALS_HEADER, totals_rows(report)), words.convention(report)]
     if report.sites:
-        parts.append(_sites(report, full=full))
+        sites, stages = sites_table(report, full=full), stages_table(report)
+        parts.append(table(sites.header, [*sites.rows, *sites.sums], left=sites.text_columns))
+        if len(sites.rows) > len(stages.rows) > 1:
+            parts.append(table(stages.header, stages.rows, left=0))
     parts += [part for speed in report.speeds for part in _speed(speed)]
     remarks = words.remarks(report)
     if remarks:
@@ -31,11 +34,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
     rule = ["---" if index < left else "---:" for index in range(len(header))]
     lines = [header, rule, *([_escaped(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _sites(report: Report, *, full: bool) -> str:
-    sites = sites_table(report, full=full)
-    return table(sites.header, [*sites.rows, *sites.sums], left=sites.text_columns)
 
 
 def _speed(speed: Speed) -> Iterator[str]:

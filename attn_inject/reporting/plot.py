@@ -110,7 +110,7 @@ def _per_site(report: Report, values: Sequence[float], unit: str) -> Chart:
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(unit)
         if not unit.startswith("%"):
-            axes.yaxis.set_major_formatter(lambda value, _: words.short(int(value), report.units))
+            axes.yaxis.set_major_formatter(lambda value, _: words.tick(value, report.units))
 
     return chart
 

@@ -9,6 +9,7 @@ from . import words
 from .data import Report, Speed
 from .folding import fold
 
+_AMOUNTS = ("params", "MACs", "FLOPs", "traffic")
 TOTALS_HEADER = ("", "before", "after", "difference", "percent")
 
 
@@ -27,35 +28,58 @@ def totals_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class SitesTable:
-    """Every site (or fold of equal ones), then the sums; the first `text_columns` columns are no numbers."""
+class Table:
+    """A header, rows, and rows of sums below them; the first `text_columns` columns are no numbers."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    sums: tuple[tuple[str, ...], ...]
-    text_columns: int = 3
+    sums: tuple[tuple[str, ...], ...] = ()
+    text_columns: int = 0
 
 
-def sites_table(report: Report, *, full: bool = False) -> SitesTable:
-    """The table of sites; the column `time` is there where times were measured."""
+def sites_table(report: Report, *, full: bool = False) -> Table:
+    """A row for every site, or for every fold of equal ones; the column `time` is there where times were measured."""
     folded = fold(report.sites, full=full)
     timed = any(row.time_share is not None for row in folded)
-    header = ("block", "kind", "module", "sites", "channels", "size", "params", "MACs", "FLOPs", "traffic")
-    rows = []
-    for row in folded:
-        site = row.first
-        where = (row.name, site.kind, row.module, str(row.count), str(site.channels), words.size(site.size))
-        time = (words.share(row.time_share),) if timed else ()
-        rows.append((*where, *words.amounts(row.added, report.units), *time))
-    sums = [("all sites", str(len(report.sites)), sum((row.added for row in folded), Cost()))]
+
+    def cells(
+        what: tuple[str, str, str], count: object, where: tuple[str, str], cost: Cost, time: str
+    ) -> tuple[str, ...]:
+        counts = () if full else (str(count),)
+        return (*what, *counts, *where, *words.amounts(cost, report.units), *((time,) if timed else ()))
+
+    rows = [
+        cells(
+            (row.name, row.first.kind, row.module),
+            row.count,
+            (str(row.first.channels), words.size(row.first.size)),
+            row.added,
+            words.share(row.time_share),
+        )
+        for row in folded
+    ]
+    total = sum((row.added for row in folded), Cost())
+    sums = [cells(("all sites", "", ""), len(report.sites), ("", ""), total, "")]
     if any((report.outside.parameters, report.outside.macs, report.outside.flops, report.outside.traffic)):
-        sums.append(("outside them", "", report.outside))
-    last = ("",) if timed else ()
-    return SitesTable(
-        header=(*header, "time") if timed else header,
-        rows=tuple(rows),
-        sums=tuple((name, "", "", n, "", "", *words.amounts(cost, report.units), *last) for name, n, cost in sums),
-    )
+        sums.append(cells(("outside them", "", ""), "", ("", ""), report.outside, ""))
+    counts = () if full else ("sites",)
+    header = ("block", "kind", "module", *counts, "channels", "size", *_AMOUNTS, *(("time",) if timed else ()))
+    return Table(header, tuple(rows), tuple(sums), text_columns=3)
+
+
+def stages_table(report: Report) -> Table:
+    """A row for every stage that has sites."""
+    timed = any(row.time_share is not None for row in report.stages)
+    rows = [
+        (
+            str(row.stage),
+            str(row.sites),
+            *words.amounts(row.added, report.units),
+            *((words.share(row.time_share),) if timed else ()),
+        )
+        for row in report.stages
+    ]
+    return Table(("stage", "sites", *_AMOUNTS, *(("time",) if timed else ())), tuple(rows))
 
 
 def speed_rows(speed: Speed) -> list[tuple[str, str, str]]:

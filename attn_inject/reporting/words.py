@@ -23,6 +23,12 @@ def short(number: int, units: Units = "decimal", unit: str = "") -> str:
     return f"{number} {unit}" if unit and number else str(number)
 
 
+def tick(number: float, units: Units = "decimal") -> str:
+    """A round number on an axis: 500 k."""
+    size, prefix = next(((size, prefix) for size, prefix in _PREFIXES[units] if abs(number) >= size), (1, ""))
+    return f"{number / size:g} {prefix}".strip()
+
+
 def signed(number: int, units: Units = "decimal", unit: str = "") -> str:
     return ("+" if number > 0 else "") + short(number, units, unit)
 
