@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attn_inject import recipes as shipped
-from attn_inject.errors import PlanError
-from attn_inject.types import EXISTING, INITS, KINDS, PLACEMENTS, PRESETS
+from . import recipes as shipped
+from .errors import PlanError
+from .types import EXISTING, INITS, KINDS, PLACEMENTS, PRESETS
 
 MAX_BYTES = 1_000_000
 

@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attn_inject.zoo.building import build
-    from attn_inject.zoo.names import ModelName, models
-    from attn_inject.zoo.parsing import parse_source
-    from attn_inject.zoo.sizes import input_size
+    from .building import build
+    from .names import ModelName, models
+    from .parsing import parse_source
+    from .sizes import input_size
 
 __all__ = ["ModelName", "build", "input_size", "models", "parse_source"]
 

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from attn_inject.errors import SourceError
-from attn_inject.types import Source
+from ..errors import SourceError
+from ..types import Source
 
 
 def build(
@@ -57,7 +57,7 @@ def build(
     if not isinstance(model, nn.Module):
         raise SourceError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module")
     if source.checkpoint:
-        from attn_inject.weights import load_weights
+        from ..weights import load_weights
 
         summary = load_weights(model, source.checkpoint)
         if tell is not None:
@@ -83,7 +83,7 @@ def _factory(source: Source) -> Callable[[], Any]:
 
         return lambda: timm.create_model(source.name, pretrained=source.pretrained, **args)
     if source.kind == "cifar":
-        from attn_inject import cifar
+        from .. import cifar
 
         return lambda: cifar.models()[source.name](**args)
     factory = _users_factory(source)

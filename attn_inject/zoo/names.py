@@ -7,7 +7,7 @@ import fnmatch
 import sys
 from typing import NamedTuple
 
-from attn_inject.cache import cached
+from ..cache import cached
 
 
 class ModelName(NamedTuple):
@@ -95,6 +95,6 @@ def _list_timm() -> dict[str, list[str]]:
 
 
 def _list_cifar() -> list[str]:
-    from attn_inject import cifar
+    from .. import cifar
 
     return sorted(cifar.models())

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attn_inject.errors import SourceError
-from attn_inject.types import Source
-from attn_inject.zoo import names
+from ..errors import SourceError
+from ..types import Source
+from . import names
 
 ZOOS = ("torchvision", "timm", "cifar")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from attn_inject.types import Source
+from ..types import Source
 
 # What is usual for each dimension when nothing says otherwise: a sequence, an ImageNet crop, a Kinetics clip.
 _USUAL = {1: (1024,), 2: (224, 224), 3: (16, 112, 112)}

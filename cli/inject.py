@@ -1,0 +1,126 @@
+"""`attn-inject MODEL --attention NAME`: the main job. Here its options become one `Job`; `job` does the work."""
+
+from __future__ import annotations
+
+import typer
+
+from attn_inject.recipe import load_recipe
+
+from . import job, options
+from .loading import source_of
+from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, check_output
+from .values import given, numbers, pairs, per_stage, words
+
+
+def command(
+    model: options.ModelOrRecipe = None,
+    attention: options.AttentionName = None,
+    option: options.AttentionOptions = None,
+    reduction: options.Reduction = None,
+    k: options.KernelSize = None,
+    stage_option: options.StageOptions = None,
+    init: options.Init = None,
+    preset: options.Preset = None,
+    name: options.ModuleName = None,
+    recipe: options.Recipe = None,
+    model_arg: options.ModelArgs = None,
+    pretrained: options.Pretrained = False,
+    checkpoint: options.Checkpoint = None,
+    seed: options.Seed = None,
+    input_size: options.InputSize = None,
+    placement: options.Placement = None,
+    kinds: options.Kinds = None,
+    stages: options.Stages = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    every: options.Every = None,
+    min_channels: options.MinChannels = None,
+    existing: options.Existing = None,
+    scope: options.Scope = None,
+    expect_sites: options.ExpectSites = None,
+    full: options.Full = False,
+    diff: options.Diff = False,
+    convention: options.Convention = "all",
+    units: options.Units = "decimal",
+    json: options.Json = None,
+    markdown: options.Markdown = None,
+    html: options.Html = None,
+    plot: options.Plot = None,
+    no_bench: options.NoBench = False,
+    bench_seconds: options.BenchSeconds = 3.0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    batch: options.Batch = None,
+    channels_last: options.ChannelsLast = False,
+    compile: options.Compile = False,
+    training: options.Training = False,
+    optimize: options.Optimize = False,
+    out: options.Out = None,
+    attention_only: options.AttentionOnly = False,
+    force: options.Force = False,
+) -> None:
+    """Put attention into a model, report what it costs, and save it."""
+    files = job.Files(
+        model=check_output(out, "--out", force=force, endings=MODEL_ENDINGS),
+        json=check_output(json, "--json", force=force),
+        markdown=check_output(markdown, "--markdown", force=force),
+        html=check_output(html, "--html", force=force),
+        plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
+    )
+    settings = given(
+        init=init,
+        preset=preset,
+        name=name,
+        placement=placement,
+        kinds=words(kinds),
+        stages=numbers(stages, "--stages"),
+        include=include,
+        exclude=exclude,
+        every=every,
+        min_channels=min_channels,
+        stage_options=per_stage(stage_option, "--stage-option"),
+        existing=existing,
+        scope=scope,
+    )
+    chosen = {**pairs(option, "--option"), **given(reduction=reduction, k=k)}
+    args = pairs(model_arg, "--model-arg")
+    followed = load_recipe(recipe) if recipe else None
+    changed = bool(model or attention or settings or chosen or args)
+    if followed is not None:
+        model, attention = model or followed.model, attention or followed.attention
+        settings, chosen = {**followed.settings, **settings}, {**followed.options, **chosen}
+        args = {**followed.model_args, **args}
+    if not model:
+        raise typer.BadParameter("say which model, as in: attn-inject resnet50 --attention eca", param_hint="MODEL")
+    if not attention:
+        raise typer.BadParameter(
+            "say which one, as in --attention eca; 'attn-inject attentions' lists them", param_hint="--attention"
+        )
+    job.run(
+        job.Job(
+            source=source_of(model, args, pretrained=pretrained, checkpoint=checkpoint, seed=seed),
+            attention=attention,
+            options=chosen,
+            settings=settings,
+            input_size=numbers(input_size, "--input-size", separator="x"),
+            expect_sites=expect_sites,
+            recipe=followed if followed is not None and not changed else None,
+            report={
+                "convention": convention,
+                "units": units,
+                "bench": not no_bench,
+                "bench_seconds": bench_seconds,
+                "device": device,
+                "dtype": dtype,
+                "batch": batch,
+                "channels_last": channels_last,
+                "compile": compile,
+                "training": training,
+            },
+            optimize=optimize,
+            full=full,
+            diff=diff,
+            files=files,
+            attention_only=attention_only,
+        )
+    )

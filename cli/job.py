@@ -1,0 +1,144 @@
+"""The main job's steps: build, inject, check what was expected, report, and write the files last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attn_inject.errors import PlanError
+from attn_inject.recipe import Recipe
+from attn_inject.types import Source
+
+from .loading import describe, input_size_of
+from .outputs import write, write_text
+from .progress import Tell, working
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attn_inject.reporting.data import Report
+
+
+@dataclass(frozen=True)
+class Files:
+    """What to write; None where nothing is asked for."""
+
+    model: Path | None
+    json: Path | None
+    markdown: Path | None
+    html: Path | None
+    plot: Path | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the main job, every option checked as far as that goes without the model.
+
+    `settings` are arguments of `inject`, `options` the attention's, `report` the arguments of `report`. `recipe` is
+    there when its expectations hold: not when options change what it makes.
+    """
+
+    source: Source
+    attention: str
+    options: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    input_size: Sequence[int] | None
+    expect_sites: int | None
+    recipe: Recipe | None
+    report: Mapping[str, Any]
+    optimize: bool
+    full: bool
+    diff: bool
+    files: Files
+    attention_only: bool
+
+
+def run(job: Job) -> None:
+    """Do the job; nothing is written before all of it has worked."""
+    print(describe(job.source), flush=True)
+    check_attention(job.attention, job.options)
+    original, patched = _inject(job)
+    _check_expectations(job, patched)
+    with working("counting") as tell:
+        made = _report(original, patched, job, tell)
+    _show(made, job)
+    _write(made, patched, job)
+
+
+def check_attention(name: str, options: Mapping[str, Any]) -> None:
+    """Raise AttentionError for a name or an option that does not exist, before a model is built for it."""
+    from attn_inject import attention
+
+    if name != "none":
+        attention.check_options(attention.resolve(name), options)
+
+
+def _inject(job: Job) -> tuple[nn.Module, nn.Module]:
+    with working("building the model"):
+        import torch
+
+        from attn_inject.injecting import inject
+        from attn_inject.zoo import build
+
+        original = build(job.source, tell=print)
+    settings = dict(job.settings)
+    if "scope" not in settings:
+        settings.setdefault("input_size", input_size_of(job.input_size, original, job.source))
+    elif job.input_size is not None:
+        settings["input_size"] = tuple(job.input_size)
+    with working("injecting"):
+        if job.source.seed is not None:
+            torch.manual_seed(job.source.seed)
+        return original, inject(original, job.attention, source=job.source, **settings, **job.options)
+
+
+def _check_expectations(job: Job, patched: nn.Module) -> None:
+    from attn_inject.verifying import injected_part
+
+    part, _ = injected_part(patched)
+    sites = len(part.injection.plan.insertions)
+    if job.expect_sites is not None and sites != job.expect_sites:
+        raise PlanError(f"--expect-sites {job.expect_sites}: the plan has {sites}")
+    if job.recipe is not None:
+        job.recipe.check(sites, sum(parameter.numel() for parameter in patched.parameters()))
+
+
+def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Report:
+    from attn_inject.reporting import report
+    from attn_inject.verifying import injected_part
+
+    # What surrounds the scope may be a network whose graph nobody can read; the part is what changed.
+    part, scope = injected_part(patched)
+    whole = original.get_submodule(scope) if scope else original
+    return report(whole, part, progress=tell, **job.report)
+
+
+def _show(made: Report, job: Job) -> None:
+    from rich.console import Console
+
+    from attn_inject.reporting.console import render, render_diff
+
+    console = Console()
+    console.print(*render(made, full=job.full, width=console.width), sep="\n")
+    if job.diff:
+        console.print(*render_diff(made), sep="\n")
+
+
+def _write(made: Report, patched: nn.Module, job: Job) -> None:
+    if job.files.model is not None:
+        from attn_inject.checkpoint import save
+
+        with working("saving"):
+            save(patched, job.files.model, attention_only=job.attention_only)
+        print(f"saved {job.files.model}")
+    for path, text in (
+        (job.files.json, made.to_json),
+        (job.files.markdown, made.to_markdown),
+        (job.files.html, made.to_html),
+    ):
+        if path is not None:
+            write_text(path, text())
+    if job.files.plot is not None:
+        write(job.files.plot, made.plot)

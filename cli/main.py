@@ -1,0 +1,118 @@
+"""`attn-inject`: the group of commands, and the one place where an error becomes a line on stderr and an exit code.
+
+`attn-inject MODEL ...` is the main job: a first word that is no command belongs to it. Commands import what they need
+when they run, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from attn_inject.errors import AttnInjectError
+
+from . import attentions, compare, inject, inspect, models, recipes, sites
+
+USER_ERROR = 2
+INTERRUPTED = 130
+DEFAULT = "inject"
+
+
+class MainGroup(TyperGroup):
+    """A group whose help and whose arguments are those of the main job, unless a command is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {"--help", "--version", *self.commands}
+        if not args:
+            args = ["--help"]
+        elif args[0] not in own and not ctx.resilient_parsing:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, _ctx: Any) -> list[str]:
+        return ["MODEL --attention NAME [OPTIONS] | COMMAND ..."]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        shown = copy.copy(self)
+        shown.params = [*self.commands[DEFAULT].params, *self.params]
+        TyperGroup.format_help(shown, ctx, formatter)
+
+
+app = typer.Typer(
+    cls=MainGroup,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Put channel attention into any convolutional network, without touching its code, and see what it costs.",
+    epilog="attn-inject resnet50 --attention eca --out model.pt",
+)
+app.command(DEFAULT, hidden=True)(inject.command)
+app.command("sites")(sites.command)
+app.command("models")(models.command)
+app.command("attentions")(attentions.command)
+app.command("recipes")(recipes.command)
+app.command("inspect")(inspect.command)
+app.command("compare")(compare.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from attn_inject import __version__
+
+        print(f"attn-inject {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _group(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process: 0, or 2 with one line on stderr for what a user can mend.
+
+    Anything that escapes is a fault of this program and keeps its traceback (exit code 1).
+    """
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of one command line."""
+    try:
+        code = app(arguments, prog_name="attn-inject", standalone_mode=False)
+        sys.stdout.flush()
+    except (AttnInjectError, TyperException) as error:
+        return _complain(error.format_message() if isinstance(error, TyperException) else str(error))
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _complain("there is not enough memory for this: try a smaller --batch or --input-size")
+    except BrokenPipeError:
+        # Who read us (`| head`) has seen enough. Python flushes stdout once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch says it with a class of its own on CUDA, and with words on the CPU."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("CUDA out of memory", "DefaultCPUAllocator: can't allocate memory")
+    )
+
+
+def _complain(message: str, code: int = USER_ERROR) -> int:
+    print(f"attn-inject: {' '.join(message.split())}", file=sys.stderr)
+    return code

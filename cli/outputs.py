@@ -1,0 +1,61 @@
+"""The files that a command is asked to write: refused before any work, whole or not there after it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from attn_inject.errors import CheckpointError
+
+MODEL_ENDINGS = (".pt", ".safetensors", ".pt2", ".onnx")
+PLOT_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def check_output(text: str | None, option: str, *, force: bool, endings: tuple[str, ...] = ()) -> Path | None:
+    """The path to write.
+
+    Raises CheckpointError for an unknown ending, a folder that is not there, a file that is in the way.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    if endings and path.suffix.lower() not in endings:
+        raise CheckpointError(f"{option} {text}: the ending must be one of {', '.join(endings)}")
+    try:
+        reason = _obstacle(path, force=force)
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    if reason:
+        raise CheckpointError(f"{option} {text[:200]}: {reason}")
+    return path
+
+
+def _obstacle(path: Path, *, force: bool) -> str:
+    """Why the path cannot be written; empty if it can."""
+    if path.is_dir():
+        return "this is a folder"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    if path.exists() and not force:
+        return "the file exists already: give --force to replace it"
+    if not os.access(path.parent, os.W_OK):
+        return f"the folder {path.parent} cannot be written"
+    return "no file can have this name" if "\0" in path.name else ""
+
+
+def write(path: Path, render: Callable[[Path], object]) -> None:
+    """Let `render` write a file beside `path` with the same ending, and move it there when it is whole."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+            temporary = Path(folder) / path.name
+            render(temporary)
+            temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,61 @@
+"""Texts of the command line as Python values; a text of the wrong form is a usage error that names its option."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """What was said on the command line: the rest is left to the library's defaults, or to a recipe."""
+    return {key: value for key, value in settings.items() if value is not None and value != []}
+
+
+def pairs(texts: Sequence[str] | None, option: str) -> dict[str, Any]:
+    """`KEY=VALUE` texts as arguments; a value is a Python literal, or else itself."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise typer.BadParameter(f"'{text}' is not of the form key=value", param_hint=option)
+        found[key.strip()] = literal(value.strip())
+    return found
+
+
+def literal(text: str) -> Any:
+    """The Python literal that `text` spells, `true` and `false` too, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def words(text: str | None) -> list[str] | None:
+    """A list written with commas."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(text: str | None, option: str, separator: str = ",") -> list[int] | None:
+    """A list of whole numbers written with `separator`."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.lower().split(separator)]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise typer.BadParameter(f"'{text}' is not a list of whole numbers", param_hint=option)
+    return [int(part) for part in parts]
+
+
+def per_stage(texts: Sequence[str] | None, option: str) -> dict[int, dict[str, Any]] | None:
+    """`STAGE:KEY=VALUE` texts as options per stage."""
+    found: dict[int, dict[str, Any]] = {}
+    for text in texts or ():
+        stage, colon, pair = text.partition(":")
+        if not colon or not stage.isascii() or not stage.isdecimal() or len(stage) > 2:
+            raise typer.BadParameter(f"'{text}' is not of the form stage:key=value", param_hint=option)
+        found.setdefault(int(stage), {}).update(pairs([pair], option))
+    return found or None

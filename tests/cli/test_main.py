@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+import attn_inject
+from attn_inject.cli import main
+from attn_inject.errors import PlanError
+
+HEAVY = ("torch", "torchvision", "timm", "numpy", "matplotlib", "jinja2")
+
+
+def test_help_shows_the_main_job_and_the_commands_within_80_columns(cli: Callable) -> None:
+    shown = cli("--help")
+    assert shown.code == 0
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
+    for word in ("MODEL", "--attention", "--out", "--placement", "sites", "compare", "--version", "--help"):
+        assert word in shown.out
+    assert cli().out == shown.out
+
+
+@pytest.mark.parametrize("command", ["sites", "models", "attentions", "recipes", "inspect", "compare", "inject"])
+def test_every_command_has_help_within_80_columns(cli: Callable, command: str) -> None:
+    shown = cli(command, "--help")
+    assert shown.code == 0
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
+
+
+def test_the_version(cli: Callable) -> None:
+    assert cli("--version").out == f"attn-inject {attn_inject.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "models resnet50", "attentions", "recipes"])
+def test_quick_commands_import_nothing_heavy_once_the_cache_is_warm(cli: Callable, arguments: str) -> None:
+    assert cli(*arguments.split()).code == 0
+    code = (
+        "import sys; from attn_inject.cli.main import run; code = run(sys.argv[1:]);"
+        f"sys.exit(str([m for m in {HEAVY} if m in sys.modules]) if code == 0 else 'failed')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True, check=False)
+    assert ran.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", ["--no-such-option", "resnet18 --no-such-option", "resnet18 more -a se", "sites"])
+def test_usage_errors_are_one_line(cli: Callable, arguments: str) -> None:
+    ran = cli(*arguments.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("attn-inject: ")
+    assert ran.err.count("\n") == 1
+
+
+def failing(error: BaseException) -> Callable[..., None]:
+    def app(*arguments: object, **settings: object) -> None:
+        raise error
+
+    return app
+
+
+def test_a_users_error_is_one_line_whatever_its_text(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "app", failing(PlanError("one\n  two")))
+    assert cli("x") == (2, "", "attn-inject: one two\n")
+
+
+def test_an_internal_error_keeps_its_traceback(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "app", failing(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli("x")
+
+
+def test_an_interrupt_is_told_without_a_traceback(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "app", failing(KeyboardInterrupt()))
+    assert cli("x") == (130, "", "attn-inject: interrupted\n")
+
+
+def test_too_little_memory_is_a_users_error(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "app", failing(MemoryError()))
+    ran = cli("x")
+    assert ran.code == 2
+    assert "memory" in ran.err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -c 'from attn_inject.cli.main import main; main([\"models\"])' | head -n 1"
+    ran = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

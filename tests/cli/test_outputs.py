@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from attn_inject.cli.outputs import MODEL_ENDINGS, check_output, write, write_text
+from attn_inject.errors import CheckpointError
+
+
+def test_a_path_that_can_be_written(tmp_path: Path) -> None:
+    assert check_output(str(tmp_path / "m.pt"), "--out", force=False, endings=MODEL_ENDINGS) == tmp_path / "m.pt"
+    assert check_output(None, "--out", force=False) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("m.txt", "the ending must be one of .pt, .safetensors, .pt2, .onnx"),
+        ("m", "the ending must be"),
+        ("there.pt", "the file exists already: give --force"),
+        ("absent/m.pt", "there is no folder"),
+        ("folder.pt", "this is a folder"),
+        ("there.pt/m.pt", "there is no folder"),
+        ("nul\0.pt", "no file can have this name"),
+        ("n" * 5000 + ".pt", "too long"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_told_before_any_work(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "there.pt").write_text("")
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(CheckpointError, match=message):
+        check_output(str(tmp_path / name), "--out", force=False, endings=MODEL_ENDINGS)
+
+
+def test_force_replaces(tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_text("")
+    assert check_output(str(tmp_path / "m.pt"), "--out", force=True) == tmp_path / "m.pt"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        check_output(str(tmp_path / "locked" / "m.pt"), "--out", force=False)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_text(path, "old")
+
+    def fails(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"r\.json cannot be written: No space left on device"):
+        write(path, fails)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_the_renderer_sees_the_ending(tmp_path: Path) -> None:
+    seen: list[str] = []
+    write(tmp_path / "p.svg", lambda temporary: (seen.append(temporary.suffix), temporary.write_text("x")))
+    assert seen == [".svg"]
