@@ -10,7 +10,7 @@ from torch import nn
 
 from .applying import apply_to
 from .injected import InjectedModule
-from .planning import Choices, plan_for
+from .planning import Choices, plan_for, wanted_kinds
 from .reading import read
 from .types import DEFAULT_KINDS, Existing, Init, Kind, Placement, Preset, Source
 from .verifying import injected_part
@@ -70,7 +70,9 @@ def inject(
         TraceError, PlanError, AttentionError: what cannot be done, and what to do instead.
         RewriteError: the result failed verification.
     """
-    reading = read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope)
+    reading = read(
+        model, example_inputs=example_inputs, input_size=input_size, kinds=wanted_kinds(kinds, existing), scope=scope
+    )
     choices = Choices(
         attention, placement, include, exclude, stages, every, min_channels, init, existing, preset, name,
         stage_options or {}, options, source,

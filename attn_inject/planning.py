@@ -17,9 +17,8 @@ from .injected import InjectedModule
 from .presets import preset_options
 from .reading import Reading, read
 from .sites.anatomy import Anatomy
-from .sites.attended import Attended, find_attention
-from .sites.flow import Flow
-from .sites.placement import Edit, edit_for, edit_in_place_of
+from .sites.placement import Edit, edit_for
+from .sites.select import GraphSites
 from .types import (
     DEFAULT_KINDS,
     EXISTING,
@@ -106,12 +105,20 @@ def make_plan(
     **options: Any,
 ) -> Plan:
     """What `inject` with the same arguments would do, as a frozen, readable value. See `inject` for the arguments."""
-    reading = read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope)
+    reading = read(
+        model, example_inputs=example_inputs, input_size=input_size, kinds=wanted_kinds(kinds, existing), scope=scope
+    )
     choices = Choices(
         attention, placement, include, exclude, stages, every, min_channels, init, existing, preset, name,
         stage_options or {}, options, source,
     )  # fmt: skip
     return plan_for(reading, choices)
+
+
+def wanted_kinds(kinds: Sequence[Kind], existing: Existing) -> tuple[Kind, ...]:
+    """The kinds of sites to look for: with existing="replace", what the network already has is one of them."""
+    given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    return (*given, "attention") if existing == "replace" and "attention" not in given else given
 
 
 def plan_for(reading: Reading, choices: Choices) -> Plan:
@@ -132,18 +139,18 @@ def plan_for(reading: Reading, choices: Choices) -> Plan:
             f"stages {_listing(sorted({str(s.stage) for s in sites}))}"
         )
     earlier = _earlier_insertions(reading)
-    if choices.existing != "replace":
-        chosen = [site for site in chosen if site.key not in {i.site.key for i in earlier}]
-        if not chosen:
-            raise PlanError("every chosen block already has attention: use remove() first, or existing='replace'")
-    if choices.existing == "skip":
-        chosen = [site for site in chosen if not site.existing]
+    chosen = [site for site in chosen if site.key not in {i.site.key for i in earlier}]
+    if not chosen:
+        raise PlanError("every chosen block already has attention from an earlier injection: use remove() first")
+    if choices.existing != "stack":
+        # With "replace", what is there is a site of kind "attention", and gets its successor in its own place.
+        chosen = [site for site in chosen if site.kind == "attention" or not site.existing]
         if not chosen:
             raise PlanError("every chosen block has channel attention of its own: use existing='stack' or 'replace'")
     base = {
         "source": choices.source,
         "scope": reading.scope,
-        "kinds": tuple(cast(Kind, kind) for kind in dict.fromkeys(site.kind for site in sites)),
+        "kinds": tuple(dict.fromkeys(site.kind for site in sites)),
         "input_shape": reading.trace.input_shape,
         "init": choices.init,
     }
@@ -158,7 +165,7 @@ def plan_for(reading: Reading, choices: Choices) -> Plan:
         raise PlanError(refused[0] if refused else "nothing to do")
     factory = choices.attention if callable(choices.attention) else None
     plan = Plan(
-        insertions=(*earlier, *insertions) if choices.existing != "replace" else insertions,
+        insertions=(*earlier, *insertions),
         attention=entry.name,
         notes=(*_stacking_note(chosen, choices), *dict.fromkeys(refused), *_cost_note(reading, entry, insertions, choices)),
         factory=factory,
@@ -234,7 +241,7 @@ def _earlier_insertions(reading: Reading) -> tuple[Insertion, ...]:
 
 
 def _strip(chosen: list[Site], choices: Choices, base: dict[str, Any]) -> Plan:
-    attended = tuple(site for site in chosen if site.existing)
+    attended = tuple(site for site in chosen if site.kind == "attention")
     if not attended:
         raise PlanError("no chosen block has channel attention that could be taken out")
     if choices.options:
@@ -252,37 +259,41 @@ def _insertions(
     refused: list[str] = []
     for site in chosen:
         anatomy = graph.found[site.key][0]
-        outcomes = _edits(graph.flow, anatomy, site, choices)
-        if isinstance(outcomes, str):
-            refused.append(f"{site.block or '(root)'}: {outcomes}")
+        outcome = _edit(graph, anatomy, site, choices)
+        if isinstance(outcome, str):
+            refused.append(f"{site.block or '(root)'}: {outcome}")
             continue
-        for edit, home, replaces in outcomes:
-            child = choices.name or settings.child or entry.child
-            module = _free_name(f"{home}.{child}" if home else child, taken, replaces)
-            taken.add(module)
-            options = {**choices.options, **settings.for_stage(site.stage), **choices.stage_options.get(site.stage, {})}
-            if choices.placement == "replace":
-                options = {**_convolution_options(reading, edit, entry), **options}
-            insertion = Insertion(site, module, entry.name, options, choices.placement, choices.init, edit.channels, replaces)
-            _try(entry, insertion, len(site.size))
-            insertions.append(insertion)
+        edit, home, replaces = outcome
+        child = choices.name or settings.child or entry.child
+        module = _free_name(f"{home}.{child}" if home else child, taken, replaces)
+        taken.add(module)
+        options = {**choices.options, **settings.for_stage(site.stage), **choices.stage_options.get(site.stage, {})}
+        if choices.placement == "replace" and edit.replaced is not None and edit.replaced.op == "call_module":
+            options = {**_convolution_options(reading, edit, entry), **options}
+        insertion = Insertion(site, module, entry.name, options, choices.placement, choices.init, edit.channels, replaces)
+        _try(entry, insertion, len(site.size))
+        insertions.append(insertion)
     return tuple(insertions), refused
 
 
-def _edits(
-    flow: Flow, anatomy: Anatomy, site: Site, choices: Choices
-) -> list[tuple[Edit, str, str | None]] | str:
-    """(edit, path of the module that the attention lives in, path of what it replaces) for each new module of a site."""
-    if choices.existing == "replace" and site.existing:
-        return [
-            (edit_in_place_of(found), site.block if found.path == site.block else _parent(found.path), found.path)
-            for found in find_attention(flow, anatomy)
-        ]
-    edit = edit_for(flow, anatomy, choices.placement)
+def _edit(graph: GraphSites, anatomy: Anatomy, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
+    """(edit, path of the module that the attention lives in, path of what it replaces), or why there is none."""
+    edit = edit_for(graph.flow, anatomy, choices.placement, graph.attended)
     if isinstance(edit, str):
         return edit
+    if site.kind == "attention":
+        if _is_module_of_its_own(graph, anatomy):
+            return edit, _parent(site.block), site.block
+        return edit, site.block, None
     replaces = str(edit.replaced.target) if edit.replaced is not None else None
-    return [(edit, _parent(replaces) if replaces else site.block, replaces)]
+    return edit, _parent(replaces) if replaces else site.block, replaces
+
+
+def _is_module_of_its_own(graph: GraphSites, anatomy: Anatomy) -> bool:
+    """Whether the module that computes an existing gate does nothing else (it is not written out in a block's forward)."""
+    inside = set(graph.flow.region(anatomy.gated, anatomy.fork))
+    carries = graph.flow.operations.carries
+    return all(node in inside for node in graph.flow.order if carries[node] and node.meta["block"] == anatomy.block)
 
 
 def _parent(path: str) -> str:

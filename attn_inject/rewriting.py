@@ -22,9 +22,7 @@ from .errors import PlanError
 from .injected import InjectedModule
 from .reading import Reading
 from .sites.anatomy import Anatomy
-from .sites.attended import Attended, find_attention
-from .sites.flow import Flow
-from .sites.placement import Edit, edit_for, edit_in_place_of
+from .sites.placement import Edit, edit_for
 from .sites.select import GraphSites
 from .tracing import alias, fingerprint
 from .types import Injection, Insertion, Plan, Site
@@ -55,8 +53,8 @@ def rewrite(reading: Reading, plan: Plan, not_kept: tuple[str, ...] = ()) -> nn.
                 _apply(graph, edit, insertion.module, twins)
         for site in plan.removals:
             for anatomy in _anatomies(found, site):
-                for attended in find_attention(found.flow, anatomy):
-                    _supersede(graph, twins[attended.product], twins[attended.features])
+                attended = found.attended[anatomy.gated]
+                _supersede(graph, twins[attended.product], twins[attended.features])
     for path in sorted(called_before - _called(graphs.values())):
         if not any(path == taken or path.startswith(f"{taken}.") for taken in aside):
             _set_aside(skeleton, path, aside)
@@ -72,25 +70,17 @@ class _Change:
 
 
 def _edits(found: GraphSites, insertion: Insertion) -> Iterator[_Change]:
+    """The edit of an insertion in every call of its block."""
     for anatomy in _anatomies(found, insertion.site):
-        yield _Change(_edit(found.flow, anatomy, insertion), anatomy)
-
-
-def _edit(flow: Flow, anatomy: Anatomy, insertion: Insertion) -> Edit:
-    if insertion.replaces is not None and insertion.placement != "replace":
-        attended: list[Attended] = [a for a in find_attention(flow, anatomy) if a.path == insertion.replaces]
-        if not attended:
-            raise PlanError(f"{insertion.replaces} holds no channel attention that {insertion.module} could replace")
-        edit: Edit | str = edit_in_place_of(attended[0])
-    else:
-        edit = edit_for(flow, anatomy, insertion.placement)
-    if isinstance(edit, str):
-        raise PlanError(f"{insertion.site.block or '(root)'}: {edit}")
-    if edit.channels != insertion.channels:
-        raise PlanError(
-            f"the plan is for {insertion.channels} channels at {insertion.site.block or '(root)'}, the model has {edit.channels}"
-        )
-    return edit
+        edit = edit_for(found.flow, anatomy, insertion.placement, found.attended)
+        if isinstance(edit, str):
+            raise PlanError(f"{insertion.site.block or '(root)'}: {edit}")
+        if edit.channels != insertion.channels:
+            raise PlanError(
+                f"the plan is for {insertion.channels} channels at {insertion.site.block or '(root)'}, "
+                f"the model has {edit.channels}"
+            )
+        yield _Change(edit, anatomy)
 
 
 def _anatomies(found: GraphSites, site: Site) -> list[Anatomy]:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
-Kind = Literal["residual", "mixed", "stage"]
+Kind = Literal["residual", "mixed", "stage", "attention"]
 Layout = Literal["channels_first", "channels_last"]
 Placement = Literal["standard", "pre", "post", "identity", "conv3x3", "replace"]
 Init = Literal["paper", "identity"]
 Existing = Literal["stack", "skip", "replace"]
 Preset = Literal["paper", "timm", "ecanet"]
 
-KINDS: tuple[Kind, ...] = ("residual", "mixed", "stage")
+KINDS: tuple[Kind, ...] = ("residual", "mixed", "stage", "attention")
 DEFAULT_KINDS: tuple[Kind, ...] = ("residual", "mixed")
 PLACEMENTS: tuple[Placement, ...] = ("standard", "pre", "post", "identity", "conv3x3", "replace")
 INITS: tuple[Init, ...] = ("paper", "identity")
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place where a block hands over its output.
+    """One place where a block hands over its output, or (kind "attention") where a network already gates channels.
 
     `block` is the path of the module in whose `forward` the add (or concat) runs, `""` for the model itself, and
     `index` counts the sites of one kind inside that block. `channels` and `size` (spatial, input resolution as traced)

@@ -30,11 +30,15 @@ class Attended:
     channel_axis: int = 1
 
 
-def find_attention(flow: Flow, anatomy: Anatomy) -> list[Attended]:
-    """All channel attention on the branch of a site (or in the parts of a concat), in execution order."""
-    end = anatomy.branch or anatomy.gated
-    region = sorted(flow.region(end, anatomy.fork), key=lambda node: flow.order[node])
-    return [found for node in region if (found := _attended(flow, node)) is not None]
+def find_attention(flow: Flow) -> dict[fx.Node, Attended]:
+    """All channel attention of a graph by the product node, in execution order."""
+    found = {node: _attended(flow, node) for node in flow.order if flow.operations.carries[node]}
+    return {node: attended for node, attended in found.items() if attended is not None}
+
+
+def anatomy_of(flow: Flow, found: Attended) -> Anatomy:
+    """Existing attention as a site of its own: gated in the place where it already is."""
+    return Anatomy("attention", found.product, found.gate, found.channel_axis, flow.fork(found.features, found.gate))
 
 
 def _attended(flow: Flow, node: fx.Node) -> Attended | None:
@@ -65,6 +69,12 @@ def _is_gate(flow: Flow, features: fx.Node, gate: fx.Node) -> bool:
     return flow.operations.is_nonlinear(step)
 
 
-def existing_attention(flow: Flow, anatomy: Anatomy) -> str:
-    """The paths of the modules whose attention the block already has, comma-separated; empty if there is none."""
-    return ", ".join(dict.fromkeys(found.path for found in find_attention(flow, anatomy)))
+def existing_attention(flow: Flow, anatomy: Anatomy, attended: dict[fx.Node, Attended]) -> str:
+    """The paths of the modules whose attention a block already has, comma-separated; empty if there is none."""
+    if not attended:
+        return ""
+    if anatomy.kind == "attention":
+        return attended[anatomy.gated].path
+    region = flow.region(anatomy.branch or anatomy.gated, anatomy.fork)
+    inside = sorted((node for node in region if node in attended), key=flow.order.__getitem__)
+    return ", ".join(dict.fromkeys(attended[node].path for node in inside))

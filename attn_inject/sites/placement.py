@@ -7,6 +7,7 @@ attention reads what the convolution read and stands in its place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,16 @@ class Edit:
         return int(self.value.meta["val"].shape[self.channel_axis])
 
 
-def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement) -> Edit | str:
-    """The edit that puts an attention at `placement`, or why this block has no such place."""
+def edit_for(
+    flow: Flow, anatomy: Anatomy, placement: Placement, attended: Mapping[fx.Node, Attended]
+) -> Edit | str:
+    """The edit that puts an attention at `placement`, or why this block has no such place.
+
+    Existing attention (kind "attention") is always replaced where it is.
+    """
+    if anatomy.kind == "attention":
+        found = attended[anatomy.gated]
+        return Edit(found.features, found.channel_axis, replaced=found.product)
     if placement == "standard":
         return Edit(anatomy.gated, anatomy.channel_axis)
     if anatomy.kind != "residual" or anatomy.branch is None or anatomy.shortcut is None:
@@ -48,11 +57,6 @@ def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement) -> Edit | str:
             return _before_branch(flow, anatomy)
         case _:
             return _at_spatial_convolution(flow, anatomy, placement)
-
-
-def edit_in_place_of(found: Attended) -> Edit:
-    """The edit that puts an attention in the place of existing channel attention."""
-    return Edit(found.features, found.channel_axis, replaced=found.product)
 
 
 def _after_activation(flow: Flow, join: fx.Node) -> fx.Node:

@@ -13,7 +13,7 @@ from ..errors import TraceError
 from ..tracing import Trace
 from ..types import Kind, Site, Sites, Skipped
 from .anatomy import Anatomy, Refusal
-from .attended import existing_attention
+from .attended import Attended, anatomy_of, existing_attention, find_attention
 from .concat import find_mixed
 from .flow import Flow
 from .layout import channel_axes
@@ -30,6 +30,7 @@ class GraphSites:
     flow: Flow
     found: dict[Key, list[Anatomy]]
     refusals: list[Refusal]
+    attended: dict[fx.Node, Attended]
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,18 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     mixed, concats = find_mixed(flow, axes, residual)
     output = next(reversed(graph.nodes))
     stages = find_stages(flow, axes, output) if "stage" in kinds else []
-    found: dict[Key, list[Anatomy]] = {}
+    sites: dict[Key, list[Anatomy]] = {}
     counters: dict[tuple[str, str, int], int] = defaultdict(int)
-    everything = sorted([*residual, *mixed, *stages], key=lambda site: flow.order[site.join])
+    attended = find_attention(flow)
+    places = [anatomy_of(flow, found) for found in attended.values()] if "attention" in kinds else []
+    everything = sorted([*residual, *mixed, *stages, *places], key=lambda site: flow.order[site.join])
     for anatomy in everything:
         if anatomy.kind in kinds:
             frame = (anatomy.kind, anatomy.block, anatomy.call)
             key = (anatomy.kind, anatomy.block, counters[frame])
             counters[frame] += 1
-            found.setdefault(key, []).append(anatomy)
-    return GraphSites(flow, found, [*adds, *concats])
+            sites.setdefault(key, []).append(anatomy)
+    return GraphSites(flow, sites, [*adds, *concats], attended)
 
 
 def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
@@ -102,5 +105,5 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
         node=anatomy.gated.name,
         join=anatomy.join.name,
         calls=len(calls),
-        existing=existing_attention(graph.flow, anatomy),
+        existing=existing_attention(graph.flow, anatomy, graph.attended),
     )

@@ -1,0 +1,32 @@
+"""The table that `attn-inject attentions` prints."""
+
+from __future__ import annotations
+
+from ..cache import cached
+from . import names, resolve
+
+_CHANNELS = 256
+
+
+def catalogue() -> list[tuple[str, int, str]]:
+    """(name, parameters at 256 channels, one line) of every attention of the library and of timm.
+
+    Kept on disk for the installed versions, since counting means importing torch and timm.
+    """
+    rows = cached("attentions", ("torch", "timm"), _count)
+    return [(str(name), int(count), str(line)) for name, count, line in rows]
+
+
+def _count() -> list[list[str | int]]:
+    import torch
+
+    from . import build
+    from .timm_made import timm_names
+
+    rows: list[list[str | int]] = []
+    with torch.device("meta"):
+        for name in [*names(), *(f"timm:{plain}" for plain in timm_names())]:
+            entry = resolve(name)
+            module = build(entry, _CHANNELS)
+            rows.append([name, sum(p.numel() for p in module.parameters()), entry.summary])
+    return rows

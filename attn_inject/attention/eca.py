@@ -1,0 +1,71 @@
+"""Efficient Channel Attention: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net", https://arxiv.org/abs/1910.03151
+
+    w = sigma(conv1d_k(y)) across the channel axis, one kernel of k weights shared by all channels      (equation 9)
+    k = |log2(C) / gamma + b / gamma| made odd, gamma = 2, b = 1                                       (equation 12)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import AttentionError
+from .gating import ChannelGate, whole_number
+
+
+def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
+    """k for C channels, as the authors' code rounds it: down, then up to the next odd number (C = 128 gives 5)."""
+    whole_number("channels", channels)
+    if not gamma:
+        raise AttentionError("gamma must not be 0")
+    t = int(abs((math.log2(channels) + b) / gamma))
+    return t if t % 2 else t + 1
+
+
+def checked_kernel_size(k: int) -> int:
+    """k itself.
+
+    Raises:
+        AttentionError: k is not odd and positive; an even one would change the number of channels.
+    """
+    if whole_number("k", k) % 2 == 0:
+        raise AttentionError(f"k must be odd, got {k}: {k - 1} or {k + 1}")
+    return k
+
+
+class ECA(ChannelGate):
+    """Efficient Channel Attention.
+
+    Args:
+        channels: C of the maps; only the adaptive k depends on it.
+        k: the kernel size, odd; adaptive if None.
+        gamma, b: of the adaptive k.
+        gate: "sigmoid" or "hardsigmoid".
+        init: "identity" zeroes the kernel and doubles the gate, so that it starts at exactly 1.
+
+    Raises:
+        AttentionError: an even or non-positive k.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        k: int | None = None,
+        *,
+        gamma: float = 2,
+        b: float = 1,
+        gate: str = "sigmoid",
+        init: str = "paper",
+    ) -> None:
+        super().__init__(gate=gate, init=init)
+        self.k = adaptive_kernel_size(channels, gamma, b) if k is None else checked_kernel_size(k)
+        self.conv = nn.Conv1d(1, 1, self.k, padding=self.k // 2, bias=False)
+        if init == "identity":
+            nn.init.zeros_(self.conv.weight)
+
+    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, C): the same k weights slide over the channels."""
+        return F.conv1d(pooled.unsqueeze(1), self.conv.weight, padding=self.k // 2).squeeze(1)

@@ -1,0 +1,103 @@
+"""What all pure channel gates share: pool the map, turn the pooled vector into weights, multiply.
+
+    y = mean of x over its spatial axes              (N, C)
+    w = sigma(z(y)), or 2 sigma(z(y)) with init="identity" and z starting at 0, so that w starts at exactly 1
+    out = x * w
+
+`gate` is public so that a caller who has the pooled vector already can use it: `forward(x) == x * gate(pool(x))`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import AttentionError
+
+# Both are exactly one half at zero, which the identity start needs.
+GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "hardswish": F.hardswish,
+    "relu6": F.relu6,
+    "tanh": torch.tanh,
+}
+
+
+def choice(table: dict[str, Any], label: str, name: object) -> Any:
+    """The entry of `table` called `name`.
+
+    Raises:
+        AttentionError: there is none; lists them.
+    """
+    if not isinstance(name, str) or name not in table:
+        raise AttentionError(f"{label} must be one of {', '.join(table)}; got {name!r}")
+    return table[name]
+
+
+def whole_number(label: str, value: object, least: int = 1) -> int:
+    """`value` as an int of at least `least`.
+
+    Raises:
+        AttentionError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise AttentionError(f"{label} must be a whole number from {least}, got {value!r}")
+    return value
+
+
+class ChannelGate(nn.Module):
+    """Base of the gates: subclasses give `logits`, (N, C) -> (N, C)."""
+
+    def __init__(self, *, gate: str = "sigmoid", init: str = "paper") -> None:
+        super().__init__()
+        self.gate_name = gate
+        self._activation = choice(GATES, "gate", gate)
+        self.scale = 2.0 if init == "identity" else 1.0
+
+    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError  # abstract: every gate defines its own map
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) -> (N, C): the mean over the spatial axes."""
+        return x.mean(tuple(range(2, x.dim())))
+
+    def gate(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, C): the weights of the channels."""
+        weights: torch.Tensor = self._activation(self.logits(pooled))
+        return weights if self.scale == 1.0 else weights * self.scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) -> the same shape."""
+        weights = self.gate(self.pool(x))
+        return x * weights.reshape(*weights.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
+
+
+class ZeroMix(nn.Module):
+    """`x + mix * (f(x) - x)` with a scalar `mix` that starts at zero: exactly x at first, f(x) at mix = 1.
+
+    For attentions that rewrite features and have no gate that could start at one. `f`'s own parameters get a gradient
+    from the second step on, when `mix` has moved.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.mix = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) -> the same shape."""
+        return x + self.mix.to(x.dtype) * (self.inner(x) - x)
+
+
+def largest_divisor(wanted: int, *numbers: int) -> int:
+    """The largest group count up to `wanted` that divides all `numbers`."""
+    common = math.gcd(*numbers)
+    return next(g for g in range(min(wanted, common), 0, -1) if common % g == 0)

@@ -1,0 +1,94 @@
+"""Squeeze-and-Excitation: Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507
+
+    w = sigma(W2 delta(W1 y)),    W1: C -> C/r,    W2: C/r -> C              (equation 3)
+
+with r = 16, delta = ReLU and no bias in the two layers (the paper's ablation; the released prototxt has bias).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import AttentionError
+from .gating import ACTIVATIONS, ChannelGate, choice, whole_number
+
+
+def hidden_width(channels: int, reduction: float, divisor: int = 1, min_width: int | None = None) -> int:
+    """C/r, rounded down, or to the nearest multiple of `divisor` (at least one of them), and at least `min_width`.
+
+    Raises:
+        AttentionError: nothing would be left.
+    """
+    whole_number("divisor", divisor)
+    if isinstance(reduction, bool) or not isinstance(reduction, (int, float)) or not reduction >= 1:
+        raise AttentionError(f"reduction must be a number from 1, got {reduction!r}")
+    width = int(channels // reduction)
+    if divisor > 1:
+        width = max(divisor, int(channels / reduction + divisor / 2) // divisor * divisor)
+    if min_width is not None:
+        width = max(width, whole_number("min_width", min_width))
+    if width < 1:
+        raise AttentionError(
+            f"reduction {reduction} is wider than the {channels} channels: use at most {channels}, or set min_width"
+        )
+    return width
+
+
+class SE(ChannelGate):
+    """Squeeze-and-Excitation.
+
+    Args:
+        channels: C of the maps.
+        reduction: r; the hidden width is C/r.
+        bias: whether the two layers have one.
+        divisor: round the hidden width to a multiple of it (timm: 8). min_width: the least hidden width.
+        rd_channels: the hidden width itself, instead of all that.
+        gate: "sigmoid" or "hardsigmoid". act: the activation between the layers.
+        form: "linear" keeps the weights as (out, in), "conv" as (out, in, 1, 1), for state dicts; the results are the same.
+        init: "identity" zeroes the last layer and doubles the gate, so that it starts at exactly 1.
+
+    Raises:
+        AttentionError: settings that leave no hidden width, or unknown choices.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: float = 16,
+        *,
+        bias: bool = False,
+        divisor: int = 1,
+        min_width: int | None = None,
+        rd_channels: int | None = None,
+        gate: str = "sigmoid",
+        act: str = "relu",
+        form: str = "linear",
+        init: str = "paper",
+    ) -> None:
+        super().__init__(gate=gate, init=init)
+        whole_number("channels", channels)
+        hidden = hidden_width(channels, reduction, divisor, min_width) if rd_channels is None else rd_channels
+        whole_number("rd_channels", hidden)
+        self.act = choice(ACTIVATIONS, "act", act)
+        if choice({"linear": False, "conv": True}, "form", form):
+            self.fc1: nn.Module = nn.Conv2d(channels, hidden, 1, bias=bias)
+            self.fc2: nn.Module = nn.Conv2d(hidden, channels, 1, bias=bias)
+        else:
+            self.fc1 = nn.Linear(channels, hidden, bias=bias)
+            self.fc2 = nn.Linear(hidden, channels, bias=bias)
+        if init == "identity":
+            for parameter in self.fc2.parameters():
+                nn.init.zeros_(parameter)
+
+    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, C): W2 delta(W1 y)."""
+        return _affine(self.act(_affine(pooled, self.fc1)), self.fc2)
+
+
+def _affine(y: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """The layer on vectors: a 1x1 convolution over one position is a matrix product, and cheaper as one."""
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    return F.linear(y, weight.flatten(1), layer.bias)  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""timm's catalogue: whatever the installed timm's `create_attn` makes and that keeps the shape of a map."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import AttentionError
+from . import Attention
+
+
+@functools.cache
+def timm_names() -> tuple[str, ...]:
+    """The names that `create_attn` knows and whose module maps (N, C, H, W) to the same shape, without the `timm:`."""
+    return tuple(name for name in _all_names() if _keeps_shape(name))
+
+
+def timm_attention(name: str) -> Attention:
+    """The attention `timm:NAME`.
+
+    Raises:
+        AttentionError: timm makes none of that name, or one that does not keep the shape.
+    """
+    plain = name.removeprefix("timm:")
+    if plain not in _all_names() or not _keeps_shape(plain):
+        near = difflib.get_close_matches(plain, timm_names(), 1)
+        hint = f" (did you mean timm:{near[0]}?)" if near else ""
+        raise AttentionError(f"timm makes no attention {plain!r} that keeps the shape{hint}; it makes {', '.join(timm_names())}")
+    cls, doc = _class_of(plain)
+    parameters = list(inspect.signature(cls).parameters.values())
+    options = tuple(
+        p.name
+        for p in parameters[1:]
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in ("device", "dtype", "in_channels", "channels")
+    )
+    return Attention(name, plain, _factory(plain), options, doc)
+
+
+def _factory(plain: str) -> Callable[..., nn.Module]:
+    def make(channels: int, **options: Any) -> nn.Module:
+        from timm.layers import create_attn
+
+        module = create_attn(plain, channels, **options)
+        assert isinstance(module, nn.Module)
+        return module
+
+    return make
+
+
+def _class_of(plain: str) -> tuple[Any, str]:
+    from timm.layers import get_attn
+
+    cls = get_attn(plain)
+    # Not inspect.getdoc: a class without a docstring would show nn.Module's.
+    doc = (getattr(cls, "func", cls).__doc__ or "").strip().splitlines()
+    return cls, doc[0].strip(" '") if doc else ""
+
+
+@functools.cache
+def _all_names() -> tuple[str, ...]:
+    """The words that `get_attn` compares its argument with; timm keeps no list of them."""
+    from timm.layers import get_attn
+
+    tree = ast.parse(textwrap.dedent(inspect.getsource(get_attn)))
+    found = [
+        side.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name)
+        for side in node.comparators
+        if isinstance(side, ast.Constant) and isinstance(side.value, str)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+@functools.cache
+def _keeps_shape(plain: str) -> bool:
+    x = torch.empty(2, 64, 8, 8, device="meta")
+    try:
+        with torch.device("meta"):
+            module = _factory(plain)(64)
+            out = module(x)
+    except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError):
+        # What timm cannot make from a channel count alone (a feature size is needed) is not for a table.
+        return False
+    return isinstance(out, torch.Tensor) and out.shape == x.shape
