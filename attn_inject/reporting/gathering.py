@@ -1,7 +1,8 @@
 """Two models in, one `Report` out: counts both, times both, and says what each new module adds.
 
 What a site adds is what runs inside its new module, less what ran inside the module it replaces. Whatever else differs
-between the two models is reported as `outside`, so that sites and outside always add up to the totals.
+between the two models is reported as `outside`, so that sites and outside always add up to the totals. Where only a
+submodule was patched (a scope), the report is about that submodule.
 """
 
 from __future__ import annotations
@@ -37,24 +38,25 @@ def gather(
     progress: Progress | None,
 ) -> Report:
     """Make the report; without `speed` options nothing is run for real."""
-    injection: Injection | None = getattr(patched, "injection", None)
+    scope, part, injection = _injected(patched)
+    whole, original = original, original.get_submodule(scope)
     insertions = injection.plan.insertions if injection is not None else ()
     size = _image(original, injection, input_size)
     inputs = (torch.empty(1, *size, dtype=_dtype(original), device="meta"),)
     replaced = [insertion.replaces for insertion in insertions if insertion.replaces is not None]
     before = count(original, inputs, watched=replaced)
-    after = count(patched, inputs, watched=[insertion.module for insertion in insertions])
-    holdings = holding(original), holding(patched)
-    added = [_added(insertion, original, patched, before, after) for insertion in insertions]
+    after = count(part, inputs, watched=[insertion.module for insertion in insertions])
+    holdings = holding(original), holding(part)
+    added = [_added(insertion, original, part, before, after) for insertion in insertions]
     everything = _cost(after, holdings[1]) - _cost(before, holdings[0])
     outside = everything - sum(added, Cost())
     rows = [_row(insertion, cost, convention) for insertion, cost in zip(insertions, added, strict=True)]
     speeds = Speeds((), {})
     if speed is not None:
-        speeds = measure(original, patched, size, insertions, speed, progress)
+        speeds = measure(original, part, size, insertions, speed, progress)
     rows = _timed(rows, speeds.modules)
     return Report(
-        title=_title(original, injection),
+        title=_title(whole, scope, injection),
         input_size=size,
         dtype=str(_dtype(original)).removeprefix("torch."),
         convention=convention,
@@ -65,7 +67,7 @@ def gather(
         outside=_in_convention(outside, convention),
         speeds=speeds.races,
         unknown=_larger(before.unknown, after.unknown),
-        diffs=block_diffs(patched, insertions) if isinstance(patched, InjectedModule) else (),
+        diffs=block_diffs(part, insertions) if isinstance(part, InjectedModule) else (),
         notes=injection.plan.notes if injection is not None else (),
         not_kept=injection.not_kept if injection is not None else (),
         checks=injection.verification.checks if injection is not None and injection.verification is not None else (),
@@ -101,11 +103,21 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
 
 
-def _title(original: nn.Module, injection: Injection | None) -> str:
+def _injected(patched: nn.Module) -> tuple[str, nn.Module, Injection | None]:
+    """The part of the model that carries the record of an injection, with its path; all of it where none does."""
+    for path, module in patched.named_modules():
+        record = getattr(module, "injection", None)
+        if isinstance(record, Injection):
+            return path, module, record
+    return "", patched, None
+
+
+def _title(original: nn.Module, scope: str, injection: Injection | None) -> str:
+    name = type(original).__name__
     if injection is None:
-        return type(original).__name__
-    source = injection.plan.source
-    return f"{type(original).__name__ if source is None else source} + {injection.plan.attention}"
+        return name
+    name = name if injection.plan.source is None else str(injection.plan.source)
+    return f"{name}{f' ({scope})' if scope else ''} + {injection.plan.attention}"
 
 
 def _cost(counted: Count, held: Holding) -> Cost:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..cost.amounts import Cost
 from .data import DiffLine, Quantity, Report, Speed, Units
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
 
 _PREFIXES = {
     "decimal": ((1000**4, "T"), (1000**3, "G"), (1000**2, "M"), (1000, "k")),
@@ -89,7 +93,7 @@ def diff_line(line: DiffLine) -> str:
     return f"{ {'new': '+', 'gone': '-', 'kept': ' '}[line.mark] } {line.text}"
 
 
-def convention(report: Report) -> str:
+def convention(report: Report | Comparison) -> str:
     """The sentence that names what was counted, without which a count is wrong half the time."""
     units = "M = 10^6" if report.units == "decimal" else "Mi = 2^20"
     if report.convention == "paper":

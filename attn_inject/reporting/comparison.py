@@ -1,0 +1,142 @@
+"""Many attentions side by side, as frozen data: what each costs, and which are not beaten by another.
+
+A candidate is on the Pareto front if no other one has both fewer parameters and less of the second measure, or less of
+one and the same of the other. The second measure is latency where every candidate was timed, else FLOPs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .data import Convention, Report, Units
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+FORMAT = "attn-inject comparison"
+FORMAT_VERSION = 1
+
+Measure = Literal["latency", "FLOPs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model with one attention at one placement, or the model as it was (`attention` is `none`).
+
+    `seconds` is the median per batch and `ratio` the time over the plain model's with its interval; None where it was
+    not timed. `problem` says why a combination could not be made; its figures are then None.
+    """
+
+    model: str
+    attention: str
+    placement: str
+    sites: int = 0
+    parameters: int | None = None
+    macs: int | None = None
+    flops: int | None = None
+    seconds: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    problem: str | None = None
+    on_front: bool = False
+
+    @property
+    def label(self) -> str:
+        placed = "" if self.placement in ("", "standard") else f" ({self.placement})"
+        return self.attention + placed
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All candidates, those of one model in a row and the plain model first. `device` says where they were timed."""
+
+    candidates: tuple[Candidate, ...]
+    measure: Measure
+    device: str | None
+    convention: Convention
+    units: Units
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
+        return {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """The table as Markdown."""
+        from .comparison_text import to_markdown
+
+        return to_markdown(self)
+
+    def plot(self, path: str | Path) -> None:
+        """One chart of parameters against the second measure, the front marked; the file's ending picks the format."""
+        from .comparison_plot import save_plot
+
+        save_plot(self, path)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from .comparison_text import render
+
+        yield from render(self)
+
+
+def baseline(model: str, reports: Sequence[Report]) -> Candidate:
+    """The plain model, as its reports have it; its latency is the median of what they measured."""
+    first = reports[0]
+    timed = sorted(report.speeds[0].before.median for report in reports if report.speeds)
+    return Candidate(
+        model=model,
+        attention="none",
+        placement="",
+        parameters=first.total("parameters").before,
+        macs=first.total("MACs").before,
+        flops=first.total("FLOPs").before,
+        seconds=timed[len(timed) // 2] if timed else None,
+        ratio=1.0 if timed else None,
+    )
+
+
+def candidate(model: str, attention: str, placement: str, report: Report) -> Candidate:
+    """What a report says of one combination."""
+    speed = report.speeds[0] if report.speeds else None
+    return Candidate(
+        model=model,
+        attention=attention,
+        placement=placement,
+        sites=len(report.sites),
+        parameters=report.total("parameters").after,
+        macs=report.total("MACs").after,
+        flops=report.total("FLOPs").after,
+        seconds=speed.after.median if speed else None,
+        ratio=speed.ratio if speed else None,
+        ratio_low=speed.ratio_low if speed else None,
+        ratio_high=speed.ratio_high if speed else None,
+    )
+
+
+def comparison(
+    candidates: Sequence[Candidate], *, device: str | None, convention: Convention, units: Units
+) -> Comparison:
+    """Mark the front and put everything together."""
+    made = [each for each in candidates if each.problem is None]
+    measure: Measure = "latency" if made and all(each.seconds is not None for each in made) else "FLOPs"
+    points = [(each, _point(each, measure)) for each in made]
+    front = {id(each) for each, point in points if not any(_beats(other, point) for _, other in points)}
+    marked = tuple(replace(each, on_front=id(each) in front) for each in candidates)
+    return Comparison(marked, measure, device, convention, units)
+
+
+def _point(each: Candidate, measure: Measure) -> tuple[float, float]:
+    second = each.seconds if measure == "latency" else each.flops
+    return float(each.parameters or 0), float(second or 0)
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] <= other[0] and one[1] <= other[1] and one != other

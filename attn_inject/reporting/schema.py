@@ -1,0 +1,225 @@
+"""The JSON that `Report.to_json` and `Comparison.to_json` write, as JSON Schema (draft 2020-12).
+
+Units: counts are plain integers, bytes are bytes, times are seconds, ratios are after over before, percentages are of
+before. Counts are for one image in inference; times are per batch. Every key is always there; what was not measured is
+null. Within version 1 keys may be added, but none will go or change its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_TEXTS: Schema = {"type": "array", "items": _TEXT}
+_NUMBER: Schema = {"type": "number"}
+_INTEGER: Schema = {"type": "integer"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_FLAG: Schema = {"type": "boolean"}
+_SIZE: Schema = {"type": "array", "items": {"type": "integer", "minimum": 1}}
+
+
+def _maybe(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _record(description: str, properties: Mapping[str, Schema]) -> Schema:
+    """An object with exactly these keys."""
+    return {
+        "type": "object",
+        "description": description,
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _one_of(*values: str) -> Schema:
+    return {"enum": list(values)}
+
+
+def _about(schema: Schema, description: str) -> Schema:
+    return {**schema, "description": description}
+
+
+_COST = _record(
+    "What something adds; negative where something went.",
+    {
+        "parameters": _INTEGER,
+        "buffers": _INTEGER,
+        "macs": _about(_INTEGER, "multiply-accumulates of convolutions, linears and matrix products"),
+        "flops": _about(_INTEGER, "two per MAC, and in the convention `all` elementwise and pooling work too"),
+        "activations": _about(_INTEGER, "elements of freshly made results"),
+        "activation_bytes": _INTEGER,
+        "bytes_read": _INTEGER,
+        "bytes_written": _INTEGER,
+    },
+)
+
+_TOTAL = _record(
+    "One total before and after.",
+    {
+        "name": _TEXT,
+        "unit": _one_of("count", "operations", "bytes"),
+        "before": _COUNT,
+        "after": _COUNT,
+        "difference": _INTEGER,
+        "percent": _about(_maybe(_NUMBER), "null where there was nothing before"),
+    },
+)
+
+_SITE = _record(
+    "One site and what its new module adds, less what it replaces.",
+    {
+        "block": _about(_TEXT, "path of the module whose forward hands the value over; empty for the model itself"),
+        "kind": _one_of("residual", "mixed", "stage"),
+        "stage": _about(_COUNT, "maps of stage n are 2**n times smaller than the input"),
+        "channels": _COUNT,
+        "size": _about(_SIZE, "spatial"),
+        "calls": _about(_COUNT, "how often the block runs in one forward pass"),
+        "placement": _TEXT,
+        "attention": _TEXT,
+        "options": {"type": "object"},
+        "module": _about(_TEXT, "path of the new module"),
+        "replaces": _about(_maybe(_TEXT), "path of the module that it takes the place of"),
+        "added": _COST,
+        "seconds": _about(_maybe(_NUMBER), "inside the new module, less inside what it replaces"),
+        "time_share": _about(_maybe(_NUMBER), "percent of the sum of `seconds` over all sites"),
+    },
+)
+
+_STAGE = _record(
+    "All sites of one stage together.",
+    {"stage": _COUNT, "sites": _COUNT, "added": _COST, "seconds": _maybe(_NUMBER), "time_share": _maybe(_NUMBER)},
+)
+
+_TIMING = _record(
+    "One model's latency per batch.",
+    {
+        "median": _NUMBER,
+        "low_quartile": _NUMBER,
+        "high_quartile": _NUMBER,
+        "images_per_second": _NUMBER,
+        "peak_bytes": _about(_maybe(_COUNT), "of the allocator beside the weights; null on a CPU"),
+    },
+)
+
+_SPEED = _record(
+    "Both models timed in turns.",
+    {
+        "task": _one_of("inference", "training step"),
+        "device_kind": _one_of("cpu", "cuda"),
+        "device": _TEXT,
+        "clock": _TEXT,
+        "dtype": _TEXT,
+        "batch": _COUNT,
+        "channels_last": _FLAG,
+        "compiled": _FLAG,
+        "before": _TIMING,
+        "after": _TIMING,
+        "ratio": _about(_NUMBER, "median over the pairs of after / before"),
+        "ratio_low": _NUMBER,
+        "ratio_high": _NUMBER,
+        "confidence": _about(
+            _NUMBER, "of the interval from ratio_low to ratio_high; 0.95 unless the pairs are too few"
+        ),
+        "pairs": _COUNT,
+        "pairs_wanted": _COUNT,
+        "limited": _about(_FLAG, "whether the time limit left fewer pairs than wanted"),
+        "seconds_limit": _NUMBER,
+        "floor_bytes": _about(_maybe(_INTEGER), "memory traffic that the patched model has more, per batch"),
+        "floor_seconds": _about(_maybe(_NUMBER), "what that traffic takes at `bandwidth`"),
+        "bandwidth": _about(_maybe(_NUMBER), "bytes per second of a plain copy on the device"),
+    },
+)
+
+_NODE = _record(
+    "One operation of a block.",
+    {"name": _TEXT, "label": _TEXT, "mark": _one_of("kept", "new", "gone"), "reads": _TEXTS},
+)
+
+_DIFF = _record(
+    "How the blocks of one shape changed.",
+    {
+        "blocks": _TEXTS,
+        "lines": _list(_record("A line of code.", {"mark": _one_of("kept", "new", "gone"), "text": _TEXT})),
+        "before": _list(_NODE),
+        "after": _list(_NODE),
+    },
+)
+
+_CHECK = _record("One postcondition.", {"name": _TEXT, "passed": _FLAG, "figure": _TEXT})
+
+REPORT: Schema = {
+    "$schema": _DRAFT,
+    **_record(
+        "What attention costs a model.",
+        {
+            "format": {"const": "attn-inject report"},
+            "version": {"const": 1},
+            "title": _TEXT,
+            "input_size": _about(_SIZE, "channels, then spatial"),
+            "dtype": _TEXT,
+            "convention": _one_of("all", "paper"),
+            "units": _about(_one_of("decimal", "binary"), "of the views; the numbers here are in full"),
+            "totals": _list(_TOTAL),
+            "sites": _list(_SITE),
+            "stages": _list(_STAGE),
+            "outside": _about(_COST, "what changed outside the new modules"),
+            "speeds": _list(_SPEED),
+            "unknown": {
+                "type": "object",
+                "description": "operations whose arithmetic was not counted, and how often each ran",
+                "additionalProperties": _COUNT,
+            },
+            "diffs": _list(_DIFF),
+            "notes": _TEXTS,
+            "not_kept": _TEXTS,
+            "checks": _list(_CHECK),
+            "versions": {"type": "object", "additionalProperties": _TEXT},
+        },
+    ),
+}
+
+_CANDIDATE = _record(
+    "One model with one attention at one placement; the plain model has the attention `none`.",
+    {
+        "model": _TEXT,
+        "attention": _TEXT,
+        "placement": _TEXT,
+        "sites": _COUNT,
+        "parameters": _maybe(_COUNT),
+        "macs": _maybe(_COUNT),
+        "flops": _maybe(_COUNT),
+        "seconds": _maybe(_NUMBER),
+        "ratio": _maybe(_NUMBER),
+        "ratio_low": _maybe(_NUMBER),
+        "ratio_high": _maybe(_NUMBER),
+        "problem": _about(_maybe(_TEXT), "why the combination could not be made"),
+        "on_front": _about(_FLAG, "whether no other candidate beats it on parameters and on `measure`"),
+    },
+)
+
+COMPARISON: Schema = {
+    "$schema": _DRAFT,
+    **_record(
+        "Many attentions side by side.",
+        {
+            "format": {"const": "attn-inject comparison"},
+            "version": {"const": 1},
+            "candidates": _list(_CANDIDATE),
+            "measure": _one_of("latency", "FLOPs"),
+            "device": _maybe(_TEXT),
+            "convention": _one_of("all", "paper"),
+            "units": _one_of("decimal", "binary"),
+        },
+    ),
+}
