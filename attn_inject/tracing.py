@@ -265,7 +265,8 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if isinstance(attr_val, torch.Tensor) and (name := self._names.get(id(attr_val))) is not None:
             if name not in parameter_proxy_cache:
-                parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+                node = self.create_node("get_attr", name, (), {})
+                parameter_proxy_cache[name] = _Held(node, self, attr_val)
             return parameter_proxy_cache[name]
         return attr_val
 
@@ -307,6 +308,25 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._changed("call_function", index_assign, (self, index, value), {})
+
+
+_SHAPE_FACTS = ("shape", "ndim", "dtype", "size", "dim", "numel", "nelement", "ndimension")
+
+
+class _Held(_Proxy):
+    """A parameter or buffer: its values are read at run time, but its shape is a fact of the model."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, held: torch.Tensor) -> None:
+        super().__init__(node, tracer)
+        self._held = held
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _SHAPE_FACTS:
+            return getattr(self._held, name)
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
 def index_assign(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:

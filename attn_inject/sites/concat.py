@@ -19,9 +19,12 @@ from .operations import axis_of, is_map, parts_of
 
 
 def find_mixed(
-    flow: Flow, axes: dict[fx.Node, int | None], residual: list[Anatomy]
+    flow: Flow, axes: dict[fx.Node, int | None], residual: list[Anatomy], cells: set[str]
 ) -> tuple[list[Anatomy], list[Refusal]]:
-    """Every mixed site of the graph, and every other concat of feature maps with its reason."""
+    """Every mixed site of the graph, and every other concat of feature maps with its reason.
+
+    `cells` are the paths of blocks in which sums were refused as cell combinations.
+    """
     joins = {site.join for site in residual}
     inside = _inside_branches(flow, residual)
     sites: list[Anatomy] = []
@@ -31,12 +34,18 @@ def find_mixed(
         if not (flow.operations.carries[node] and flow.operations.is_concatenation(node)):
             continue
         outcome = _judge(flow, axes, node, joins, inside)
+        if not isinstance(outcome, str) and any(_is_within(outcome.block, cell) for cell in cells):
+            outcome = "inside a cell whose sums are combined by concat: M7"
         if isinstance(outcome, str):
             refusals.append(Refusal(node, "concat", outcome))
         else:
             sites.append(outcome)
             inside.update(n for n in flow.region(node, outcome.fork) if n is not node)
     return sites[::-1], refusals[::-1]
+
+
+def _is_within(block: str, cell: str) -> bool:
+    return block == cell or block.startswith(f"{cell}.")
 
 
 def _inside_branches(flow: Flow, residual: list[Anatomy]) -> set[fx.Node]:

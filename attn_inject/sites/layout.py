@@ -4,7 +4,8 @@ Rules, applied in graph order:
  1. A convolution, and a norm or pool that works on (N, C, *spatial), puts channels at axis 1.
  2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays.
  3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
- 4. Everything else keeps the axis of its first input of the same rank.
+ 4. Matrix products between two values leave the axis unknown.
+ 5. Everything else keeps the axis of its first input of the same rank.
 None means unknown: such a value is never gated.
 """
 
@@ -27,6 +28,8 @@ _CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
+# Products that mix positions: what comes out is sorted by heads and tokens until a layer says otherwise.
+_MIXING = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "__matmul__", "multi_head_attention_forward")
 _CHANNELS_FIRST_NAMES = ("conv1d", "conv2d", "conv3d", "batch_norm", "group_norm")
 
 
@@ -59,11 +62,18 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
         return 1
     if name == "linear" and value.dim() > 2:
         return value.dim() - 1
+    if name in _MIXING:
+        return None
     first = sources[0]
     before = first.meta.get("val")
     axis = axes.get(first)
-    if axis is None or not isinstance(before, torch.Tensor):
-        return axis if isinstance(before, (tuple, list)) else None
+    if axis is None:
+        return None
+    if not isinstance(before, torch.Tensor):
+        # An item of a tuple: the axis was told for the items.
+        return axis if axis < value.dim() else None
+    if axis >= before.dim():
+        return None
     if name in ("permute", "transpose", "swapaxes", "movedim", "moveaxis"):
         return _moved(node, name, axis, before.dim())
     if value.dim() == before.dim() and (operations.is_rearrangement(node) is False or value.shape == before.shape):

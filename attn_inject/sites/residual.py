@@ -11,8 +11,9 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
      a fusion.
  R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net).
  R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution fusion
-     (feature pyramid, hourglass).
- R7. A sum whose only reader is a concat of several such sums in the same block is a cell combination (NASNet).
+     (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or if one of
+     its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block.
+ R7. A sum that is a part of a concat of several sums, all in one block, is a cell combination (NASNet).
  R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
 """
@@ -28,23 +29,31 @@ from .operations import addends, is_map
 
 # A shortcut is a handful of operations; the search for one that the dominator tree does not show stops here.
 _SHORTCUT_REACH = 48
+_CELL_COMBINATION = "a part of a concat of sums (cell combination): R7"
 
 
 def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Anatomy], list[Refusal]]:
     """Every residual site of the graph, and every other tensor add with its reason."""
     sites: list[Anatomy] = []
     refusals: list[Refusal] = []
+    joins: set[fx.Node] = set()
     for node in flow.order:
         if flow.operations.carries[node] and flow.operations.is_addition(node):
-            outcome = _judge(flow, axes, node)
+            outcome = _judge(flow, axes, node, joins)
             if isinstance(outcome, str):
                 refusals.append(Refusal(node, "add", outcome))
             else:
                 sites.append(outcome)
+                joins.add(node)
     return sites, refusals
 
 
-def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node) -> Anatomy | str:
+def cells_of(refusals: list[Refusal]) -> set[str]:
+    """The paths of the blocks that R7 found to be cells; a cell that is the whole model names no path to be within."""
+    return {str(r.node.meta["block"]) for r in refusals if r.reason == _CELL_COMBINATION} - {""}
+
+
+def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: set[fx.Node]) -> Anatomy | str:
     operations = flow.operations
     a, b = addends(node)
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or not (operations.carries[a] and operations.carries[b]):
@@ -64,13 +73,13 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node) -> Anatom
     if isinstance(found, str):
         return found
     fork, shortcut, branch = found
-    reason = _refusal(flow, node, fork, shortcut, branch)
+    reason = _refusal(flow, node, fork, shortcut, branch, joins)
     if reason:
         return reason
     gated = _gated(flow, fork, branch, axes)
     axis = axes.get(gated)
     if axis is None:
-        return "the channel axis of the branch cannot be told"
+        return "the channel axis of the branch cannot be told (attention heads, tokens): R1"
     return Anatomy("residual", gated, node, axis, fork, branch, shortcut)
 
 
@@ -106,13 +115,12 @@ def _derived_fork(flow: Flow, shortcut: fx.Node, branch: fx.Node) -> fx.Node | N
     """A value on the shortcut's affine way back from which the branch derives, though not the branch alone (R2)."""
     step = shortcut
     for _ in range(_SHORTCUT_REACH):
-        if step is not shortcut or True:
-            region = [n for n in flow.region(branch, step) if n is not step]
-            if any(step in flow.operations.sources(n) for n in region):
-                bends = any(flow.operations.is_nonlinear(n) for n in region)
-                convolves = any(flow.operations.holds_convolution(n) for n in region)
-                climbs = any(flow.operations.upsamples(n) for n in region)
-                return step if bends and convolves and not climbs else None
+        region = [n for n in flow.region(branch, step) if n is not step]
+        if any(step in flow.operations.sources(n) for n in region):
+            bends = any(flow.operations.is_nonlinear(n) for n in region)
+            convolves = any(flow.operations.holds_convolution(n) for n in region)
+            climbs = any(_climbs(flow, n) for n in region)
+            return step if bends and convolves and not climbs else None
         sources = flow.operations.sources(step)
         if flow.operations.is_nonlinear(step) or len(sources) != 1:
             return None
@@ -143,7 +151,9 @@ def _bends_after_convolution(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool
     return False
 
 
-def _refusal(flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node) -> str | None:
+def _refusal(
+    flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
+) -> str | None:
     """Rules R1 (token sequences), R5, R6 and R7 on an add that R2 to R4 took."""
     operations = flow.operations
     rank = node.meta["val"].dim()
@@ -151,12 +161,32 @@ def _refusal(flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
     if _is_split_scale(flow, fork, shortcut, branch):
         return "adds two different slices of one split (split-scale): R5"
-    climbs = [any(operations.upsamples(step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
-    if climbs == [False, True]:
+    if _is_multi_resolution(flow, fork, shortcut, branch, joins):
         return "adds maps of several resolutions (multi-resolution fusion): R6"
     if _is_cell_combination(flow, node):
-        return "a part of a concat of sums (cell combination): R7"
+        return _CELL_COMBINATION
     return None
+
+
+def _is_multi_resolution(
+    flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
+) -> bool:
+    climbs = [any(_climbs(flow, step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
+    if climbs != [False, True]:
+        return False
+    if flow.holds_convolution(shortcut, fork):
+        return True
+    region = set(flow.region(branch, fork))
+    escapes = any(user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user])
+    return escapes or bool(region & joins)
+
+
+def _climbs(flow: Flow, node: fx.Node) -> bool:
+    """Whether the node's output has more positions than its input."""
+    if not flow.operations.upsamples(node):
+        return False
+    before, after = flow.operations.sources(node)[0].meta["val"], node.meta["val"]
+    return not isinstance(before, torch.Tensor) or before.shape[2:].numel() < after.shape[2:].numel()
 
 
 def _is_sequence_network(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:
@@ -180,11 +210,11 @@ def _is_split_scale(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Nod
 
 def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:
     operations = flow.operations
-    readers = list(node.users)
-    if len(readers) != 1 or not operations.is_concatenation(readers[0]) or not _same_frame(readers[0], node):
-        return False
-    sums = [part for part in readers[0].all_input_nodes if operations.is_addition(part) and _same_frame(part, node)]
-    return len(sums) > 1 and not any(flow.descends(node, part) or flow.descends(part, node) for part in sums if part is not node)
+    return any(
+        sum(operations.is_addition(part) and _same_frame(part, node) for part in reader.all_input_nodes) > 1
+        for reader in node.users
+        if operations.is_concatenation(reader) and _same_frame(reader, node)
+    )
 
 
 def _same_frame(a: fx.Node, b: fx.Node) -> bool:

@@ -17,7 +17,7 @@ from .attended import Attended, anatomy_of, existing_attention, find_attention
 from .concat import find_mixed
 from .flow import Flow
 from .layout import channel_axes
-from .residual import find_residual
+from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size
 
 Key = tuple[str, str, int]
@@ -46,7 +46,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     flow = Flow(root, graph)
     axes = channel_axes(flow.operations, graph)
     residual, adds = find_residual(flow, axes)
-    mixed, concats = find_mixed(flow, axes, residual)
+    mixed, concats = find_mixed(flow, axes, residual, cells_of(adds))
     output = next(reversed(graph.nodes))
     stages = find_stages(flow, axes, output) if "stage" in kinds else []
     sites: dict[Key, list[Anatomy]] = {}
