@@ -39,7 +39,7 @@ def render_diff(report: Report) -> Iterator[RenderableType]:
     """The changed code of every distinct shape of block, new lines marked `+`, lines that went `-`."""
     styles = {"new": "green", "gone": "red", "kept": "dim"}
     for diff in report.diffs:
-        yield Text(", ".join(block or "(model)" for block in diff.blocks), style="bold")
+        yield Text(words.blocks(diff.blocks), style="bold")
         for line in diff.lines:
             yield Text(f"  {words.diff_line(line)}", style=styles[line.mark])
         yield Text()

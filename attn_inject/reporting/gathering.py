@@ -104,12 +104,12 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 
 def _injected(patched: nn.Module) -> tuple[str, nn.Module, Injection | None]:
-    """The part of the model that carries the record of an injection, with its path; all of it where none does."""
+    """The patched part of a model with its path and record; all of it, without a record, where none is found."""
     for path, module in patched.named_modules():
-        record = getattr(module, "injection", None)
-        if isinstance(record, Injection):
-            return path, module, record
-    return "", patched, None
+        if isinstance(module, InjectedModule):
+            return path, module, module.injection
+    record = getattr(patched, "injection", None)
+    return "", patched, record if isinstance(record, Injection) else None
 
 
 def _title(original: nn.Module, scope: str, injection: Injection | None) -> str:

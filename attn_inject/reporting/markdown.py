@@ -44,8 +44,7 @@ def _speed(speed: Speed) -> Iterator[str]:
 
 
 def _diff(diff: BlockDiff) -> Iterator[str]:
-    blocks = ", ".join(f"`{block or '(model)'}`" for block in diff.blocks)
-    yield f"Changed in {blocks}:"
+    yield f"Changed in {_escaped(words.blocks(diff.blocks))}:"
     yield "```diff\n" + "\n".join(words.diff_line(line) for line in diff.lines) + "\n```"
 
 

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..cost.counting import count
-from ..cost.latency import PAIRS, Contest, Progress, Race, Settings
+from ..cost.latency import PAIRS, SHARES_PART, Contest, Progress, Race, Settings
 from ..cost.shares import module_seconds
 from ..errors import AttnInjectError
 from ..types import Insertion
 from .data import Speed, Task
-
-# How much of the time limit goes into asking where the time goes.
-_SHARE_OF_LIMIT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def _speed(contest: Contest, race: Race, task: Task) -> Speed:
 
 def _module_seconds(contest: Contest, insertions: Sequence[Insertion]) -> Mapping[str, float]:
     """Timed without compilation, since a compiled graph has no module boundaries left to stop a clock at."""
-    limit = _SHARE_OF_LIMIT * contest.settings.seconds / 2
+    limit = SHARES_PART * contest.settings.seconds / 2
     original, patched = contest.models
     new = module_seconds(patched, [i.module for i in insertions], contest.images, contest.device, limit)
     replaced = [i.replaces for i in insertions if i.replaces is not None]

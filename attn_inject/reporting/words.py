@@ -11,6 +11,7 @@ from .data import DiffLine, Quantity, Report, Speed, Units
 if TYPE_CHECKING:
     from .comparison import Comparison
 
+_MOST_BLOCKS = 4
 _PREFIXES = {
     "decimal": ((1000**4, "T"), (1000**3, "G"), (1000**2, "M"), (1000, "k")),
     "binary": ((1024**4, "Ti"), (1024**3, "Gi"), (1024**2, "Mi"), (1024, "Ki")),
@@ -63,11 +64,18 @@ def percent(value: float | None) -> str:
     return f"{value:+.{digits}f} %"
 
 
+def blocks(names: Sequence[str]) -> str:
+    """The first few blocks by name, the others by number."""
+    shown = [name or "(model)" for name in names[:_MOST_BLOCKS]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
 def seconds(value: float) -> str:
-    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}" if abs(value) < 1000 * size else f"{value / size:.0f} {unit}"
-    return f"{value / 1e-9:.0f} ns" if value else "0 s"
+    for length, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if abs(value) >= length:
+            return f"{value / length:#.3g}".rstrip(".") + f" {unit}" if abs(value) < 1000 else f"{value:.0f} s"
+    return f"{value * 1e9:.0f} ns" if value else "0 s"
 
 
 def span(low: float, high: float) -> str:
