@@ -1,9 +1,86 @@
-"""`attn-inject compare MODEL -a se -a eca`: several attentions, or placements, on one model, side by side."""
+"""`attn-inject compare MODEL -a se -a eca`: attentions, placements and models side by side."""
 
 from __future__ import annotations
 
+from typing import cast
+
+from attn_inject.types import Placement
+
 from . import options
+from .job import check_attention
+from .loading import source_of
+from .outputs import PLOT_ENDINGS, check_output, write, write_text
+from .progress import working
+from .values import given, numbers, pairs, words
 
 
-def command(model: options.Model) -> None:
-    """Compare attentions on a model."""
+def command(
+    models: options.Models,
+    attention: options.AttentionNames,
+    placement: options.Placements = None,
+    option: options.AttentionOptions = None,
+    init: options.Init = None,
+    preset: options.Preset = None,
+    kinds: options.Kinds = None,
+    stages: options.Stages = None,
+    existing: options.Existing = None,
+    input_size: options.InputSize = None,
+    convention: options.Convention = "all",
+    units: options.Units = "decimal",
+    json: options.Json = None,
+    markdown: options.Markdown = None,
+    plot: options.Plot = None,
+    no_bench: options.NoBench = False,
+    bench_seconds: options.BenchSeconds = 3.0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    batch: options.Batch = None,
+    channels_last: options.ChannelsLast = False,
+    compile: options.Compile = False,
+    force: options.Force = False,
+) -> None:
+    """Compare attentions, placements and models: parameters, arithmetic and speed."""
+    files = (
+        check_output(json, "--json", force=force),
+        check_output(markdown, "--markdown", force=force),
+        check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
+    )
+    chosen = pairs(option, "--option")
+    settings = given(
+        init=init,
+        preset=preset,
+        kinds=words(kinds),
+        stages=numbers(stages, "--stages"),
+        existing=existing,
+        input_size=numbers(input_size, "--input-size", separator="x"),
+    )
+    sources = [source_of(model, {}) for model in models]
+    for name in attention:
+        check_attention(name, chosen)
+    with working("comparing") as tell:
+        from attn_inject.comparing import compare
+
+        made = compare(
+            [str(source) for source in sources],
+            attention,
+            cast("list[Placement]", placement or ["standard"]),
+            options={**settings, **chosen},
+            progress=tell,
+            convention=convention,
+            units=units,
+            bench=not no_bench,
+            bench_seconds=bench_seconds,
+            device=device,
+            dtype=dtype,
+            batch=batch,
+            channels_last=channels_last,
+            compile=compile,
+        )
+    from rich.console import Console
+
+    Console().print(made)
+    for path, text in zip(files[:2], (made.to_json, made.to_markdown), strict=True):
+        if path is not None:
+            write_text(path, text())
+    if files[2] is not None:
+        write(files[2], made.plot)

@@ -50,6 +50,7 @@ _MODEL_HELP = (
     " or file.py:factory."
 )
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="One or more models.", show_default=False)]
 ModelOrRecipe = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
 Recipe = Annotated[
     str | None, _model("--recipe", metavar="NAME", help="Model and options of a published network, or of a .toml file.")
@@ -104,7 +105,13 @@ Placement = Annotated[
     str | None, _sites("--placement", metavar="NAME", callback=_one_of(PLACEMENTS), help=f"{', '.join(PLACEMENTS)}.")
 ]
 Placements = Annotated[
-    list[str] | None, _sites("--placement", metavar="NAME", help="One to compare; give it several times.")
+    list[str] | None,
+    _sites(
+        "--placement",
+        metavar="NAME",
+        callback=lambda values: [_one_of(PLACEMENTS)(value) for value in values or ()],
+        help="One to compare; give it several times.",
+    ),
 ]
 Kinds = Annotated[str | None, _sites("--kinds", metavar="LIST", help=f"Of {', '.join(KINDS)}; without: all but stage.")]
 Stages = Annotated[

@@ -23,10 +23,10 @@ FLOORS = (
     ("cost", "preparing", "shapes"),
     ("sites",),
     ("reading",),
-    ("optimizing", "presets", "reading", "reporting", "rewriting", "verifying"),
+    ("optimizing", "presets", "reporting", "rewriting", "verifying"),
     ("applying", "planning"),
     ("injecting", "recipe"),
-    ("attaching", "checkpoint"),
+    ("attaching", "checkpoint", "comparing"),
     ("cli",),
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+QUICK = ("--no-bench", "--input-size", "32")
+# The toy network: a stem of 3*32*9 + 32, two blocks of two 32*32*9 and 64 each, a head of 32*10 + 10.
+PARAMETERS = 896 + 2 * 18_496 + 330
+
+
+def test_the_report_comes_with_the_source_first(cli: Callable, toy: str) -> None:
+    ran = cli(toy, "--attention", "se", "--reduction", "4", *QUICK)
+    assert ran.code == 0
+    assert ran.err == ""
+    assert ran.out.splitlines()[0] == "toy.py:Net, random weights"
+    assert f"{PARAMETERS + 2 * 2 * 32 * 8:,}" in ran.out
+    assert max(len(line) for line in ran.out.splitlines()) <= 80
+
+
+def test_every_option_of_the_plan_has_its_effect(cli: Callable, toy: str, tmp_path: Path) -> None:
+    ran = cli(
+        toy, "-a", "eca", "--k", "7", "-o", "k=3", "--stage-option", "1:k=5", "--model-arg", "blocks=6", "--exclude",
+        "blocks.5", "--every", "2", "--name", "gate", "--init", "identity", "--expect-sites", "3", "--json", "r.json",
+        *QUICK,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    sites = json.loads((tmp_path / "r.json").read_text())["sites"]
+    assert [site["module"] for site in sites] == ["blocks.0.gate", "blocks.2.gate", "blocks.4.gate"]
+    assert [site["options"]["k"] for site in sites] == [5, 5, 5]
+
+
+def test_every_view_is_written(cli: Callable, toy: str, tmp_path: Path) -> None:
+    views = {"--json": "r.json", "--markdown": "r.md", "--html": "r.html", "--plot": "r.svg"}
+    ran = cli(toy, "-a", "se", "--diff", "--full", *(word for view in views.items() for word in view), *QUICK)
+    assert ran.code == 0, ran.err
+    assert "+ se = self.se(norm)" in ran.out
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == sorted([*views.values(), "toy.py"])
+    assert json.loads((tmp_path / "r.json").read_text())["format"] == "attn-inject report"
+    assert (tmp_path / "r.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_a_seed_makes_two_runs_equal_to_the_bit(cli: Callable, toy: str, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        assert cli(toy, "-a", "se", "--seed", "5", "--out", name, *QUICK).code == 0
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("a.pt", "b.pt"))
+    flat = [torch.utils._pytree.tree_leaves(content) for content in (one, two)]
+    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(*flat, strict=True))
+
+
+def test_attention_can_be_taken_out(cli: Callable) -> None:
+    ran = cli("timm:seresnet18", "-a", "none", "--existing", "replace", "--no-bench", "--input-size", "64")
+    assert ran.code == 0, ran.err
+    assert "11,689,512" in ran.out  # timm's resnet18, counted
+
+
+FAULTS = [
+    ("nonet -a se", "'nonet' is a model of neither torchvision nor timm"),
+    ("{toy} -a nope", "unknown attention 'nope'"),
+    ("{toy} -a se -o reducton=4", "did you mean reduction?"),
+    ("{toy} -a se --reduction 0", "reduction"),
+    ("{toy} -a se --reduction x", "--reduction"),
+    ("{toy} -a eca --k 4", "k"),
+    ("{toy} -a se --placement sideways", "not one of standard, pre"),
+    ("{toy} -a se --kinds odd", "kinds are residual, mixed, stage"),
+    ("{toy} -a se --include 'x*'", "matches no block"),
+    ("{toy} -a se --stages 9", "no sites in stage 9"),
+    ("{toy} -a se --scope nowhere", "nowhere"),
+    ("{toy} -a se --expect-sites 3", "--expect-sites 3: the plan has 2"),
+    ("{toy} -a se --input-size 0", "cannot be 0"),
+    ("{toy} -a se --input-size 5x32x32", "5"),
+    ("{toy} -a none", "existing"),
+    ("{toy}", "--attention"),
+    ("-a se", "say which model"),
+    ("toy.py:plain -a se", "no sites"),
+    ("toy.py:absent -a se", "there is no 'absent' in toy.py"),
+    ("{toy} -a se --model-arg width", "not of the form key=value"),
+    ("{toy} -a se --model-arg depth=3", "depth"),
+    ("{toy} -a se --pretrained", "no weights to download"),
+    ("{toy} -a se --checkpoint absent.pt", "there is no file of weights"),
+    ("{toy} -a se --out absent/m.pt", "there is no folder absent"),
+    ("{toy} -a se --out there.pt", "give --force"),
+    ("{toy} -a se --out m.bin", "the ending must be one of"),
+    ("{toy} -a se --plot m.bin", "the ending must be one of"),
+    ("{toy} -a se --json absent/r.json", "there is no folder absent"),
+    ("{toy} -a se --dtype int8", "int8"),
+    ("{toy} -a se --units metric", "not one of decimal, binary"),
+    ("--recipe nope", "no recipe 'nope'"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), FAULTS, ids=[line for line, _ in FAULTS])
+def test_a_users_mistake_is_one_line_and_writes_nothing(
+    cli: Callable, toy: str, tmp_path: Path, line: str, message: str
+) -> None:
+    import shlex
+
+    (tmp_path / "there.pt").write_text("mine")
+    arguments = shlex.split(line.format(toy=toy))
+    if "--out" not in arguments:
+        arguments += ["--out", "m.pt"]
+    bench = ["--bench-seconds", "0.2"] if "--dtype" in arguments else ["--no-bench"]
+    size = [] if "--input-size" in arguments else ["--input-size", "32"]
+    ran = cli(*arguments, *bench, *size)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"toy.py", "there.pt"}
+    assert (tmp_path / "there.pt").read_text() == "mine"
