@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from attn_inject import attention, make_plan
 from attn_inject.errors import PlanError
 from attn_inject.recipe import MAX_BYTES, Recipe, load_recipe, names, parse_recipe
+from attn_inject.zoo import build, input_size, parse_source
 
 SOUND = """
 name = "n"
@@ -167,3 +171,23 @@ def test_reading_recipes_imports_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_recipe_comes_to_its_papers_figures(name: str) -> None:
+    # Planned on the meta device: each new module is built there, and what it replaces is taken off.
+    recipe = load_recipe(name)
+    source = parse_source(recipe.model, model_args=recipe.model_args)
+    model = build(source, device="meta")
+    settings = {"input_size": input_size(model, source), **recipe.settings, **recipe.options}
+    plan = make_plan(model, recipe.attention, **settings)
+    parameters = size_of(model)
+    with torch.device("meta"):
+        for made in plan.insertions:
+            parameters += size_of(attention.build(made.attention, made.channels, options=made.options))
+            parameters -= size_of(model.get_submodule(made.replaces)) if made.replaces else 0
+    recipe.check(len(plan.insertions), parameters)
+
+
+def size_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
