@@ -7,7 +7,6 @@ from importlib.resources import files
 from math import prod
 
 from jinja2 import Environment, PackageLoader, Template
-from markupsafe import Markup
 
 from . import words
 from .block_svg import block_svg
@@ -27,9 +26,9 @@ def to_html(report: Report) -> str:
         stages=stages_table(report),
         sort_keys=_sort_keys(report),
         speed_rows=speed_rows,
-        charts=[Markup(svg(title, chart)) for title, chart in charts(report).items()],
-        inline=lambda name: Markup(files(__package__).joinpath(name).read_text("utf-8")),
-        graph=lambda nodes, title: Markup(block_svg(nodes, title)),
+        charts=[svg(title, chart) for title, chart in charts(report).items()],
+        inline=lambda name: files(__package__).joinpath(name).read_text("utf-8"),
+        graph=block_svg,
     )
 
 

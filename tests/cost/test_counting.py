@@ -33,7 +33,7 @@ class Twice(nn.Module):
 
 
 def test_what_a_gate_moves():
-    """The pool reads a map, the product reads and writes one; the pooled vector (2 elements) goes in and out in between."""
+    """The pool reads a map, the product reads and writes one; the pooled vector of two elements goes in between."""
     vector = 2 * 4
     total = count(Gate(), (X,)).total
     assert total.bytes_read == MAP + vector + (MAP + vector)

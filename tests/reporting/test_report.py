@@ -1,0 +1,171 @@
+"""What a report says of a toy net, against closed forms; and that parts always add up to totals."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import attn_inject
+from attn_inject.cost.amounts import Cost
+
+
+def sums(report):
+    return sum((row.added for row in report.sites), Cost()) + report.outside
+
+
+def assert_adds_up(report):
+    """Sites and what lies outside make the difference of every total that is additive."""
+    everything = sums(report)
+    for name, value in {
+        "parameters": everything.parameters,
+        "buffers": everything.buffers,
+        "MACs": everything.macs,
+        "FLOPs": everything.flops,
+        "activations": everything.activations,
+        "activation bytes": everything.activation_bytes,
+        "bytes read": everything.bytes_read,
+        "bytes written": everything.bytes_written,
+    }.items():
+        assert report.total(name).difference == value, name
+    assert sum((row.added for row in report.stages), Cost()) == sum((row.added for row in report.sites), Cost())
+
+
+def test_se_in_closed_form(made):
+    """SE without biases: 2 C^2 / r parameters and as many MACs; C H W multiplications and pool additions each."""
+    assert [row.block for row in made.sites] == ["blocks.0", "blocks.1", "blocks.2"]
+    for row, (channels, size) in zip(made.sites, [(16, 16), (16, 16), (32, 8)], strict=True):
+        weights, area = 2 * channels * channels // 4, channels * size * size
+        assert (row.channels, row.size) == (channels, (size, size))
+        assert row.added.parameters == weights
+        assert row.added.macs == weights
+        gate = channels // 4 + channels  # a ReLU and a sigmoid
+        assert row.added.flops == 2 * weights + 2 * area + gate
+    assert made.total("parameters").difference == 128 + 128 + 512
+    assert_adds_up(made)
+
+
+def test_the_papers_convention_leaves_only_macs(net):
+    patched = attn_inject.inject(net, "se", reduction=4, input_size=(3, 32, 32))
+    report = attn_inject.report(net, patched, bench=False, convention="paper")
+    assert report.total("FLOPs").before == 2 * report.total("MACs").before
+    assert all(row.added.flops == 2 * row.added.macs for row in report.sites)
+    assert_adds_up(report)
+
+
+def test_what_is_replaced_is_taken_off(net):
+    patched = attn_inject.inject(net, "psa", placement="replace", include=["blocks.0"], input_size=(3, 32, 32))
+    report = attn_inject.report(net, patched, bench=False)
+    row = report.sites[0]
+    assert row.replaces is not None
+    held = sum(p.numel() for p in patched.get_submodule(row.module).parameters())
+    gone = sum(p.numel() for p in net.get_submodule(row.replaces).parameters())
+    assert row.added.parameters == held - gone != 0
+    assert_adds_up(report)
+
+
+def test_a_scope_is_reported_on_alone():
+    class Detector(nn.Module):
+        """Reads values, so that neither tracing nor counting could take it whole."""
+
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            features = self.body(x)
+            return features[features > 0]
+
+    from .conftest import Net
+
+    model = Detector(Net())
+    patched = attn_inject.inject(model, "eca", scope="body", input_size=(3, 32, 32))
+    report = attn_inject.report(model, patched, bench=False)
+    assert report.total("parameters").before == sum(p.numel() for p in model.body.parameters())
+    assert "(body)" in report.title
+    assert_adds_up(report)
+
+
+def test_a_model_against_itself_adds_nothing(net):
+    report = attn_inject.report(net, net, bench=False, input_size=(3, 32, 32))
+    assert all(total.difference == 0 for total in report.totals)
+    assert report.sites == ()
+
+
+def test_neither_model_is_changed(net):
+    patched = attn_inject.inject(net, "se", reduction=4, input_size=(3, 32, 32))
+    net.train()
+    patched.eval()
+    before = [copy.deepcopy(model.state_dict()) for model in (net, patched)]
+    attn_inject.report(net, patched, bench_seconds=0.05, training=True, device="cpu", dtype="bf16", batch=2)
+    assert net.training
+    assert not patched.training
+    for model, state in zip((net, patched), before, strict=True):
+        assert all(value.equal(state[key]) for key, value in model.state_dict().items())
+        assert all(p.dtype == torch.float32 and p.grad is None for p in model.parameters())
+
+
+def test_timing_fills_in_speed_and_shares(net):
+    patched = attn_inject.inject(net, "se", reduction=4, input_size=(3, 32, 32))
+    said: list[str] = []
+    report = attn_inject.report(
+        net,
+        patched,
+        bench_seconds=0.1,
+        training=True,
+        device="cpu",
+        batch=2,
+        progress=lambda text, _: said.append(text),
+    )
+    inference, training = report.speeds
+    assert (inference.task, training.task) == ("inference", "training step")
+    assert inference.device_kind == "cpu"
+    assert inference.batch == 2
+    assert inference.floor_bytes == 2 * sums(report).traffic - sums_of_weights(report)
+    assert inference.limited == (inference.pairs < 30)
+    assert sum(row.time_share for row in report.sites) == pytest.approx(100)
+    assert sum(row.time_share for row in report.stages) == pytest.approx(100)
+    assert any("training step" in text for text in said)
+
+
+def sums_of_weights(report):
+    """Weights are read once a batch, not once an image: four bytes each."""
+    return 4 * sums(report).parameters
+
+
+def test_the_diff_marks_the_new_lines_once_per_shape_of_block(made):
+    assert [diff.blocks for diff in made.diffs] == [("blocks.0", "blocks.1"), ("blocks.2",)]
+    first = made.diffs[0]
+    assert [line.text for line in first.lines if line.mark == "new"] == ["se = self.se(bn)", "iadd = se + x"]
+    assert [line.text for line in first.lines if line.mark == "gone"] == ["iadd = bn + x"]
+    assert [node.name for node in first.after if node.mark == "new"] == ["se"]
+    assert all(node.mark == "kept" for node in first.before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"convention": "mine"},
+        {"units": "dozens"},
+        {"bench_seconds": 0},
+        {"batch": 0},
+        {"dtype": "int8"},
+        {"device": "abacus", "bench_seconds": 0.01},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_settings_that_make_no_sense_are_refused(net, wrong):
+    with pytest.raises(attn_inject.AttnInjectError):
+        attn_inject.report(net, net, input_size=(3, 32, 32), **wrong)
+
+
+def test_models_without_weights_are_counted_but_not_timed():
+    from .conftest import Net
+
+    with torch.device("meta"):
+        model = Net()
+    assert attn_inject.report(model, model, bench=False, input_size=(3, 32, 32)).total("MACs").before > 0
+    with pytest.raises(attn_inject.AttnInjectError, match="bench=False"):
+        attn_inject.report(model, model, input_size=(3, 32, 32))
