@@ -19,5 +19,5 @@ def command() -> None:
     for name, parameters, line in rows:
         row = f"{name:{width}}  {parameters:>8,}  {line}"
         print(textwrap.fill(row, 80, subsequent_indent=" " * (len(head) + 2), break_long_words=False))
-    print("\nYour own: --attention package.module:Class, or register_attention(name, factory) in Python.")
-    print("Options: --option KEY=VALUE; a wrong one is answered with the right ones. 'none' takes attention out.")
+    print("\nYour own: --attention package.module:Class. To take attention out: none.")
+    print("Options: --option KEY=VALUE; a wrong one is answered with the right ones.")

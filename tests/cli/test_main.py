@@ -86,3 +86,14 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -c 'from attn_inject.cli.main import main; main([\"models\"])' | head -n 1"
     ran = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_main_job_on_a_torchvision_model_imports_what_it_needs_and_no_more() -> None:
+    code = (
+        "import sys; from attn_inject.cli.main import run;"
+        "code = run('resnet18 -a eca --no-bench --input-size 32'.split());"
+        "spare = [m for m in ('timm', 'matplotlib', 'jinja2', 'setuptools', 'onnx') if m in sys.modules];"
+        "print(spare, file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr.strip() == "[]"

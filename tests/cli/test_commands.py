@@ -1,0 +1,100 @@
+"""The commands beside the main job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from attn_inject.recipe import names
+
+
+def test_sites_shows_each_site_once(cli: Callable) -> None:
+    ran = cli("sites", "resnet50")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0] == "torchvision:resnet50, random weights: 16 sites"
+    assert lines[2].split() == ["layer1.0", "residual", "2", "256", "56x56"]
+    assert len(lines) == 2 + 16
+
+
+def test_sites_says_why_not(cli: Callable) -> None:
+    ran = cli("sites", "densenet121", "--why")
+    assert ran.code == 0
+    assert "0 sites" in ran.out
+    assert "feature reuse" in " ".join(ran.out.split())
+    assert max(len(line) for line in ran.out.splitlines()) <= 80
+
+
+def test_sites_of_a_scope_and_of_other_kinds(cli: Callable, toy: str) -> None:
+    assert "2 sites" in cli("sites", toy, "--scope", "blocks", "--input-size", "32x16x16").out
+    assert "mixed" in cli("sites", "squeezenet1_0", "--kinds", "mixed").out
+
+
+def test_a_model_without_sites(cli: Callable, toy: str) -> None:
+    ran = cli("sites", "toy.py:plain", "--input-size", "32")
+    assert ran.code == 2
+    assert "toy.py:plain has no sites" in ran.err
+
+
+def test_models_are_listed_as_they_are_to_be_typed(cli: Callable) -> None:
+    listed = cli("models", "resnet50")
+    assert listed.code == 0
+    lines = [line.strip() for line in listed.out.splitlines()]
+    assert {"resnet50", "timm:resnet50", "resnet50d", "torchvision (classification)"} <= set(lines)
+    assert "timm:resnet50" in cli("models", "timm:resnet50").out
+    assert cli("models", "no such").code == 2
+
+
+def test_attentions_are_listed_with_their_parameters(cli: Callable) -> None:
+    listed = cli("attentions")
+    rows = {line.split()[0]: line.split()[1] for line in listed.out.splitlines() if len(line.split()) > 2}
+    assert rows["se"] == "8,192"  # 2 * 256 * 16
+    assert rows["eca"] == "5"
+    assert "timm:cbam" in rows
+    assert max(len(line) for line in listed.out.splitlines()) <= 80
+
+
+def test_recipes_are_listed(cli: Callable) -> None:
+    listed = cli("recipes").out
+    assert all(f"  {name} " in listed for name in names())
+
+
+def test_a_recipe_runs_and_is_checked(cli: Callable, toy: str, tmp_path: Path) -> None:
+    text = (
+        'name = "mine"\ntitle = "t"\npaper = "p"\nmodel = "toy.py:Net"\nattention = "se"\nexpect_sites = 2\n'
+        "expect_parameters = {}\n[options]\nreduction = 4\n"
+    )
+    quick = ("--no-bench", "--input-size", "32")
+    (tmp_path / "mine.toml").write_text(text.format(896 + 2 * 18_496 + 330 + 2 * 512))
+    assert cli("--recipe", "mine.toml", *quick).code == 0
+    assert cli("--recipe", "mine.toml", "--reduction", "8", *quick).code == 0, "options make it another network"
+    (tmp_path / "mine.toml").write_text(text.format(1))
+    ran = cli("--recipe", "mine.toml", "--out", "m.pt", *quick)
+    assert ran.code == 2
+    assert "recipe mine expects 1 parameters, and here are 39,242" in ran.err
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_compare_puts_attentions_and_placements_side_by_side(cli: Callable, toy: str, tmp_path: Path) -> None:
+    ran = cli(
+        "compare", toy, "-a", "se", "-a", "eca", "--placement", "standard", "--placement", "post", "--input-size", "16",
+        "--no-bench", "--json", "c.json", "--markdown", "c.md", "--plot", "c.svg",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "c.json").read_text())["candidates"]
+    assert [(each["attention"], each["placement"]) for each in found] == [
+        ("none", ""),
+        ("se", "standard"),
+        ("se", "post"),
+        ("eca", "standard"),
+        ("eca", "post"),
+    ]
+    assert (tmp_path / "c.md").exists()
+    assert (tmp_path / "c.svg").exists()
+
+
+def test_compare_refuses_like_the_main_job(cli: Callable, toy: str) -> None:
+    assert "unknown attention" in cli("compare", toy, "-a", "nope").err
+    assert "--attention" in cli("compare", toy).err
+    assert "not one of standard" in cli("compare", toy, "-a", "se", "--placement", "x").err
