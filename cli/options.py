@@ -167,4 +167,3 @@ Optimize = Annotated[bool, _speed("--optimize", help="Measure and export the opt
 Out = Annotated[str | None, _output("--out", metavar="FILE", help="Save the model: .pt, .safetensors, .pt2 or .onnx.")]
 AttentionOnly = Annotated[bool, _output("--attention-only", help="Save only the new tensors and the plan.")]
 Force = Annotated[bool, _output("--force", help="Replace files that exist.")]
-TrustSource = Annotated[bool, _output("--trust-source", help="Run the code that a saved file names as its source.")]

@@ -45,8 +45,7 @@ def build(
         raise SourceError(f"the {source.name} is a model only its caller has: hand it over, as in load(path, model)")
     if not trust and source.kind in ("module", "file"):
         raise SourceError(
-            f"the model comes from {source.name}, whose code runs only when you say that you trust it"
-            " (trust_source=True, --trust-source)"
+            f"the model comes from {source.name}, whose code runs only when you trust it (trust_source=True)"
         )
     meta = device is not None and torch.device(device).type == "meta"
     if meta or not weights:
