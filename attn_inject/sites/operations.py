@@ -157,7 +157,8 @@ class Operations:
             module = self.module(node)
             return isinstance(module, (nn.modules.dropout._DropoutNd, nn.Identity))
         name = name_of(node)
-        if name in _DROPS:
+        # The builtin `sum` starts with 0 + x.
+        if name in _DROPS or (self.is_addition(node) and 0 in [a for a in node.args if isinstance(a, int)]):
             return True
         return name in _MULTIPLICATIONS | _DIVISIONS and not self.is_nonlinear(node)
 
