@@ -21,10 +21,7 @@ def command(
         found = models(pattern)
     if not found:
         raise SourceError(f"no model's name matches '{pattern}'")
-    taken = {m.name for m in found if m.zoo == "torchvision"}
     for (zoo, task), group in groupby(found, key=lambda m: (m.zoo, m.task)):
         print(f"{zoo} ({task})")
         for model in group:
-            # A bare name means torchvision's; the others need their zoo in front.
-            bare = zoo == "torchvision" or (zoo == "timm" and model.name not in taken)
-            print(f"  {model.name if bare else f'{zoo}:{model.name}'}")
+            print(f"  {model.text}")

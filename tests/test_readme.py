@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def test_the_first_screen_has_the_two_commands_that_install() -> None:
     assert all(block in first for block in installing)
     assert "attn-inject resnet50 --attention eca --out model.pt" in installing[0]
     assert "pytest" in installing[1]
+
+
+@pytest.mark.parametrize(("name", "word"), [("job", "--out model.pt"), ("tests", "pytest")])
+def test_the_continuous_integration_runs_these_very_commands(name: str, word: str) -> None:
+    script = f"source <(sed -n '/^readme()/,/^}}/p' .ci/run); readme {name}"
+    found = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found in blocks("sh")
+    assert word in found
 
 
 def test_the_links_lead_somewhere() -> None:

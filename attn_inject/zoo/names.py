@@ -11,22 +11,24 @@ from ..cache import cached
 
 
 class ModelName(NamedTuple):
-    """One model of a zoo: `zoo` is torchvision, timm or cifar; `task` is what the zoo files it under."""
+    """One model of a zoo: `task` is what the zoo files it under, `text` how to ask for it in the shortest way."""
 
     zoo: str
     name: str
     task: str
+    text: str
 
 
 def models(pattern: str = "") -> list[ModelName]:
     """The models whose name matches `pattern`: a glob if it has `*`, `?` or `[`, else a part of the name."""
     glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    named = [
-        *(ModelName("torchvision", name, task) for name, task in torchvision_names().items()),
-        *(ModelName("timm", name, "classification") for name in timm_names()),
-        *(ModelName("cifar", name, "classification") for name in cifar_names()),
+    first = torchvision_names()
+    found = [ModelName("torchvision", name, task, name) for name, task in first.items()]
+    found += [
+        ModelName("timm", name, "classification", f"timm:{name}" if name in first else name) for name in timm_names()
     ]
-    return [m for m in named if fnmatch.fnmatchcase(m.name, glob) or fnmatch.fnmatchcase(f"{m.zoo}:{m.name}", pattern)]
+    found += [ModelName("cifar", name, "classification", f"cifar:{name}") for name in cifar_names()]
+    return [m for m in found if fnmatch.fnmatchcase(m.name, glob) or fnmatch.fnmatchcase(f"{m.zoo}:{m.name}", pattern)]
 
 
 def torchvision_names() -> dict[str, str]:
