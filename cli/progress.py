@@ -20,7 +20,8 @@ def working(what: str) -> Iterator[Tell]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(f"{what} ...") as status:
+    # Redrawn twice a second only: what is measured meanwhile should not feel it.
+    with Console(stderr=True).status(f"{what} ...", refresh_per_second=2) as status:
         yield lambda text, share: status.update(f"{text} {share:4.0%}")
 
 
