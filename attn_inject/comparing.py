@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from torch import nn
@@ -42,39 +43,37 @@ def compare(
 
     """
     wanted = [models] if isinstance(models, (str, nn.Module)) else list(models)
-    total = len(wanted) * len(attentions) * len(placements)
+    combinations = list(product(attentions, placements))
     candidates: list[Candidate] = []
     reports: list[Report] = []
-    done = 0
-    for asked in wanted:
-        name, model, source = _model(asked)
-        rows: list[Candidate] = []
-        made: list[Report] = []
-        for attention in attentions:
-            for placement in placements:
-                label = attention if isinstance(attention, str) else getattr(attention, "__name__", str(attention))
-                if progress is not None:
-                    progress(f"{name} + {label}", done / total)
-                done += 1
-                try:
-                    patched = inject(model, attention, placement=placement, source=source, **(options or {}))
-                except (AttentionError, PlanError) as error:
-                    rows.append(Candidate(name, label, placement, problem=str(error)))
-                    continue
-                made.append(report(model, patched, **reporting))
-                rows.append(candidate(name, label, placement, made[-1]))
-        candidates += [baseline(name, made), *rows] if made else rows
-        reports += made
+    for position, asked in enumerate(wanted):
+        name, model, source = _model(asked, timed=bool(reporting.get("bench", True)))
+        made: list[tuple[str, Placement, Report]] = []
+        for index, (attention, placement) in enumerate(combinations):
+            label = attention if isinstance(attention, str) else getattr(attention, "__name__", str(attention))
+            if progress is not None:
+                progress(f"{name} + {label}", (position + index / len(combinations)) / len(wanted))
+            try:
+                patched = inject(model, attention, placement=placement, source=source, **(options or {}))
+            except (AttentionError, PlanError) as error:
+                candidates.append(Candidate(name, label, placement, problem=str(error)))
+                continue
+            made.append((label, placement, report(model, patched, **reporting)))
+        if made:
+            plain = baseline(name, [each for _, _, each in made])
+            candidates += [plain, *(candidate(plain, label, placement, each) for label, placement, each in made)]
+            reports += [each for _, _, each in made]
     if not reports:
         raise AttnInjectError(f"nothing to compare: {candidates[0].problem}" if candidates else "nothing to compare")
     return comparison(candidates, device=_device(reports), convention=reports[0].convention, units=reports[0].units)
 
 
-def _model(asked: str | nn.Module) -> tuple[str, nn.Module, Source | None]:
+def _model(asked: str | nn.Module, *, timed: bool) -> tuple[str, nn.Module, Source | None]:
+    """Name, model and source; a model that will not run is built without weights, since counting needs none."""
     if isinstance(asked, nn.Module):
         return type(asked).__name__, asked, None
     source = parse_source(asked)
-    return source.name, build(source), source
+    return source.name, build(source, device=None if timed else "meta"), source
 
 
 def _device(reports: Sequence[Report]) -> str | None:

@@ -1,7 +1,8 @@
 """Many attentions side by side, as frozen data: what each costs, and which are not beaten by another.
 
-A candidate is on the Pareto front if no other one has both fewer parameters and less of the second measure, or less of
-one and the same of the other. The second measure is latency where every candidate was timed, else FLOPs.
+A candidate is on the Pareto front of its model if no other attention there has both fewer parameters and less of the
+second measure, or less of one and the same of the other. The second measure is latency where every candidate was timed,
+else FLOPs. The plain model is no candidate: nothing that is added to it makes it smaller.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ Measure = Literal["latency", "FLOPs"]
 class Candidate:
     """One model with one attention at one placement, or the model as it was (`attention` is `none`).
 
-    `seconds` is the median per batch and `ratio` the time over the plain model's with its interval; None where it was
-    not timed. `problem` says why a combination could not be made; its figures are then None.
+    `ratio` is the time over the plain model's with its interval, and `seconds` per batch the plain model's median
+    times that ratio: candidates are timed one after another, and the machine's drift cancels in ratios only. None where
+    it was not timed. `problem` says why a combination could not be made; its figures are then None.
     """
 
     model: str
@@ -49,6 +51,12 @@ class Candidate:
     def label(self) -> str:
         placed = "" if self.placement in ("", "standard") else f" ({self.placement})"
         return self.attention + placed
+
+    def name(self, *, several: bool) -> str:
+        """How views call it; with `several` models in the comparison the model's name is in it."""
+        if self.attention == "none":
+            return self.model
+        return f"{self.model} + {self.label}" if several else self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class Comparison:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from .comparison_text import render
 
-        yield from render(self)
+        yield from render(self, width=options.max_width)
 
 
 def baseline(model: str, reports: Sequence[Report]) -> Candidate:
@@ -103,18 +111,18 @@ def baseline(model: str, reports: Sequence[Report]) -> Candidate:
     )
 
 
-def candidate(model: str, attention: str, placement: str, report: Report) -> Candidate:
-    """What a report says of one combination."""
+def candidate(plain: Candidate, attention: str, placement: str, report: Report) -> Candidate:
+    """What a report says of one combination with the model whose baseline is `plain`."""
     speed = report.speeds[0] if report.speeds else None
     return Candidate(
-        model=model,
+        model=plain.model,
         attention=attention,
         placement=placement,
         sites=len(report.sites),
         parameters=report.total("parameters").after,
         macs=report.total("MACs").after,
         flops=report.total("FLOPs").after,
-        seconds=speed.after.median if speed else None,
+        seconds=plain.seconds * speed.ratio if speed and plain.seconds else None,
         ratio=speed.ratio if speed else None,
         ratio_low=speed.ratio_low if speed else None,
         ratio_high=speed.ratio_high if speed else None,
@@ -124,11 +132,17 @@ def candidate(model: str, attention: str, placement: str, report: Report) -> Can
 def comparison(
     candidates: Sequence[Candidate], *, device: str | None, convention: Convention, units: Units
 ) -> Comparison:
-    """Mark the front and put everything together."""
+    """Mark every model's front and put everything together."""
     made = [each for each in candidates if each.problem is None]
     measure: Measure = "latency" if made and all(each.seconds is not None for each in made) else "FLOPs"
-    points = [(each, _point(each, measure)) for each in made]
-    front = {id(each) for each, point in points if not any(_beats(other, point) for _, other in points)}
+    rivals = [each for each in made if each.attention != "none"]
+    beaten = {
+        id(each)
+        for each in rivals
+        for other in rivals
+        if other.model == each.model and _beats(_point(other, measure), _point(each, measure))
+    }
+    front = {id(each) for each in rivals} - beaten
     marked = tuple(replace(each, on_front=id(each) in front) for each in candidates)
     return Comparison(marked, measure, device, convention, units)
 

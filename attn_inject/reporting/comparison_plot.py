@@ -8,37 +8,49 @@ from matplotlib.axes import Axes
 
 from . import words
 from .comparison import Candidate, Comparison
-from .plot import AFTER, BEFORE, INK, draw, save
+from .plot import AFTER, INK, draw, save
+
+_SHAPES = "osD^vP"
 
 
 def save_plot(comparison: Comparison, path: str | Path) -> None:
     """Write the chart; the file's ending picks the format."""
-    title = f"Parameters against {comparison.measure}"
-    if comparison.device is not None:
-        title += f", {comparison.device}"
+    title = f"Parameters against {comparison.measure}, the front of each model drawn through"
     save(draw({title: lambda axes: _chart(comparison, axes)}), path)
 
 
 def _chart(comparison: Comparison, axes: Axes) -> None:
+    """One colour a candidate, one shape a model; names stand in a legend, since points lie close together."""
     made = [each for each in comparison.candidates if each.problem is None]
-    several = len({each.model for each in made}) > 1
-    for each in made:
-        point = _point(comparison, each)
-        color = INK if each.attention == "none" else AFTER if each.on_front else BEFORE
-        axes.plot(*point, "s" if each.attention == "none" else "o", color=color, markersize=7)
+    models = list(dict.fromkeys(each.model for each in made))
+    for index, each in enumerate(made):
         plain = each.attention == "none"
-        name = each.model if plain else f"{each.model} + {each.label}" if several else each.label
-        axes.annotate(name, point, xytext=(6, 5), textcoords="offset points", fontsize=8)
-    front = sorted(_point(comparison, each) for each in made if each.on_front)
-    axes.plot(*zip(*front, strict=True), "--", color=AFTER, linewidth=1, zorder=0)
-    axes.margins(0.15)
-    axes.set_xlabel("parameters")
+        axes.plot(
+            *_point(comparison, each),
+            _SHAPES[models.index(each.model) % len(_SHAPES)],
+            color=INK if plain else f"C{index % 10}",
+            markeredgecolor=AFTER if each.on_front else "white",
+            markeredgewidth=2 if each.on_front else 0.5,
+            markersize=9,
+            label=each.name(several=len(models) > 1) + (" ★" if each.on_front else ""),
+        )
+    for model in models:
+        front = sorted(_point(comparison, each) for each in made if each.on_front and each.model == model)
+        axes.plot(*zip(*front, strict=True), "--", color=AFTER, linewidth=1, zorder=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axes.set(xscale="log", yscale="log", xlabel="parameters")
     axes.xaxis.set_major_formatter(lambda value, _: words.tick(value, comparison.units))
+    axes.xaxis.set_minor_formatter(lambda value, _: words.tick(value, comparison.units))
+    axes.tick_params(which="minor", labelsize=6)
     if comparison.measure == "latency":
         axes.set_ylabel("ms per batch")
+        axes.text(0, -0.24, str(comparison.device), transform=axes.transAxes, fontsize=7)
+        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis_format(lambda value, _: f"{value:g}")
     else:
         axes.set_ylabel("FLOPs")
-        axes.yaxis.set_major_formatter(lambda value, _: words.tick(value, comparison.units))
+        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis_format(lambda value, _: words.tick(value, comparison.units))
 
 
 def _point(comparison: Comparison, each: Candidate) -> tuple[float, float]:

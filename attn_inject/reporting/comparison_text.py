@@ -13,18 +13,24 @@ from .comparison import Candidate, Comparison
 from .markdown import table as markdown_table
 
 _FRONT = "★"
+# From this width on there is room for all columns.
+_WIDE = 100
+_ONLY_WIDE = frozenset({"sites", "MACs", "FLOPs"})
 
 
-def render(comparison: Comparison) -> Iterator[RenderableType]:
-    """The table as rich renderables, the front marked."""
+def render(comparison: Comparison, *, width: int = 80) -> Iterator[RenderableType]:
+    """The table as rich renderables, the front marked; a narrow terminal does without some columns."""
     header, rows = _rows(comparison)
+    shown = [i for i, name in enumerate(header) if width >= _WIDE or "ratio" not in header or name not in _ONLY_WIDE]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for index in shown:
+        left = index == 0
+        table.add_column(header[index], justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for each, row in zip(_made(comparison), rows, strict=True):
-        table.add_row(*row, style="bold" if each.on_front else "")
+        table.add_row(*(row[index] for index in shown), style="bold" if each.on_front else "")
     yield table
-    yield Text(_legend(comparison), style="dim")
+    for line in _legend(comparison):
+        yield Text(line, style="dim")
     for problem in _problems(comparison):
         yield Text(f"! {problem}", style="yellow")
 
@@ -32,7 +38,7 @@ def render(comparison: Comparison) -> Iterator[RenderableType]:
 def to_markdown(comparison: Comparison) -> str:
     """The table and its legend as Markdown."""
     header, rows = _rows(comparison)
-    parts = [markdown_table(header, rows), _legend(comparison)]
+    parts = [markdown_table(header, rows), " ".join(_legend(comparison))]
     parts += ["\n".join(f"- {problem}" for problem in _problems(comparison))] if _problems(comparison) else []
     return "\n\n".join(parts) + "\n"
 
@@ -44,15 +50,13 @@ def _made(comparison: Comparison) -> list[Candidate]:
 def _rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     made = _made(comparison)
     timed = any(each.seconds is not None for each in made)
-    header = ["", "sites", "params", "", "MACs", "FLOPs", *(["latency", "ratio"] if timed else []), ""]
-    plain = {each.model: each for each in made if each.attention == "none"}
-    several = len(plain) > 1
+    header = ["", "sites", "params", "more", "MACs", "FLOPs", *(["latency", "ratio"] if timed else []), "front"]
+    plain = {each.model: each.parameters or 0 for each in made if each.attention == "none"}
     rows = []
     for each in made:
-        name = each.model if each.attention == "none" else f"{each.model} + {each.label}" if several else each.label
-        cells = [name, str(each.sites or "")]
-        base = plain[each.model].parameters
+        base = plain[each.model]
         more = 100 * ((each.parameters or 0) - base) / base if base else None
+        cells = [each.name(several=len(plain) > 1), str(each.sites or "")]
         cells += [words.short(each.parameters or 0, comparison.units), words.percent(more)]
         cells += [words.short(number or 0, comparison.units) for number in (each.macs, each.flops)]
         if timed:
@@ -69,12 +73,12 @@ def _ratio(each: Candidate) -> str:
     return f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})"
 
 
-def _legend(comparison: Comparison) -> str:
-    lines = [f"{_FRONT} nothing else has both fewer parameters and less {comparison.measure}."]
+def _legend(comparison: Comparison) -> list[str]:
+    lines = [f"{_FRONT} no other attention there has both fewer parameters and less {comparison.measure}."]
     lines.append(words.convention(comparison))
     if comparison.device is not None:
         lines.append(f"Latency per batch, ratio to the plain model with its 95 % interval, on {comparison.device}.")
-    return " ".join(lines)
+    return lines
 
 
 def _problems(comparison: Comparison) -> list[str]:

@@ -1,0 +1,106 @@
+"""The Pareto front by hand, and a comparison of real injections into toy nets and resnet50."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jsonschema
+import pytest
+from torch import nn
+
+from attn_inject import AttnInjectError
+from attn_inject.comparing import compare
+from attn_inject.reporting import schema
+from attn_inject.reporting.comparison import Candidate, comparison
+
+from .conftest import Net
+from .test_views import assert_golden
+
+
+def candidates(*rows: tuple[str, int, int, float | None], model: str = "net") -> list[Candidate]:
+    return [
+        Candidate(model, name, "standard", 4, parameters=p, macs=f // 2, flops=f, seconds=s, ratio=s and s * 10)
+        for name, p, f, s in rows
+    ]
+
+
+ROWS = candidates(
+    ("none", 100, 1000, 0.100), ("small", 101, 1100, 0.130), ("fast", 120, 1050, 0.110), ("worse", 125, 1060, 0.120)
+)
+
+
+def together(rows):
+    return comparison(rows, device="CPU (Some Processor)", convention="all", units="decimal")
+
+
+def front(made):
+    return [each.attention for each in made.candidates if each.on_front]
+
+
+def test_the_front_is_what_no_other_attention_beats():
+    made = together(ROWS)
+    assert made.measure == "latency"
+    assert front(made) == ["small", "fast"]
+
+
+def test_without_all_timings_flops_decide():
+    made = together([*ROWS[:3], replace(ROWS[3], seconds=None, parameters=120, flops=1049)])
+    assert made.measure == "FLOPs"
+    assert front(made) == ["small", "worse"]
+
+
+def test_equal_candidates_share_the_front():
+    twin = replace(ROWS[2], attention="twin")
+    assert front(together([ROWS[0], ROWS[2], twin])) == ["fast", "twin"]
+
+
+def test_models_have_fronts_of_their_own():
+    larger = [replace(each, model="larger", parameters=1000 + (each.parameters or 0)) for each in ROWS]
+    assert front(together([*ROWS, *larger])) == ["small", "fast"] * 2
+
+
+def test_what_could_not_be_made_is_listed_and_never_on_the_front():
+    made = together([*ROWS, Candidate("net", "psa", "pre", problem="no room")])
+    assert not made.candidates[-1].on_front
+    assert "net + psa (pre): no room" in made.to_markdown()
+
+
+def test_views(tmp_path):
+    made = together([*ROWS, Candidate("net", "psa", "pre", problem="no room")])
+    assert_golden("comparison.md", made.to_markdown())
+    made.plot(tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    jsonschema.validate(json.loads(made.to_json()), schema.COMPARISON, cls=jsonschema.Draft202012Validator)
+
+
+def test_attentions_and_placements_of_a_model():
+    net = Net()
+    made = compare(net, ["se", "eca"], ["standard", "identity"], options={"input_size": (3, 32, 32)}, bench=False)
+    plain, *others = made.candidates
+    assert (plain.attention, plain.parameters) == ("none", sum(p.numel() for p in net.parameters()))
+    assert [each.label for each in others] == ["se", "se (identity)", "eca", "eca (identity)"]
+    assert all(each.sites == 3 and each.parameters > plain.parameters for each in others)
+
+
+def test_combinations_that_do_not_exist_do_not_stop_the_others():
+    made = compare(Net(), ["eca", "timm:nonsense"], options={"input_size": (3, 32, 32)}, bench=False)
+    problems = {each.attention: each.problem for each in made.candidates}
+    assert problems["eca"] is None
+    assert problems["timm:nonsense"]
+
+
+def test_nothing_to_compare_is_an_error():
+    with pytest.raises(AttnInjectError, match="nothing to compare"):
+        compare(nn.Sequential(nn.Linear(3, 3)), ["se"], options={"input_size": (3,)}, bench=False)
+
+
+def test_resnet50_without_benchmark_needs_no_weights():
+    """+2,514,944 for SE without biases at r = 16, +86 for adaptive ECA (counted)."""
+    made = compare("torchvision:resnet50", ["se", "eca"], bench=False)
+    plain, se, eca = made.candidates
+    assert plain.parameters == 25_557_032
+    assert se.parameters - plain.parameters == 2_514_944
+    assert eca.parameters - plain.parameters == 86
+    assert eca.on_front
+    assert not se.on_front
