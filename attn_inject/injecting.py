@@ -1,11 +1,10 @@
-"""The verb: plan, rewrite, verify; and what one does with the new parameters afterwards."""
+"""The verb: plan, rewrite, verify."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from .applying import apply_to
@@ -13,7 +12,6 @@ from .injected import InjectedModule
 from .planning import Choices, plan_for, wanted_kinds
 from .reading import read
 from .types import DEFAULT_KINDS, Existing, Init, Kind, Placement, Preset, Source
-from .verifying import injected_part
 
 
 def inject(
@@ -78,29 +76,3 @@ def inject(
         stage_options or {}, options, source,
     )  # fmt: skip
     return apply_to(reading, plan_for(reading, choices))
-
-
-def attention_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters of the new modules, each once; for an optimizer's own group, say."""
-    inner, _ = injected_part(model)
-    seen: set[int] = set()
-    for insertion in inner.injection.plan.insertions:
-        for parameter in inner.get_submodule(insertion.module).parameters():
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield parameter
-
-
-def attention_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The new modules' part of the model's state dict, under the names they have there."""
-    inner, scope = injected_part(model)
-    modules = tuple(f"{scope}.{i.module}." if scope else f"{i.module}." for i in inner.injection.plan.insertions)
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(modules)}
-
-
-def freeze_original(model: nn.Module) -> nn.Module:
-    """Stop gradients to everything but the new modules; returns the model. The model it was made from is not affected."""
-    new = {id(parameter) for parameter in attention_parameters(model)}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in new)
-    return model

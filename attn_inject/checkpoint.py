@@ -1,0 +1,289 @@
+"""Save and load patched models. A file holds tensors and a plan, never code.
+
+| ending         | what it is                                        | `load` | `inspect` |
+|----------------|---------------------------------------------------|--------|-----------|
+| `.pt`          | tensors and plan, `torch.load(weights_only=True)` | yes    | yes       |
+| `.safetensors` | tensors and plan                                  | yes    | yes       |
+| `.pt2`         | `torch.export`, any batch size, for others to run | no     | plan only |
+| `.onnx`        | ONNX, any batch size, for others to run           | no     | plan only |
+
+Compatibility: files carry a format number, now 1. Every later release of the same major version reads all earlier formats;
+a newer format than a release knows is refused with a sentence. Sites are found again by block, not by the names of graph
+nodes, so that a file outlives changes in how torch names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .applying import apply_plan
+from .errors import CheckpointError, PlanError
+from .files.atomic import write_atomically
+from .files.exported import read_onnx_record, read_pt2_record, write_onnx, write_pt2
+from .files.pt import read_pt, write_pt
+from .files.record import Record, record_from_text, record_to_text
+from .files.safetensors_file import read_safetensors, write_safetensors
+from .injected import InjectedModule
+from .new_parameters import attention_state_dict
+from .tracing import alias, fingerprint
+from .types import Plan, Source, Verification
+from .verifying import injected_part
+from .zoo import build
+
+SUFFIXES = (".pt", ".safetensors", ".pt2", ".onnx")
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a saved file is, read without building anything.
+
+    `parameters` and `added` count tensor elements (state-dict entries; `added` those of new modules), `bytes` is the
+    file's size, `dtypes` the number of tensors by type. For `.pt2` and `.onnx` only the plan is read.
+    """
+
+    path: str
+    format: str
+    plan: Plan
+    versions: Mapping[str, str]
+    verification: Verification | None
+    attention_only: bool
+    tensors: int
+    elements: int
+    added: int
+    bytes: int
+    dtypes: Mapping[str, int]
+
+    @property
+    def source(self) -> Source | None:
+        return self.plan.source
+
+
+def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
+    """Write a patched model; the ending of `path` picks the format (see the module's table).
+
+    Args:
+        force: whether to overwrite a file that is there.
+        attention_only: only the new modules' tensors (`.pt`, `.safetensors`); loads onto any copy of the source model.
+
+    Raises:
+        CheckpointError: an unknown ending, a file that cannot be written, or a model that cannot be exported. The target
+            is then as it was before.
+        PlanError: `patched` is no patched model, or its plan has options that cannot be written down.
+    """
+    target = Path(path)
+    suffix = checked_suffix(target)
+    if not force and target.exists():
+        raise CheckpointError(f"{target} exists: pass force to overwrite it")
+    inner, _ = injected_part(patched)
+    injection = inner.injection
+    if attention_only and suffix not in (".pt", ".safetensors"):
+        raise CheckpointError(f"attention-only files are .pt or .safetensors, not {suffix}")
+    tensors = attention_state_dict(patched) if attention_only else patched.state_dict()
+    wrong = next((name for name, value in tensors.items() if not isinstance(value, torch.Tensor)), None)
+    if wrong is not None:
+        raise CheckpointError(f"the model keeps {wrong} in its state dict, which is no tensor and cannot be saved")
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise CheckpointError("the model is on the meta device and has no weights to save")
+    kept, aliases = _untied(tensors) if suffix == ".safetensors" else (tensors, {})
+    record = Record(
+        injection.plan, injection.versions, injection.fingerprint, attention_only, patched.training,
+        tuple(name for name, p in patched.named_parameters() if not p.requires_grad), aliases, injection.verification,
+    )  # fmt: skip
+    text = record_to_text(record)
+    if suffix in (".pt", ".safetensors"):
+        write = write_pt if suffix == ".pt" else write_safetensors
+        write_atomically(target, lambda temporary: write(temporary, text, kept))
+        return
+    export = write_pt2 if suffix == ".pt2" else write_onnx
+    twin = alias(patched).eval()
+    inputs = _example(inner)
+    write_atomically(target, lambda temporary: export(temporary, text, twin, inputs))
+
+
+def checked_suffix(path: Path) -> str:
+    """The ending of a file to write or read.
+
+    Raises:
+        CheckpointError: an ending that names no format; lists those that do.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CheckpointError(f"{path.name}: the ending picks the format, and must be one of {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool = False) -> InjectedModule:
+    """The patched model of a `.pt` or `.safetensors`, equal to the bit to the one that was saved.
+
+    The source is built anew and patched by the saved plan; then the saved tensors take their places. Nothing is
+    downloaded, and no code from the file runs.
+
+    Args:
+        model: the original model, for sources that only the caller has; it is left as it was.
+        trust_source: whether to import the `package.module:factory` or `file.py` that the file names as its source.
+
+    Raises:
+        CheckpointError: a file that is damaged, of another format, or for another model; or a source that needs `model`
+            or `trust_source`.
+    """
+    target = Path(path)
+    record, tensors = _read(target)
+    original = model if model is not None else _rebuilt(target, record, trust_source)
+    if record.attention_only and fingerprint(original) != record.fingerprint:
+        raise CheckpointError(f"{target} is for another model: its layers have other names or shapes")
+    try:
+        patched = apply_plan(original, record.plan, check=False)
+    except PlanError as error:
+        raise CheckpointError(f"{target} does not fit the model: {error}") from error
+    _put(patched, tensors, record, target)
+    inner, _ = injected_part(patched)
+    inner.injection = replace(inner.injection, verification=record.verification)
+    patched.train(record.training)
+    return patched
+
+
+def inspect(path: str | Path) -> CheckpointInfo:
+    """What a file is: source, plan, versions, tensors. No code from it runs and no model is built.
+
+    Raises:
+        CheckpointError: the file is damaged or was not written by attn-inject.
+    """
+    target = Path(path)
+    suffix = checked_suffix(target)
+    tensors: dict[str, torch.Tensor] = {}
+    if suffix in (".pt", ".safetensors"):
+        record, tensors = _read(target)
+    else:
+        _must_be_file(target)
+        read: Callable[[Path], str] = read_pt2_record if suffix == ".pt2" else read_onnx_record
+        record = record_from_text(read(target), target)
+    new = tuple(f"{insertion.module}." for insertion in record.plan.insertions)
+    scope = f"{record.plan.scope}." if record.plan.scope else ""
+    dtypes: dict[str, int] = {}
+    for tensor in tensors.values():
+        name = str(tensor.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + 1
+    return CheckpointInfo(
+        str(target),
+        suffix,
+        record.plan,
+        record.versions,
+        record.verification,
+        record.attention_only,
+        len(tensors),
+        sum(t.numel() for t in tensors.values()),
+        sum(t.numel() for name, t in tensors.items() if name.removeprefix(scope).startswith(new)),
+        target.stat().st_size,
+        dtypes,
+    )
+
+
+def _must_be_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"cannot read {path}: it is a folder")
+    if not path.is_file():
+        raise CheckpointError(f"cannot read {path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty")
+
+
+def _read(path: Path) -> tuple[Record, dict[str, torch.Tensor]]:
+    suffix = checked_suffix(path)
+    _must_be_file(path)
+    if suffix in (".pt2", ".onnx"):
+        raise CheckpointError(f"{path} is an export for other programs to run: load a .pt or .safetensors instead")
+    text: str | None
+    text, tensors = read_pt(path) if suffix == ".pt" else read_safetensors(path)
+    if text is None:
+        raise CheckpointError(f"{path} holds tensors but no plan: --checkpoint reads plain weights")
+    record = record_from_text(text, path)
+    for name, twin in record.aliases.items():
+        if twin not in tensors or name in tensors:
+            raise CheckpointError(f"{path}: the shared tensor {name[:60]!r} points nowhere")
+        tensors[name] = tensors[twin]
+    return record, tensors
+
+
+def _rebuilt(path: Path, record: Record, trust_source: bool) -> nn.Module:
+    source = record.plan.source
+    if source is None or source.kind == "object":
+        raise CheckpointError(f"{path} was saved from a model that only its maker had: pass it as load(path, model=...)")
+    if source.kind in ("module", "file") and not trust_source:
+        raise CheckpointError(
+            f"{path} names the code {source.name!r} as its source, which is not imported from a file's word alone: "
+            "pass the model, or trust_source=True"
+        )
+    if not record.attention_only:
+        # The weights come from the file, so nothing need be downloaded or read for them.
+        return build(replace(source, pretrained=False, checkpoint=None))
+    if source.seed is None and not source.pretrained and source.checkpoint is None:
+        raise CheckpointError(f"{path} holds the attention only, of a model with random weights: pass that model")
+    return build(source)
+
+
+def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record, path: Path) -> None:
+    """Let the saved tensors be the model's, in their own dtype and memory format."""
+    own: dict[str, Any] = patched.state_dict(keep_vars=True)
+    expected = set(attention_state_dict(patched)) if record.attention_only else set(own)
+    _must_match(expected, set(tensors), path)
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(f"{path}: {name} is {tuple(tensor.shape)}, and the model's is {tuple(own[name].shape)}")
+    floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(floating) == 1 and not record.attention_only:
+        # Buffers that no state dict holds follow the model's type.
+        patched.to(floating.pop())
+        own = patched.state_dict(keep_vars=True)
+    homes = {name: module for name, module in patched.named_modules()}
+    for name, tensor in tensors.items():
+        held = own[name]
+        if isinstance(held, nn.Parameter):
+            held.data = tensor.to(held.device)
+        else:
+            home, _, attribute = name.rpartition(".")
+            homes[home]._buffers[attribute] = tensor.to(held.device)
+    frozen = set(record.frozen)
+    for name, parameter in patched.named_parameters():
+        if name in tensors or not record.attention_only:
+            parameter.requires_grad_(name not in frozen)
+
+
+def _must_match(expected: set[str], given: set[str], path: Path) -> None:
+    for label, names in (("lacks", sorted(expected - given)), ("has unexpected", sorted(given - expected))):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointError(f"{path} {label} {', '.join(names[:3])}{more}: it is for another model")
+
+
+def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(tensors, aliases): of several names for the same tensor, the first keeps it."""
+    first: dict[tuple[Any, ...], str] = {}
+    kept: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+        if identity in first:
+            aliases[name] = first[identity]
+        else:
+            first[identity] = name
+            kept[name] = tensor
+    return kept, aliases
+
+
+def _example(inner: InjectedModule) -> tuple[Any, ...]:
+    """Real inputs of the shapes that the model was traced with, on its device."""
+    device = next((p.device for p in inner.parameters()), torch.device("cpu"))
+    values = [node.meta.get("val") for node in inner.graph_of("eval").nodes if node.op == "placeholder"]
+    if any(value is None for value in values):
+        raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(value.shape, generator=generator).to(device=device, dtype=value.dtype) if isinstance(value, torch.Tensor) else value
+        for value in values
+    )

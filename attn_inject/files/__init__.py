@@ -1,0 +1,1 @@
+"""File formats: how tensors and a record get into a file whole, and out of it without running anything."""

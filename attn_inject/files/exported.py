@@ -1,0 +1,111 @@
+"""`.pt2` and `.onnx`: the eval graph for others to run, with any batch size, and the record beside it.
+
+These files are written, never loaded back: reading a `.pt2` can run what somebody put into it. The record is read from
+where it lies, as bytes.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from ..plan_text import MAX_TEXT
+from .record import KEY
+
+_EXTRA = f"{KEY}.json"
+# What a float32 convolutional network may differ by between two runtimes, relative to its largest output.
+_ONNX_TOLERANCE = 1e-3
+
+
+def write_pt2(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -> None:
+    """Export `model` (in eval mode) with a dynamic batch."""
+    program = _export(model, inputs)
+    torch.export.save(program, path, extra_files={_EXTRA: text})
+
+
+def _export(model: nn.Module, inputs: Sequence[Any]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=65_536)
+    shapes = tuple({0: batch} if isinstance(x, torch.Tensor) else None for x in inputs)
+    try:
+        return torch.export.export(model, tuple(inputs), dynamic_shapes=_by_name(model, shapes))
+    except Exception as error:
+        # torch.export reports what it cannot do in many types of its own.
+        raise CheckpointError(f"torch.export cannot export this model: {str(error).strip().splitlines()[0]}") from error
+
+
+def _by_name(model: nn.Module, shapes: Sequence[Any]) -> Any:
+    return tuple(shapes)
+
+
+def read_pt2_record(path: Path) -> str:
+    """The record of a `.pt2`, without touching anything else in it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [m for m in archive.infolist() if m.filename.rpartition("/")[2] in (_EXTRA, KEY)]
+            if len(found) != 1 or found[0].file_size > MAX_TEXT:
+                raise CheckpointError(f"{path} holds no plan; it was not written by attn-inject")
+            return archive.read(found[0]).decode("utf-8")
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is no whole .pt2 file ({error})") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -> None:
+    """Export `model` (in eval mode) to ONNX with a dynamic batch; compared with onnxruntime if that is installed."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise CheckpointError("writing .onnx needs the packages onnx and onnxscript: pip install onnx onnxscript") from None
+    program = torch.onnx.export(_export(model, inputs), dynamo=True, verbose=False)
+    if program is None:
+        raise CheckpointError("torch.onnx.export gave no program for this model")
+    program.model.metadata_props[KEY] = text
+    program.save(str(path), external_data=False)
+    _compare(path, model, inputs)
+
+
+def _compare(path: Path, model: nn.Module, inputs: Sequence[Any]) -> None:
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feeds = {slot.name: value.numpy() for slot, value in zip(session.get_inputs(), inputs, strict=True)}
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(model(*inputs))
+    for ours, theirs in zip(expected, session.run(None, feeds), strict=True):
+        apart = float((ours - torch.from_numpy(theirs)).abs().max())
+        if not apart <= _ONNX_TOLERANCE * max(float(ours.abs().max()), 1.0):
+            raise CheckpointError(f"onnxruntime computes something else than the model: outputs differ by {apart:.3g}")
+
+
+def read_onnx_record(path: Path) -> str:
+    """The record of an `.onnx`, from its metadata.
+
+    Raises:
+        CheckpointError: there is none, or the onnx package is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise CheckpointError("reading the plan of an .onnx needs the package onnx: pip install onnx") from None
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        # protobuf and onnx raise types of their own for a file that is no model.
+        raise CheckpointError(f"{path} is no ONNX model") from error
+    found = [item.value for item in model.metadata_props if item.key == KEY]
+    if len(found) != 1:
+        raise CheckpointError(f"{path} holds no plan; it was not written by attn-inject")
+    return str(found[0])

@@ -1,0 +1,129 @@
+"""`.pt`: `torch.save` of two entries, the record as text and the state dict, which loads with plain
+`torch.load(path, weights_only=True)`.
+
+Before torch sees a file, its zip directory and its pickle are checked here: stored members only (no compression, so no
+bombs), none larger than the file, none overlapping, no strange names, checksums right, and a pickle that names nothing but
+tensors and containers. torch then reads it with `weights_only=True`; nothing is ever added to its safe globals.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from .record import KEY
+
+_MAX_PICKLE = 256 * 2**20
+_MAX_MEMBERS = 200_000
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat", "ComplexDouble")
+_HARMLESS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch.storage UntypedStorage",
+    "torch Size",
+    *(f"torch {kind}Storage" for kind in _STORAGES),
+}
+
+
+def write_pt(path: Path, text: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write the two entries to `path`."""
+    try:
+        torch.save({KEY: text, "state_dict": dict(tensors)}, path)
+    except RuntimeError as error:
+        # torch reports a failing disk as a RuntimeError of its zip writer.
+        raise OSError(f"torch could not write the file ({str(error).splitlines()[0]})") from error
+
+
+def read_pt(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """(record text, tensors) of a `.pt` that attn-inject wrote.
+
+    Raises:
+        CheckpointError: it is not one, or not whole, or holds anything but tensors.
+    """
+    content = load_checked(path)
+    if not isinstance(content, dict) or set(content) != {KEY, "state_dict"} or not isinstance(content[KEY], str):
+        raise CheckpointError(f"{path} is a torch file, but was not written by attn-inject: --checkpoint reads plain weights")
+    return content[KEY], as_tensors(content["state_dict"], path)
+
+
+def as_tensors(value: Any, path: object) -> dict[str, torch.Tensor]:
+    """`value` as a state dict.
+
+    Raises:
+        CheckpointError: it holds anything but named tensors.
+    """
+    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()):
+        raise CheckpointError(f"{path}: its state dict holds something else than named tensors")
+    return dict(value)
+
+
+def load_checked(path: Path) -> Any:
+    """`torch.load(path, weights_only=True)` behind the checks of this module, onto the CPU.
+
+    Raises:
+        CheckpointError: a check failed.
+    """
+    try:
+        _check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise CheckpointError(f"{path} is no whole torch file ({error})") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds something else than tensors, and is not read") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:
+        # torch raises whatever its C++ reader or the pickle machine came across; for a user that is a bad file.
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})") from error
+
+
+def _check_archive(path: Path) -> None:
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > _MAX_MEMBERS:
+            raise CheckpointError(f"{path} lists {len(members)} members, more than any model has")
+        end = 0
+        for member in sorted(members, key=lambda m: m.header_offset):
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise CheckpointError(f"{path}: member {member.filename[:60]!r} is compressed, which torch never does")
+            if member.header_offset < end or member.header_offset + member.file_size > size:
+                raise CheckpointError(f"{path}: member {member.filename[:60]!r} overlaps another or runs past the end")
+            end = member.header_offset + member.file_size
+            parts = member.filename.split("/")
+            if ".." in parts or member.filename.startswith(("/", "\\")) or "\x00" in member.filename:
+                raise CheckpointError(f"{path}: member {member.filename[:60]!r} has a path of a kind that torch never writes")
+        names = [member.filename for member in members]
+        if len(set(names)) < len(names):
+            raise CheckpointError(f"{path} lists a member twice")
+        pickles = [member for member in members if member.filename.endswith(".pkl")]
+        if len(pickles) != 1 or not pickles[0].filename.endswith("data.pkl") or pickles[0].file_size > _MAX_PICKLE:
+            raise CheckpointError(f"{path} is no file of torch.save")
+        if any("constants" in name or name.endswith(".py") for name in names):
+            raise CheckpointError(f"{path} is a TorchScript archive: it holds code, and is not read")
+        broken = archive.testzip()
+        if broken is not None:
+            raise CheckpointError(f"{path} is damaged: the checksum of {broken!r} is wrong")
+        _check_pickle(archive.read(pickles[0]), path)
+
+
+def _check_pickle(data: bytes, path: Path) -> None:
+    """Refuse a pickle that names anything but tensors and containers."""
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "GLOBAL" and argument not in _HARMLESS:
+                raise CheckpointError(f"{path} names {str(argument)[:80]!r}, which no tensor needs: it may be code, and is not read")
+            if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+                raise CheckpointError(f"{path} builds objects that no tensor needs ({opcode.name}), and is not read")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: its table of contents ends early") from error
