@@ -70,6 +70,8 @@ def pick(device: str | torch.device) -> Device:
     """The device to measure on: `auto` is CUDA where there is one, else the CPU."""
     kind = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else _parse(device)
     if kind.type == "cuda":
+        if str(kind) != "cuda":
+            raise AttnInjectError(f"{kind} cannot be asked for; use device='cuda' and set CUDA_VISIBLE_DEVICES")
         if not torch.cuda.is_available():
             raise AttnInjectError("there is no CUDA device here to measure on; use device='cpu'")
         return Device("cuda", torch.cuda.get_device_name(), "CUDA events")

@@ -102,7 +102,8 @@ _MOVING = """
     permute_copy pixel_shuffle pixel_unshuffle rand rand_like randint randn randn_like randperm reflection_pad1d
     reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
     resize roll scalar_tensor scatter select_scatter set slice_scatter split_with_sizes_copy stack tril triu unfold
-    uniform upsample_nearest1d upsample_nearest2d upsample_nearest3d where zero zeros zeros_like
+    uniform unsafe_split unsafe_split_with_sizes upsample_nearest1d upsample_nearest2d upsample_nearest3d where zero
+    zeros zeros_like
 """
 _MOVES = frozenset(_MOVING.split())
 

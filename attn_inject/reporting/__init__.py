@@ -43,27 +43,26 @@ def report(
     (convolutions and linears only); `units` says whether M and G are decimal or binary. Neither model is changed,
     moved or trained.
 
-    With `bench`, copies of both run in turns on `device` (`auto`, `cuda`, `cpu`) with `batch` images (default 1 on a
-    CPU, 32 on CUDA) for at most `bench_seconds` each task: inference, and with `training` the training step. `dtype`
-    (such as "bfloat16") and `channels_last` convert the copies, `compile` compiles them. `progress` is called with a
-    text and the share that is done.
+    With `bench`, copies of both run in turns on `device` (`auto`, `cuda`, `cpu`) for at most `bench_seconds` each task:
+    inference, and with `training` the training step. `batch` is by default 32 on CUDA and 1 on a CPU, 2 there with
+    `training`. `dtype` (such as "bfloat16") and `channels_last` convert the copies, `compile` compiles them. `progress`
+    is called with a text and the share that is done.
 
     Raises `TraceError` for a model that cannot be counted without real data, `AttnInjectError` for settings that make
     no sense here.
     """
     from ..cost.latency import Settings
     from .gathering import check, gather
-    from .speed import Options
 
     check(convention=convention, units=units, bench_seconds=bench_seconds, batch=batch)
-    settings = Settings(str(device), _dtype(dtype), batch, channels_last, compile, bench_seconds)
+    settings = Settings(str(device), _dtype(dtype), batch, channels_last, compile, training, bench_seconds)
     return gather(
         original,
         patched,
         input_size=input_size,
         convention=convention,
         units=units,
-        speed=Options(settings, training) if bench else None,
+        speed=settings if bench else None,
         progress=progress,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from . import words
 from .comparison import Candidate, Comparison
@@ -15,7 +16,7 @@ _SHAPES = "osD^vP"
 
 def save_plot(comparison: Comparison, path: str | Path) -> None:
     """Write the chart; the file's ending picks the format."""
-    title = f"Parameters against {comparison.measure}, the front of each model drawn through"
+    title = f"Parameters against {comparison.measure}"
     save(draw({title: lambda axes: _chart(comparison, axes)}), path)
 
 
@@ -38,19 +39,21 @@ def _chart(comparison: Comparison, axes: Axes) -> None:
         front = sorted(_point(comparison, each) for each in made if each.on_front and each.model == model)
         axes.plot(*zip(*front, strict=True), "--", color=AFTER, linewidth=1, zorder=0)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    axes.set(xscale="log", yscale="log", xlabel="parameters")
-    axes.xaxis.set_major_formatter(lambda value, _: words.tick(value, comparison.units))
-    axes.xaxis.set_minor_formatter(lambda value, _: words.tick(value, comparison.units))
-    axes.tick_params(which="minor", labelsize=6)
-    if comparison.measure == "latency":
-        axes.set_ylabel("ms per batch")
-        axes.text(0, -0.24, str(comparison.device), transform=axes.transAxes, fontsize=7)
-        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis_format(lambda value, _: f"{value:g}")
-    else:
-        axes.set_ylabel("FLOPs")
-        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis_format(lambda value, _: words.tick(value, comparison.units))
+    axes.set(xscale="log", yscale="log")
+
+    def count(value: float, _: int | None) -> str:
+        return words.tick(value, comparison.units)
+
+    for axis, text in ((axes.xaxis, count), (axes.yaxis, _milliseconds if comparison.measure == "latency" else count)):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(text))
+        axis.set_minor_locator(NullLocator())
+    axes.set_ylabel("ms per batch" if comparison.measure == "latency" else "FLOPs")
+    axes.set_xlabel("parameters" if comparison.device is None else f"parameters\n{comparison.device}")
+
+
+def _milliseconds(value: float, _: int | None) -> str:
+    return f"{value:g}"
 
 
 def _point(comparison: Comparison, each: Candidate) -> tuple[float, float]:

@@ -24,13 +24,14 @@ class FoldedRow:
 
     @property
     def name(self) -> str:
-        """`layer1.0` for one block, `layer1.0 … 2` for several that share a beginning."""
+        """`layer1.0` for one block, `layer1.0 … 2` or `Mixed_5b … 5d` for several that share a beginning."""
         names = [block or "(model)" for block in self.blocks]
         if len(names) == 1:
             return names[0]
-        first, last = names[0].split("."), names[-1].split(".")
-        shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-        return f"{names[0]} … {'.'.join(last[shared:])}"
+        first, last = names[0], names[-1]
+        differ = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+        start = 1 + max(last.rfind(separator, 0, differ) for separator in "._")
+        return f"{first} … {last[start:]}"
 
     @property
     def module(self) -> str:

@@ -16,15 +16,16 @@ from torch import nn
 
 from ..cost.amounts import Cost
 from ..cost.counting import Count, count
-from ..cost.latency import Progress
+from ..cost.latency import Progress, Settings
 from ..cost.parameters import Holding, holding
 from ..errors import AttnInjectError
 from ..injected import InjectedModule
+from ..preparing import unwrap
 from ..types import Injection, Insertion
 from ..zoo.sizes import input_size as made_for
 from .data import Convention, Quantity, Report, SiteRow, StageRow, Units
 from .diff import block_diffs
-from .speed import Options, Speeds, measure
+from .speed import Speeds, measure
 
 
 def gather(
@@ -34,12 +35,13 @@ def gather(
     input_size: Sequence[int] | None,
     convention: Convention,
     units: Units,
-    speed: Options | None,
+    speed: Settings | None,
     progress: Progress | None,
 ) -> Report:
     """Make the report; without `speed` options nothing is run for real."""
-    scope, part, injection = _injected(patched)
-    whole, original = original, original.get_submodule(scope)
+    scope, part, injection = _injected(unwrap(patched))
+    whole = unwrap(original)
+    original = whole.get_submodule(scope)
     insertions = injection.plan.insertions if injection is not None else ()
     size = _image(original, injection, input_size)
     inputs = (torch.empty(1, *size, dtype=_dtype(original), device="meta"),)

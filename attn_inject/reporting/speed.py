@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from ..cost.counting import count
@@ -13,14 +14,6 @@ from ..cost.shares import module_seconds
 from ..errors import AttnInjectError
 from ..types import Insertion
 from .data import Speed, Task
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to measure; `settings` as `cost.latency` has them, `training` asks for the training step too."""
-
-    settings: Settings
-    training: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +29,22 @@ def measure(
     patched: nn.Module,
     size: Sequence[int],
     insertions: Sequence[Insertion],
-    options: Options,
+    settings: Settings,
     progress: Progress | None = None,
 ) -> Speeds:
     """Time both models on images of `size`. Raises `AttnInjectError` where there is nothing to run or nowhere to."""
     if any(value.is_meta for model in (original, patched) for value in model.parameters()):
         raise AttnInjectError("a model on the meta device has no weights to run with; use bench=False")
-    contest = Contest(original, patched, size, options.settings)
-    races = [_speed(contest, contest.inference(progress), "inference")]
-    modules = _module_seconds(contest, insertions)
-    if options.training:
-        races.append(_speed(contest, contest.training(progress), "training step"))
+    try:
+        contest = Contest(original, patched, size, settings)
+        races = [_speed(contest, contest.inference(progress), "inference")]
+        modules = _module_seconds(contest, insertions)
+        if settings.training:
+            races.append(_speed(contest, contest.training(progress), "training step"))
+    except torch.OutOfMemoryError as error:
+        raise AttnInjectError(
+            "both models and their batch do not fit into the device's memory; use a smaller batch"
+        ) from error
     return Speeds(tuple(races), modules)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+import attn_inject
 from attn_inject.cost.counting import count
 
 
@@ -80,3 +81,35 @@ def test_an_unknown_operation_is_named_and_the_rest_still_counted():
     counted = count(Odd(), (torch.empty(4, 4, device="meta"),))
     assert counted.unknown == {"aten.linalg_matrix_exp.default": 1}
     assert counted.total.flops == 16
+
+
+PUBLISHED = {
+    # what is injected, MACs published, source
+    "EPSANet-50 small": ("resnet50", {"attention": "psa", "placement": "replace"}, 3.62e9),  # EPSANet's README
+    "MobileNetV2": ("mobilenet_v2", None, 300e6),  # MobileNetV2 paper, Table 4
+    "Inception-v3": ("inception_v3", None, 5.71e9),  # torchvision's table of weights
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_figures_within_one_percent(name):
+    source, injected, published = PUBLISHED[name]
+    settings = {"init_weights": False} if source == "inception_v3" else {}
+    with torch.device("meta"):
+        model = models.get_model(source, **settings)
+    side = 299 if source == "inception_v3" else 224
+    if injected is not None:
+        model = attn_inject.inject(model, **injected, input_size=(3, side, side))
+    assert cost_of(model, 1, 3, side, side).macs == pytest.approx(published, rel=0.01)
+
+
+def test_what_se_and_eca_add_to_resnet50():
+    """SE: as many MACs as parameters. ECA: k C a site, k = 5 5 5 7 for 3 4 6 3 blocks of 256 512 1024 2048."""
+    with torch.device("meta"):
+        model = models.resnet50()
+    plain = cost_of(model, 1, 3, 224, 224).macs
+    added = {
+        name: cost_of(attn_inject.inject(model, name, input_size=(3, 224, 224)), 1, 3, 224, 224).macs - plain
+        for name in ("se", "eca")
+    }
+    assert added == {"se": 2_514_944, "eca": 5 * (3 * 256 + 4 * 512 + 6 * 1024) + 7 * 3 * 2048}
