@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+
+from .errors import CheckpointError
+from .files.atomic import write_atomically
 
 T = TypeVar("T")
 
@@ -54,14 +56,11 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write to a file of another name and rename it, so that two processes at once leave one whole file."""
-    with contextlib.suppress(OSError):
+    text = json.dumps(content)
+
+    def put(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    with contextlib.suppress(OSError, CheckpointError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(path, put)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
+from attn_inject.files.atomic import write_atomically
 from attn_inject.types import Placement
 
 from . import options
 from .job import check_attention
 from .loading import source_of
-from .outputs import PLOT_ENDINGS, check_output, write, write_text
+from .outputs import PLOT_ENDINGS, check_output, write_text
 from .progress import working
 from .values import given, numbers, pairs, words
 
@@ -83,4 +84,4 @@ def command(
         if path is not None:
             write_text(path, text())
     if files[2] is not None:
-        write(files[2], made.plot)
+        write_atomically(files[2], made.plot)

@@ -1,17 +1,49 @@
-"""`attn-inject inspect FILE`: what a saved model is, without running code from it."""
+"""`attn-inject inspect FILE`: what a saved model is, read without building it and without running code from it."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .loading import describe
+
+if TYPE_CHECKING:
+    from attn_inject.checkpoint import CheckpointInfo
+
 
 def command(file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that --out wrote.")]) -> None:
-    """Say what a saved model is: source, plan, sites, versions."""
-    from rich.console import Console
-
+    """Say what a saved model is: source, plan, sites, size, versions."""
     from attn_inject.checkpoint import inspect
 
-    Console().print(inspect(file))
+    for name, text in _facts(inspect(file)):
+        print(f"{name:14}{text}")
+
+
+def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
+    plan = info.plan
+    yield "file", f"{info.path} ({info.bytes:,} bytes)"
+    yield "source", describe(plan.source) if plan.source is not None else "a model that only its maker had"
+    yield "attention", f"{plan.attention}, init {plan.init}" + (f", in {plan.scope}" if plan.scope else "")
+    groups = Counter(
+        (made.site.kind, made.channels, made.placement, tuple(made.options.items())) for made in plan.insertions
+    )
+    for (kind, channels, placement, options), count in groups.items():
+        settings = "".join(f", {key}={value!r}" for key, value in options)
+        yield "", f"{count} x {kind}, {channels} channels, {placement}{settings}"
+    if plan.removals:
+        yield "taken out", f"the attention of {len(plan.removals)} blocks"
+    if info.tensors:
+        dtypes = ", ".join(f"{count} {name}" for name, count in info.dtypes.items())
+        yield "tensors", f"{info.tensors} ({dtypes}), {info.elements:,} elements, {info.added:,} of them new"
+    if info.attention_only:
+        yield "", "the attention only: load it onto a copy of the source"
+    if info.verification is not None:
+        checks = ", ".join(check.name for check in info.verification.checks)
+        yield ("verified" if info.verification else "NOT VERIFIED"), checks
+    yield "versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())
+    for note in plan.notes:
+        yield "note", note

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_inject.errors import PlanError
+from attn_inject.files.atomic import write_atomically
 from attn_inject.recipe import Recipe
 from attn_inject.types import Source
 
 from .loading import describe, input_size_of
-from .outputs import write, write_text
+from .outputs import write_text
 from .progress import Tell, working
 
 if TYPE_CHECKING:
@@ -141,4 +142,4 @@ def _write(made: Report, patched: nn.Module, job: Job) -> None:
         if path is not None:
             write_text(path, text())
     if job.files.plot is not None:
-        write(job.files.plot, made.plot)
+        write_atomically(job.files.plot, made.plot)

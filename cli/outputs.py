@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from attn_inject.errors import CheckpointError
+from attn_inject.files.atomic import write_atomically
 
 MODEL_ENDINGS = (".pt", ".safetensors", ".pt2", ".onnx")
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
@@ -45,17 +44,10 @@ def _obstacle(path: Path, *, force: bool) -> str:
     return "no file can have this name" if "\0" in path.name else ""
 
 
-def write(path: Path, render: Callable[[Path], object]) -> None:
-    """Let `render` write a file beside `path` with the same ending, and move it there when it is whole."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-            temporary = Path(folder) / path.name
-            render(temporary)
-            temporary.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def put(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, put)

@@ -18,12 +18,14 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # From the ground up. A unit is a module of attn_inject or a folder of it; one may import what stands on lower floors.
 FLOORS = (
     ("errors", "recipes", "types"),
-    ("cache", "cifar", "versions", "weights"),
-    ("attention", "injected", "plan_text", "tracing", "zoo"),
+    ("plan_text", "versions"),
+    ("files",),
+    ("cache", "cifar", "weights"),
+    ("attention", "injected", "tracing", "zoo"),
     ("cost", "preparing", "shapes"),
     ("sites",),
-    ("reading",),
-    ("optimizing", "presets", "reporting", "rewriting", "verifying"),
+    ("reading", "verifying"),
+    ("new_parameters", "optimizing", "presets", "reporting", "rewriting"),
     ("applying", "planning"),
     ("injecting", "recipe"),
     ("attaching", "checkpoint", "comparing"),

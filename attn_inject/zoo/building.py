@@ -28,16 +28,14 @@ def build(
     *,
     device: torch.device | str | None = None,
     trust: bool = True,
-    weights: bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """The model that `source` names, with its weights.
 
     `device="meta"` builds the structure without allocating weights (and loads none). With `source.seed` the random
     weights are repeatable and the caller's random state is left alone. `trust=False` refuses sources whose building
-    runs code outside the zoos: it is for sources that were read from a saved file. `weights=False` leaves the random
-    weights in place, for a caller that brings its own. `tell` is handed one line on what was read from
-    `source.checkpoint`.
+    runs code outside the zoos: it is for sources that were read from a saved file. `tell` is handed one line on what
+    was read from `source.checkpoint`.
 
     Raises SourceError when the model cannot be imported or built, or its weights cannot be fetched or do not fit.
     """
@@ -48,7 +46,7 @@ def build(
             f"the model comes from {source.name}, whose code runs only when you trust it (trust_source=True)"
         )
     meta = device is not None and torch.device(device).type == "meta"
-    if meta or not weights:
+    if meta:
         source = dataclasses.replace(source, pretrained=False, checkpoint=None)
     make = _factory(source)
     with _seeded(source.seed), _quiet(), _told(source):
@@ -58,9 +56,9 @@ def build(
     if source.checkpoint:
         from ..weights import load_weights
 
-        summary = load_weights(model, source.checkpoint)
+        loaded = load_weights(model, source.checkpoint)
         if tell is not None:
-            tell(str(summary))
+            tell(loaded)
     return model if device is None else model.to(device)
 
 

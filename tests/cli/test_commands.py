@@ -76,6 +76,31 @@ def test_a_recipe_runs_and_is_checked(cli: Callable, toy: str, tmp_path: Path) -
     assert not (tmp_path / "m.pt").exists()
 
 
+def test_inspect_says_what_a_file_is(cli: Callable, toy: str, tmp_path: Path) -> None:
+    quick = ("--no-bench", "--input-size", "32")
+    for file in ("m.pt", "m.safetensors"):
+        assert cli(toy, "-a", "eca", "--k", "3", "--seed", "1", "--out", file, *quick).code == 0
+        ran = cli("inspect", file)
+        assert ran.code == 0
+        lines = [" ".join(line.split()) for line in ran.out.splitlines()]
+        assert lines[0].startswith(f"file {file} (")
+        assert lines[1:4] == [
+            "source toy.py:Net, random weights, seed 1",
+            "attention eca, init paper",
+            "2 x residual, 32 channels, standard, k=3",
+        ]
+        assert "6 of them new" in ran.out
+        assert "verified edits" in " ".join(ran.out.split())
+
+
+def test_inspect_of_what_is_no_file_of_ours(cli: Callable, tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "text.pt").write_text("hello")
+    for name in ("empty.pt", "text.pt", "absent.pt", "x.txt", "."):
+        ran = cli("inspect", tmp_path / name)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+
+
 def test_compare_puts_attentions_and_placements_side_by_side(cli: Callable, toy: str, tmp_path: Path) -> None:
     ran = cli(
         "compare", toy, "-a", "se", "-a", "eca", "--placement", "standard", "--placement", "post", "--input-size", "16",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from attn_inject.cli.outputs import MODEL_ENDINGS, check_output, write, write_text
+from attn_inject.checkpoint import SUFFIXES
+from attn_inject.cli.outputs import MODEL_ENDINGS, check_output, write_text
 from attn_inject.errors import CheckpointError
 
 
@@ -46,21 +47,13 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
         check_output(str(tmp_path / "locked" / "m.pt"), "--out", force=False)
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    write_text(path, "old")
-
-    def fails(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(CheckpointError, match=r"r\.json cannot be written: No space left on device"):
-        write(path, fails)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+def test_a_text_is_whole_or_not_there(tmp_path: Path) -> None:
+    write_text(tmp_path / "r.md", "×")
+    assert (tmp_path / "r.md").read_text(encoding="utf-8") == "×"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "r.md", "\ud800")
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [("r.md", "×")]
 
 
-def test_the_renderer_sees_the_ending(tmp_path: Path) -> None:
-    seen: list[str] = []
-    write(tmp_path / "p.svg", lambda temporary: (seen.append(temporary.suffix), temporary.write_text("x")))
-    assert seen == [".svg"]
+def test_the_endings_are_those_that_can_be_saved() -> None:
+    assert MODEL_ENDINGS == SUFFIXES
