@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
-from torch.utils.benchmark.utils.timer import timer as synchronised_timer
 
 from ..errors import AttnInjectError
 
@@ -38,10 +39,11 @@ class Device:
             end.record()
             end.synchronize()
             return float(start.elapsed_time(end)) / 1000 / number
-        begin = synchronised_timer()
+        now = _timer()
+        begin = now()
         for _ in range(number):
             run()
-        return (synchronised_timer() - begin) / number
+        return (now() - begin) / number
 
     def peak_bytes(self, run: Callable[[], object]) -> int | None:
         """The most bytes that the allocator held during one call beyond what it held before; None on a CPU."""
@@ -59,6 +61,19 @@ class Device:
         source = torch.ones(_COPY_BYTES // 4, device=self.torch)
         target = torch.empty_like(source)
         return 2 * _COPY_BYTES / min(self.seconds(lambda: target.copy_(source), 1) for _ in range(10))
+
+
+@cache
+def _timer() -> Callable[[], float]:
+    """The clock of `torch.utils.benchmark`, loaded late and without the remark on compilers that it would log."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark.utils.timer import timer
+    finally:
+        logger.setLevel(level)
+    return timer
 
 
 def event() -> torch.cuda.Event:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -219,4 +220,6 @@ class Report:
         return to_text(self)
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        # In a frame of its own, so that the page's styles do not reach the notebook around it.
+        page = escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'

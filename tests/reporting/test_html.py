@@ -115,8 +115,10 @@ def test_a_report_without_sites_or_timings_has_a_page_too(fixed):
     assert "<svg" not in page
 
 
-def test_a_notebook_shows_the_page(fixed):
-    assert fixed._repr_html_() == fixed.to_html()
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own(fixed):
+    shown = fixed._repr_html_()
+    assert shown.startswith("<iframe ")
+    assert unescape(shown.split('srcdoc="')[1].split('"')[0]) == fixed.to_html()
 
 
 def test_the_page_is_the_same_every_time(fixed):
