@@ -5,7 +5,8 @@ Rules, applied in graph order:
  2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays.
  3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
  4. Matrix products between two values leave the axis unknown.
- 5. Everything else keeps the axis of its first input of the same rank.
+ 5. Everything else keeps the axis of its first input, where rank and extent stay; an unknown function that gives a
+    tuple leaves it unknown.
 None means unknown: such a value is never gated.
 """
 
@@ -47,7 +48,7 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
     if node.op == "placeholder":
         return 1
     if isinstance(value, (tuple, list)):
-        return next((axes.get(source) for source in operations.sources(node)), None)
+        return axes.get(operations.sources(node)[0]) if operations.is_slice(node) else None
     if not isinstance(value, torch.Tensor):
         return None
     sources = operations.sources(node)
@@ -76,8 +77,9 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
         return None
     if name in ("permute", "transpose", "swapaxes", "movedim", "moveaxis"):
         return _moved(node, name, axis, before.dim())
-    if value.dim() == before.dim() and (operations.is_rearrangement(node) is False or value.shape == before.shape):
-        return axis
+    if value.dim() == before.dim() and (not operations.is_rearrangement(node) or value.shape == before.shape):
+        known = node.op == "call_method" or operations.is_slice(node) or operations.is_concatenation(node)
+        return axis if known or value.shape[axis] == before.shape[axis] else None
     return _reshaped(axis, before.shape, value.shape)
 
 

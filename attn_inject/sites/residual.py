@@ -12,20 +12,23 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
  R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net).
  R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution fusion
      (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or if one of
-     its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block.
- R7. A sum that is a part of a concat of several sums, all in one block, is a cell combination (NASNet).
+     its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block, as does one whose
+     branch goes down and comes back inside a single child of the block (attention on a reduced map).
+ R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
  R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import fx
 
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
-from .operations import addends, is_map
+from .operations import addends, is_map, parts_of
 
 # A shortcut is a handful of operations; the search for one that the dominator tree does not show stops here.
 _SHORTCUT_REACH = 48
@@ -76,8 +79,11 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: se
     reason = _refusal(flow, node, fork, shortcut, branch, joins)
     if reason:
         return reason
-    gated = _gated(flow, fork, branch, axes)
+    gated = _gated(flow, fork, branch)
     axis = axes.get(gated)
+    if axis is None and gated.meta["val"].shape == vb.shape:
+        # A branch that ends in a product and a reshape is laid out as what it is added to.
+        axis = axes.get(shortcut)
     if axis is None:
         return "the channel axis of the branch cannot be told (attention heads, tokens): R1"
     return Anatomy("residual", gated, node, axis, fork, branch, shortcut)
@@ -161,7 +167,7 @@ def _refusal(
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
     if _is_split_scale(flow, fork, shortcut, branch):
         return "adds two different slices of one split (split-scale): R5"
-    if _is_multi_resolution(flow, fork, shortcut, branch, joins):
+    if _is_multi_resolution(flow, node, fork, shortcut, branch, joins):
         return "adds maps of several resolutions (multi-resolution fusion): R6"
     if _is_cell_combination(flow, node):
         return _CELL_COMBINATION
@@ -169,16 +175,29 @@ def _refusal(
 
 
 def _is_multi_resolution(
-    flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
+    flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
 ) -> bool:
     climbs = [any(_climbs(flow, step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
-    if climbs != [False, True]:
+    if climbs != [False, True] or _stays_in_one_child(flow, fork, branch, str(node.meta["block"])):
         return False
     if flow.holds_convolution(shortcut, fork):
         return True
     region = set(flow.region(branch, fork))
     escapes = any(user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user])
     return escapes or bool(region & joins)
+
+
+def _stays_in_one_child(flow: Flow, fork: fx.Node, branch: fx.Node, block: str) -> bool:
+    """Whether all of the branch that is coarser than its end, and the way back up, runs in one child of the block."""
+    end = branch.meta["val"].shape[2:].numel()
+    children = set()
+    for step in flow.mainline(branch, fork):
+        value = step.meta["val"]
+        if _climbs(flow, step) or (isinstance(value, torch.Tensor) and value.shape[2:].numel() < end):
+            path = str(step.target) if step.op == "call_module" else str(step.meta["block"])
+            inside = path.removeprefix(f"{block}." if block else "")
+            children.add(inside.split(".")[0] if inside != path or not block else "")
+    return len(children) == 1 and "" not in children
 
 
 def _climbs(flow: Flow, node: fx.Node) -> bool:
@@ -210,18 +229,19 @@ def _is_split_scale(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Nod
 
 def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:
     operations = flow.operations
-    return any(
-        sum(operations.is_addition(part) and _same_frame(part, node) for part in reader.all_input_nodes) > 1
-        for reader in node.users
-        if operations.is_concatenation(reader) and _same_frame(reader, node)
-    )
+    for reader in node.users:
+        if operations.is_concatenation(reader) and _same_frame(reader, node):
+            sums = [p for p in parts_of(reader) if operations.is_addition(p) and _same_frame(p, node)]
+            if any(not flow.descends(b, a) for a, b in pairwise(sorted(sums, key=flow.order.__getitem__))):
+                return True
+    return False
 
 
 def _same_frame(a: fx.Node, b: fx.Node) -> bool:
     return bool((a.meta["block"], a.meta["call"]) == (b.meta["block"], b.meta["call"]))
 
 
-def _gated(flow: Flow, fork: fx.Node, branch: fx.Node, axes: dict[fx.Node, int | None]) -> fx.Node:
+def _gated(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
     """The value to gate on the way back from the add (R8)."""
     operations = flow.operations
     gated = step = branch
@@ -234,4 +254,4 @@ def _gated(flow: Flow, fork: fx.Node, branch: fx.Node, axes: dict[fx.Node, int |
         elif not operations.is_rearrangement(step):
             break
         step = sources[0]
-    return gated if axes.get(gated) is not None else branch
+    return gated
