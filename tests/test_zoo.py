@@ -134,6 +134,12 @@ def test_weights_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
         parse_source("resnet18", checkpoint=str(tmp_path / "w.pt"), pretrained=True)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes(seed: int) -> None:
+    with pytest.raises(SourceError, match="the seed must be"):
+        parse_source("resnet18", seed=seed)
+
+
 def test_a_download_that_fails_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("network is unreachable\nand more")

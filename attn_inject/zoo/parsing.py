@@ -38,6 +38,8 @@ def parse_source(
         raise SourceError("--pretrained and --checkpoint both say where the weights come from: give one of them")
     if checkpoint and not Path(checkpoint).is_file():
         raise SourceError(f"there is no file of weights at {checkpoint}")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise SourceError(f"the seed must be a whole number from 0 and below 2**63, not {seed}")
     return Source(kind, name, dict(model_args or {}), pretrained, checkpoint, seed)
 
 

@@ -51,7 +51,7 @@ def test_attentions_are_listed_with_their_parameters(cli: Callable) -> None:
     rows = {line.split()[0]: line.split()[1] for line in listed.out.splitlines() if len(line.split()) > 2}
     assert rows["se"] == "8,192"  # 2 * 256 * 16
     assert rows["eca"] == "5"
-    assert "timm:cbam" in rows
+    assert "\ntimm:cbam " in listed.out
     assert max(len(line) for line in listed.out.splitlines()) <= 80
 
 
