@@ -73,10 +73,19 @@ def count(
     with torch.no_grad(), eval_mode(model), _watching(model, watched, counter.owners), counter:
         try:
             torch.func.functional_call(model, tensors, meta_inputs)
-        except (RuntimeError, NotImplementedError) as error:
-            raise TraceError(f"the cost cannot be counted without real data: {error}") from error
+        except RuntimeError as error:
+            raise TraceError(_refusal(error, meta_inputs)) from error
     parts = {path: counter.work.get(path, Cost()) for path in watched}
     return Count(counter.total, parts, counter.peak, dict(counter.unknown))
+
+
+def _refusal(error: RuntimeError, inputs: Sequence[Any]) -> str:
+    """Tell a model that needs values from one that does not take inputs of these shapes."""
+    reason = str(error).partition("\n")[0]
+    if isinstance(error, NotImplementedError) or "meta" in reason:
+        return f"the cost cannot be counted without real data: {reason}"
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(inputs))
+    return f"the model does not run on an input of shape {shapes}: {reason}"
 
 
 @contextmanager

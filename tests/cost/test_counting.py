@@ -108,3 +108,8 @@ def test_a_model_that_needs_values_is_refused():
 
     with pytest.raises(TraceError, match="without real data"):
         count(Values(), (X,))
+
+
+def test_an_input_of_the_wrong_shape_is_refused_with_the_shape():
+    with pytest.raises(TraceError, match=r"shape \(1, 2, 4, 4\)"):
+        count(nn.Conv2d(3, 4, 1), (X,))
