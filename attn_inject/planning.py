@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -254,7 +255,7 @@ def _insertions(
 ) -> tuple[tuple[Insertion, ...], list[str]]:
     graph = next(iter(reading.located.graphs.values()))
     settings = preset_options(choices.preset, entry, reading.located.sites, choices.options)
-    taken = {name for name, _ in reading.trace.skeleton.named_modules()}
+    taken: set[str] = set()
     insertions: list[Insertion] = []
     refused: list[str] = []
     for site in chosen:
@@ -265,7 +266,7 @@ def _insertions(
             continue
         edit, home, replaces = outcome
         child = choices.name or settings.child or entry.child
-        module = _free_name(f"{home}.{child}" if home else child, taken, replaces)
+        module = _free_name(reading.trace.skeleton, home, child, taken, replaces)
         taken.add(module)
         options = {**choices.options, **settings.for_stage(site.stage), **choices.stage_options.get(site.stage, {})}
         if choices.placement == "replace" and edit.replaced is not None and edit.replaced.op == "call_module":
@@ -300,13 +301,19 @@ def _parent(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _free_name(path: str, taken: set[str], replaces: str | None) -> str:
-    if path not in taken or path == replaces:
-        return path
-    number = 2
-    while f"{path}{number}" in taken:
-        number += 1
-    return f"{path}{number}"
+def _free_name(root: nn.Module, home: str, child: str, taken: set[str], replaces: str | None) -> str:
+    """`home.child`, or the first `home.child2`, `home.child3` ... that nothing has.
+
+    A name that stands for nothing yet is free: None, or an `Identity` that keeps the place of an attention (timm).
+    """
+    parent = root.get_submodule(home)
+    for number in itertools.count(1):
+        name = child if number == 1 else f"{child}{number}"
+        path = f"{home}.{name}" if home else name
+        held = getattr(parent, name, None)
+        if path not in taken and (held is None or type(held) is nn.Identity or path == replaces):
+            return path
+    raise AssertionError("count never ends")
 
 
 def _convolution_options(reading: Reading, edit: Edit, entry: Attention) -> dict[str, Any]:

@@ -49,8 +49,13 @@ def rewrite(reading: Reading, plan: Plan, not_kept: tuple[str, ...] = ()) -> nn.
         twins = dict(zip(reading.trace.graphs[mode].nodes, graph.nodes, strict=True))
         found = reading.located.graphs[mode]
         for insertion in todo:
+            placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == insertion.module]
             for edit in _edits(found, insertion):
                 _apply(graph, edit, insertion.module, twins)
+            for node in placeholders:
+                # Another module has this name now. A replaced module's own call is gone already.
+                if node in graph.nodes:
+                    _supersede(graph, node, node.all_input_nodes[0])
         for site in plan.removals:
             for anatomy in _anatomies(found, site):
                 attended = found.attended[anatomy.gated]
@@ -111,9 +116,10 @@ def _install(skeleton: nn.Module, insertion: Insertion, plan: Plan, aside: dict[
     if like is not None:
         module = module.to(device=like.device, dtype=like.dtype)
     module.train(parent.training)
-    if insertion.module == insertion.replaces and child in parent._modules:
+    if isinstance(getattr(parent, child, None), nn.Module):
+        # What it replaces, or an `Identity` that kept its place.
         _set_aside(skeleton, insertion.module, aside)
-    parent.add_module(child, module)
+    setattr(parent, child, module)
 
 
 def _nearest_tensor(skeleton: nn.Module, block: str) -> torch.Tensor | None:

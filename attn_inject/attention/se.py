@@ -8,7 +8,6 @@ with r = 16, delta = ReLU and no bias in the two layers (the paper's ablation; t
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..errors import AttentionError
@@ -72,6 +71,7 @@ class SE(ChannelGate):
         hidden = hidden_width(channels, reduction, divisor, min_width) if rd_channels is None else rd_channels
         whole_number("rd_channels", hidden)
         self.act = choice(ACTIVATIONS, "act", act)
+        self.form = form
         if choice({"linear": False, "conv": True}, "form", form):
             self.fc1: nn.Module = nn.Conv2d(channels, hidden, 1, bias=bias)
             self.fc2: nn.Module = nn.Conv2d(hidden, channels, 1, bias=bias)
@@ -84,11 +84,9 @@ class SE(ChannelGate):
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): W2 delta(W1 y)."""
-        return _affine(self.act(_affine(pooled, self.fc1)), self.fc2)
-
-
-def _affine(y: torch.Tensor, layer: nn.Module) -> torch.Tensor:
-    """The layer on vectors: a 1x1 convolution over one position is a matrix product, and cheaper as one."""
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
-    return F.linear(y, weight.flatten(1), layer.bias)  # type: ignore[arg-type]
+        if self.form == "linear":
+            weights: torch.Tensor = self.fc2(self.act(self.fc1(pooled)))
+            return weights
+        # As convolutions over one position, so that results equal those of networks written that way to the bit.
+        weights = self.fc2(self.act(self.fc1(pooled[:, :, None, None])))
+        return weights.flatten(1)

@@ -21,7 +21,7 @@ _MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "__mul__", "__imul__"}
 
 @dataclass(frozen=True)
 class Attended:
-    """Existing channel attention: `product = features * gate`, the gate computed in the module `path`."""
+    """Existing channel attention: `product = features * gate`, in the `forward` of the module `path`."""
 
     product: fx.Node
     features: fx.Node
@@ -38,7 +38,7 @@ def find_attention(flow: Flow) -> dict[fx.Node, Attended]:
 
 def anatomy_of(flow: Flow, found: Attended) -> Anatomy:
     """Existing attention as a site of its own: gated in the place where it already is."""
-    return Anatomy("attention", found.product, found.gate, found.channel_axis, flow.fork(found.features, found.gate))
+    return Anatomy("attention", found.product, found.product, found.channel_axis, flow.fork(found.features, found.gate))
 
 
 def _attended(flow: Flow, node: fx.Node) -> Attended | None:
@@ -55,7 +55,7 @@ def _attended(flow: Flow, node: fx.Node) -> Attended | None:
             continue
         wide = [axis for axis, extent in enumerate(weights.shape) if axis and extent != 1]
         if len(wide) == 1 and weights.dim() == fmap.dim() and _is_gate(flow, features, gate):
-            return Attended(node, features, gate, str(gate.meta["block"]), wide[0])
+            return Attended(node, features, gate, str(node.meta["block"]), wide[0])
     return None
 
 

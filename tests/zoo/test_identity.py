@@ -25,7 +25,7 @@ TIMM = (
     "inception_resnet_v2", "ghostnet_050", "ghostnetv2_100", "dla34", "dla46_c", "cspresnet50", "cs3darknet_s",
     "tresnet_m", "convmixer_768_32", "ese_vovnet39b", "mambaout_femto", "convnext_atto", "edgenext_xx_small",
     "mobilevit_xxs", "coatnet_nano_rw_224", "efficientformerv2_s0", "fastvit_t8", "repvit_m0_9", "starnet_s1",
-    "efficientvit_b0", "fbnetv3_b", "tinynet_e", "lcnet_100", "mobilenetv4_conv_small", "gernet_s", "hgnetv2_b0",
+    "efficientvit_b0", "fbnetv3_b", "tinynet_e", "lcnetv2_base", "mobilenetv4_conv_small", "gernet_s", "hgnetv2_b0",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ BLOCKS = {
     "torchvision:squeezenet1_0": {"features.3": 128, "features.12": 512},
     "torchvision:convnext_tiny": {"features.1.0": 96, "features.7.2": 768},
     "timm:nfnet_f0": {"stages.0.0": 256, "stages.3.2": 1536},
-    "timm:dpn68": {"features.conv2_1": 80, "features.conv5_3": 832 - 768 + 768 + 64},
+    "timm:dpn68": {"features.conv2_1": 80, "features.conv5_3": 512 + 64},
     "timm:hrnet_w18": {"layer1.0": 256, "stage2.0.branches.0.0": 18},
 }
 
