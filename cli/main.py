@@ -99,8 +99,10 @@ def run(arguments: list[str]) -> int:
         if not _is_out_of_memory(error):
             raise
         return _complain("there is not enough memory for this: try a smaller --batch or --input-size")
-    except BrokenPipeError:
-        # Who read us (`| head`) has seen enough. Python flushes stdout once more on its way out.
+    except (BrokenPipeError, SystemExit) as error:
+        # Who read us (`| head`) has seen enough; typer makes an exit of it. Python flushes stdout once more at the end.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0

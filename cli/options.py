@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_inject.types import EXISTING, INITS, KINDS, PLACEMENTS, PRESETS
+from attn_inject.types import DEFAULT_KINDS, EXISTING, INITS, KINDS, PLACEMENTS, PRESETS
 
 
 def _one_of(allowed: Sequence[str]) -> Callable[[str | None], str | None]:
@@ -113,7 +113,9 @@ Placements = Annotated[
         help="One to compare; give it several times.",
     ),
 ]
-Kinds = Annotated[str | None, _sites("--kinds", metavar="LIST", help=f"Of {', '.join(KINDS)}; without: all but stage.")]
+Kinds = Annotated[
+    str | None, _sites("--kinds", metavar="LIST", help=f"Of {', '.join(KINDS)}; without: {', '.join(DEFAULT_KINDS)}.")
+]
 Stages = Annotated[
     str | None, _sites("--stages", metavar="LIST", help="Only these, such as 3,4 (ResNet's are 2 to 5).")
 ]

@@ -192,11 +192,13 @@ def test_a_users_file(file: Path) -> None:
         ("users_net.py:text", {}, "gave a str, not a torch.nn.Module"),
         ("users_net.py:limit", {}, "is a int, not a function"),
         ("no_such_package.models:net", {}, "there is no module no_such_package.models"),
+        ("leaves.py:net", {}, r"SystemExit: 3 \(leaves.py, line 1\)"),
         ("broken.py:net", {}, r"SyntaxError: .*"),
     ],
 )
 def test_faults_of_a_users_file_are_one_sentence(file: Path, name: str, args: dict[str, object], message: str) -> None:
     file.with_name("broken.py").write_text("def net(:\n")
+    file.with_name("leaves.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(SourceError, match=message) as caught:
         build(parse_source(name, model_args=args))
     assert "\n" not in str(caught.value)

@@ -144,7 +144,7 @@ def _told(source: Source) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if source.kind in ("module", "file"):
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f" ({Path(last.filename).name}, line {last.lineno})"

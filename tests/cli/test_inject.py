@@ -65,7 +65,7 @@ FAULTS = [
     ("{toy} -a se --reduction x", "--reduction"),
     ("{toy} -a eca --k 4", "k"),
     ("{toy} -a se --placement sideways", "not one of standard, pre"),
-    ("{toy} -a se --kinds odd", "kinds are residual, mixed, stage"),
+    ("{toy} -a se --kinds odd", "kinds are residual, mixed"),
     ("{toy} -a se --include 'x*'", "matches no block"),
     ("{toy} -a se --stages 9", "no sites in stage 9"),
     ("{toy} -a se --scope nowhere", "nowhere"),
