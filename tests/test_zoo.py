@@ -112,9 +112,9 @@ def test_a_torchvision_model_is_built_without_timm() -> None:
 
 
 def test_a_model_registered_in_this_process_is_known() -> None:
-    from torchvision.models import _api, register_model
+    from torchvision.models import _api
 
-    @register_model()
+    @_api.register_model()
     def net_of_this_test() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 8, 3))
 

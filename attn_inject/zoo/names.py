@@ -55,7 +55,11 @@ def is_torchvision(name: str) -> bool:
     """Whether torchvision builds `name`; a model registered in this process counts."""
     if name in torchvision_names():
         return True
-    return "torchvision" in sys.modules and name in _list_torchvision()
+    if "torchvision" not in sys.modules:
+        return False
+    from torchvision.models import list_models
+
+    return name in list_models()
 
 
 def is_timm(name: str) -> bool:
@@ -71,9 +75,9 @@ def is_timm(name: str) -> bool:
 
 def nearest(name: str, zoo: str | None = None) -> list[str]:
     """Up to five names that resemble `name`, best first: of one zoo, or of all as they are to be typed."""
-    names = {"torchvision": list(torchvision_names()), "timm": timm_names(), "cifar": cifar_names()}
-    known = names[zoo] if zoo else [*names["torchvision"], *names["timm"], *(f"cifar:{n}" for n in names["cifar"])]
-    return difflib.get_close_matches(name.lower(), dict.fromkeys(known), n=5, cutoff=0.6)
+    typed = {model.name: model.text for model in reversed(models()) if zoo in (None, model.zoo)}
+    close = difflib.get_close_matches(name.lower(), typed, n=5, cutoff=0.6)
+    return [match if zoo else typed[match] for match in close]
 
 
 def _list_torchvision() -> dict[str, str]:
