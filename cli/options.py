@@ -164,7 +164,7 @@ Batch = Annotated[int | None, _speed("--batch", metavar="N", min=1, help="Images
 ChannelsLast = Annotated[bool, _speed("--channels-last", help="Measure in channels-last memory format.")]
 Compile = Annotated[bool, _speed("--compile", help="Measure under torch.compile.")]
 Training = Annotated[bool, _speed("--training", help="Measure a training step too.")]
-Optimize = Annotated[bool, _speed("--optimize", help="Measure and export the optimised inference graph.")]
+Optimize = Annotated[bool, _speed("--optimize", help="Measure the optimised inference graph.")]
 
 Out = Annotated[str | None, _output("--out", metavar="FILE", help="Save the model: .pt, .safetensors, .pt2 or .onnx.")]
 AttentionOnly = Annotated[bool, _output("--attention-only", help="Save only the new tensors and the plan.")]
