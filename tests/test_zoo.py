@@ -68,7 +68,7 @@ def test_names_resolve_torchvision_first(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("resnet5O", "neither torchvision nor timm: the nearest names are resnet50"),
+        ("resnet5O", "neither torchvision nor timm: the nearest names are cifar:resnet56, resnet50, "),
         ("resnet20", "cifar:resnet20"),
         ("timm:resnet5", "no model 'resnet5' in timm: the nearest names are resnet50"),
         ("torchvision:resnet50d", "no model 'resnet50d' in torchvision: the nearest names are resnet50"),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from attn_inject import load
+
 QUICK = ("--no-bench", "--input-size", "32")
 # The toy network: a stem of 3*32*9 + 32, two blocks of two 32*32*9 and 64 each, a head of 32*10 + 10.
 PARAMETERS = 896 + 2 * 18_496 + 330
@@ -110,3 +112,26 @@ def test_a_users_mistake_is_one_line_and_writes_nothing(
     assert "Traceback" not in ran.err
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"toy.py", "there.pt"}
     assert (tmp_path / "there.pt").read_text() == "mine"
+
+
+def test_weights_come_from_a_file_and_the_report_says_how_many(cli: Callable, toy: str, tmp_path: Path) -> None:
+    from attn_inject.zoo import build, parse_source
+
+    state = build(parse_source(toy, seed=9)).state_dict()
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "w.pth")
+    ran = cli(toy, "-a", "se", "--checkpoint", "w.pth", "--out", "m.pt", *QUICK)
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    assert lines[0] == "toy.py:Net, weights of w.pth"
+    assert f"{len(state)} of {len(state)} tensors" in lines[1]
+    loaded = load(tmp_path / "m.pt", trust_source=True).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+def test_the_attention_alone_is_a_small_file(cli: Callable, toy: str, tmp_path: Path) -> None:
+    for name, flag in (("whole.pt", []), ("part.pt", ["--attention-only"])):
+        assert cli(toy, "-a", "eca", "--seed", "2", "--out", name, *flag, *QUICK).code == 0
+    whole, part = (load(tmp_path / name, trust_source=True).state_dict() for name in ("whole.pt", "part.pt"))
+    assert (tmp_path / "part.pt").stat().st_size < (tmp_path / "whole.pt").stat().st_size / 10
+    assert list(whole) == list(part)
+    assert all(torch.equal(a, b) for a, b in zip(whole.values(), part.values(), strict=True))
