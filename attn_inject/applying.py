@@ -28,6 +28,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, chec
     Raises:
         PlanError: the plan does not fit the model.
         RewriteError: the result failed a check; names it with its figure.
+
     """
     size = None if example_inputs is not None or plan.input_shape is None else plan.input_shape[1:]
     reading = read(model, example_inputs=example_inputs, input_size=size, kinds=plan.kinds, scope=plan.scope)
@@ -52,13 +53,15 @@ def apply_to(reading: Reading, plan: Plan, *, check: bool = True) -> InjectedMod
 
 
 def remove(patched: nn.Module) -> nn.Module:
-    """The model without its attention: the current weights of everything else, shared with `patched`, which stays as it is.
+    """The model without its attention: the current weights of everything else, shared with `patched`, which stays as
+    it is.
 
     What an attention replaced is put back. The result is a graph module (with an empty plan) whose outputs equal the
     original's to the bit as long as no weight was trained; a scoped injection gives the surrounding model back.
 
     Raises:
         PlanError: `patched` is not a patched model.
+
     """
     inner, scope = injected_part(patched)
     skeleton = alias(inner)

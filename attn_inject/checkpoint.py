@@ -7,9 +7,9 @@
 | `.pt2`         | `torch.export`, any batch size, for others to run | no     | plan only |
 | `.onnx`        | ONNX, any batch size, for others to run           | no     | plan only |
 
-Compatibility: files carry a format number, now 1. Every later release of the same major version reads all earlier formats;
-a newer format than a release knows is refused with a sentence. Sites are found again by block, not by the names of graph
-nodes, so that a file outlives changes in how torch names them.
+Compatibility: files carry a format number, now 1. Every later release of the same major version reads all earlier
+formats; a newer format than a release knows is refused with a sentence. Sites are found again by block, not by the
+names of graph nodes, so that a file outlives changes in how torch names them.
 """
 
 from __future__ import annotations
@@ -72,9 +72,11 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         attention_only: only the new modules' tensors (`.pt`, `.safetensors`); loads onto any copy of the source model.
 
     Raises:
-        CheckpointError: an unknown ending, a file that cannot be written, or a model that cannot be exported. The target
+        CheckpointError: an unknown ending, a file that cannot be written, or a model that cannot be exported. The
+            target
             is then as it was before.
         PlanError: `patched` is no patched model, or its plan has options that cannot be written down.
+
     """
     target = Path(path)
     suffix = checked_suffix(target)
@@ -111,6 +113,7 @@ def checked_suffix(path: Path) -> str:
 
     Raises:
         CheckpointError: an ending that names no format; lists those that do.
+
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -131,6 +134,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     Raises:
         CheckpointError: a file that is damaged, of another format, or for another model; or a source that needs `model`
             or `trust_source`.
+
     """
     target = Path(path)
     record, tensors = _read(target)
@@ -153,6 +157,7 @@ def inspect(path: str | Path) -> CheckpointInfo:
 
     Raises:
         CheckpointError: the file is damaged or was not written by attn-inject.
+
     """
     target = Path(path)
     suffix = checked_suffix(target)
@@ -213,7 +218,9 @@ def _read(path: Path) -> tuple[Record, dict[str, torch.Tensor]]:
 def _rebuilt(path: Path, record: Record, trust_source: bool) -> nn.Module:
     source = record.plan.source
     if source is None or source.kind == "object":
-        raise CheckpointError(f"{path} was saved from a model that only its maker had: pass it as load(path, model=...)")
+        raise CheckpointError(
+            f"{path} was saved from a model that only its maker had: pass it as load(path, model=...)"
+        )
     if source.kind in ("module", "file") and not trust_source:
         raise CheckpointError(
             f"{path} names the code {source.name!r} as its source, which is not imported from a file's word alone: "
@@ -234,13 +241,15 @@ def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record
     _must_match(expected, set(tensors), path)
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
-            raise CheckpointError(f"{path}: {name} is {tuple(tensor.shape)}, and the model's is {tuple(own[name].shape)}")
+            raise CheckpointError(
+                f"{path}: {name} is {tuple(tensor.shape)}, and the model's is {tuple(own[name].shape)}"
+            )
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(floating) == 1 and not record.attention_only:
         # Buffers that no state dict holds follow the model's type.
         patched.to(floating.pop())
         own = patched.state_dict(keep_vars=True)
-    homes = {name: module for name, module in patched.named_modules()}
+    homes = dict(patched.named_modules())
     for name, tensor in tensors.items():
         held = own[name]
         if isinstance(held, nn.Parameter):
@@ -284,6 +293,8 @@ def _example(inner: InjectedModule) -> tuple[Any, ...]:
         raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        torch.randn(value.shape, generator=generator).to(device=device, dtype=value.dtype) if isinstance(value, torch.Tensor) else value
+        torch.randn(value.shape, generator=generator).to(device=device, dtype=value.dtype)
+        if isinstance(value, torch.Tensor)
+        else value
         for value in values
     )

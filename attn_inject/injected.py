@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -26,6 +26,7 @@ class InjectedModule(fx.GraphModule):
 
     Attributes:
         injection: the record: plan, versions, verification, what could not be kept.
+
     """
 
     injection: Injection
@@ -69,7 +70,7 @@ class InjectedModule(fx.GraphModule):
     # `GraphModule` keeps its graph in `_graph`; here the mode chooses one.
     @property
     def _graph(self) -> fx.Graph:
-        graphs = vars(self).get("_inj_graphs") or {}
+        graphs: dict[str, fx.Graph] = vars(self).get("_inj_graphs") or {}
         mode = _MODES[bool(vars(self).get("training", True))]
         return graphs[mode] if mode in graphs else next(iter(graphs.values()))
 
@@ -110,7 +111,7 @@ class InjectedModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> InjectedModule:
         memo = {} if memo is None else memo
-        twin = cast(InjectedModule, InjectedModule.__new__(InjectedModule))
+        twin = InjectedModule.__new__(InjectedModule)
         memo[id(self)] = twin
         state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection")}
         twin.__dict__.update(copy.deepcopy(state, memo))
@@ -120,7 +121,7 @@ class InjectedModule(fx.GraphModule):
         return twin
 
     def __copy__(self) -> InjectedModule:
-        twin = cast(InjectedModule, InjectedModule.__new__(InjectedModule))
+        twin = InjectedModule.__new__(InjectedModule)
         twin.__dict__.update(vars(self))
         _install_forward(twin)
         return twin
@@ -156,10 +157,12 @@ def _install_forward(module: InjectedModule) -> None:
     graph = next(iter(module._inj_graphs.values()))
     names = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
     arguments = ", ".join(["self", *names])
-    source = f"def forward({arguments}):\n    return self._inj_codes['train' if self.training else 'eval'][0]({arguments})\n"
+    source = (
+        f"def forward({arguments}):\n    return self._inj_codes['train' if self.training else 'eval'][0]({arguments})\n"
+    )
     scope: dict[str, Any] = {}
     exec(source, scope)
-    type(module).forward = scope["forward"]  # type: ignore[method-assign]
+    type(module).forward = scope["forward"]
 
 
 def _portable(graph: fx.Graph) -> fx.Graph:
@@ -171,7 +174,7 @@ def _portable(graph: fx.Graph) -> fx.Graph:
 
 
 def _rebuild(state: dict[str, Any]) -> InjectedModule:
-    twin = cast(InjectedModule, InjectedModule.__new__(InjectedModule))
+    twin = InjectedModule.__new__(InjectedModule)
     twin.__dict__.update(state)
     vars(twin)["_inj_codes"] = {}
     for mode in twin._inj_graphs:
@@ -188,7 +191,12 @@ def _adopt(target: nn.Module, model: nn.Module) -> None:
             vars(target)[key] = value
     # Constants of the class (not its code) are looked up on instances too.
     for base in reversed(type(model).__mro__):
-        if base.__module__.startswith("torch.nn.modules") or base in (object, nn.Module, fx.GraphModule, InjectedModule):
+        if base.__module__.startswith("torch.nn.modules") or base in (
+            object,
+            nn.Module,
+            fx.GraphModule,
+            InjectedModule,
+        ):
             continue
         for key, value in vars(base).items():
             plain = not key.startswith("__") and not callable(value) and not hasattr(value, "__get__")

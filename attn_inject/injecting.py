@@ -38,11 +38,12 @@ def inject(
 ) -> InjectedModule:
     """Put attention into every block of a convolutional network.
 
-    `model` is left as it was. The result shares its weights (storage, not `Parameter` objects: flags, modes and dtype are
-    the result's own); copy the model first if training one must not move the other.
+    `model` is left as it was. The result shares its weights (storage, not `Parameter` objects: flags, modes and dtype
+    are the result's own); copy the model first if training one must not move the other.
 
     Args:
-        attention: a name (`attention.names()`, `timm:NAME`, `package.module:Class`), a class, or a function of the channel
+        attention: a name (`attention.names()`, `timm:NAME`, `package.module:Class`), a class, or a function of the
+            channel
             count; it must map (N, C, *spatial) to the same shape. "none" with existing="replace" takes attention out.
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         input_size: (channels, *spatial) or (*spatial) of one input, or one number; guessed from the model if None.
@@ -55,7 +56,8 @@ def inject(
         init: "paper", or "identity": the patched model starts by computing exactly what the original does.
         existing: what to do where a block already has channel attention: "stack", "skip" or "replace". What an earlier
             `inject` put in is never gated again: the other blocks get theirs, or there is an error if none is left.
-        preset: "paper", "timm" (names, forms and widths of timm's attention models), or "ecanet" (the authors' kernels).
+        preset: "paper", "timm" (names, forms and widths of timm's attention models), or "ecanet" (the authors'
+        kernels).
         name: the attribute name of the new modules, instead of the attention's own.
         every: take every n-th site. min_channels: leave narrower sites out.
         stage_options: options for single stages, such as `{2: {"k": 3}}`.
@@ -67,6 +69,7 @@ def inject(
     Raises:
         TraceError, PlanError, AttentionError: what cannot be done, and what to do instead.
         RewriteError: the result failed verification.
+
     """
     reading = read(
         model, example_inputs=example_inputs, input_size=input_size, kinds=wanted_kinds(kinds, existing), scope=scope

@@ -29,7 +29,7 @@ def attention_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def freeze_original(model: nn.Module) -> nn.Module:
-    """Stop gradients to everything but the new modules; returns the model. The model it was made from is not affected."""
+    """Stop gradients to everything but the new modules; returns the model. Its original is not affected."""
     new = {id(parameter) for parameter in attention_parameters(model)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in new)

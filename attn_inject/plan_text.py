@@ -1,11 +1,11 @@
 """A `Plan` as text, and back: JSON in saved files, TOML for people. Reading is strict.
 
 Every key must be known and every required key there; numbers are finite and of a sensible size; paths are dotted names.
-A plan comes from a file that anybody may have written, so nothing in it is believed: whatever is wrong ends in a `PlanError`
-of one sentence, and nothing is imported, evaluated or opened.
+A plan comes from a file that anybody may have written, so nothing in it is believed: whatever is wrong ends in a
+`PlanError` of one sentence, and nothing is imported, evaluated or opened.
 
-Format version 1. A reader of version n reads all versions up to n, for as long as the major version of the package is the
-same; a newer version is refused with a sentence that says so.
+Format version 1. A reader of version n reads all versions up to n, for as long as the major version of the package is
+the same; a newer version is refused with a sentence that says so.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def plan_from_dict(data: Any) -> Plan:
 
     Raises:
         PlanError: anything else; names the key.
+
     """
     table = _table("the plan", data)
     version = table.get("format")
@@ -106,6 +107,7 @@ def plan_from_json(text: str | bytes) -> Plan:
 
     Raises:
         PlanError: the text is too long, no JSON, or no plan.
+
     """
     return plan_from_dict(_parsed(text, "JSON", lambda words: json.loads(words, parse_constant=_no_constant)))
 
@@ -120,6 +122,7 @@ def plan_from_toml(text: str | bytes) -> Plan:
 
     Raises:
         PlanError: the text is too long, no TOML, or no plan.
+
     """
     return plan_from_dict(_parsed(text, "TOML", tomllib.loads))
 

@@ -16,7 +16,7 @@ from .attention import Attention
 from .errors import AttentionError, PlanError
 from .injected import InjectedModule
 from .presets import preset_options
-from .reading import Reading, read
+from .reading import Reading, checked_kinds, read
 from .sites.anatomy import Anatomy
 from .sites.placement import Edit, edit_for
 from .sites.select import GraphSites
@@ -79,6 +79,7 @@ def find_sites(
 
     Raises:
         TraceError: the model cannot be traced; names the line that stopped it.
+
     """
     return read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope).located.sites
 
@@ -116,9 +117,9 @@ def make_plan(
     return plan_for(reading, choices)
 
 
-def wanted_kinds(kinds: Sequence[Kind], existing: Existing) -> tuple[Kind, ...]:
+def wanted_kinds(kinds: Sequence[Kind] | Kind, existing: Existing) -> tuple[Kind, ...]:
     """The kinds of sites to look for: with existing="replace", what the network already has is one of them."""
-    given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    given = checked_kinds(kinds)
     return (*given, "attention") if existing == "replace" and "attention" not in given else given
 
 
@@ -128,15 +129,17 @@ def plan_for(reading: Reading, choices: Choices) -> Plan:
     Raises:
         PlanError: nothing to do (with what was seen), a placement no block has, or a bad choice.
         AttentionError: an unknown attention or option, or settings impossible for a site's channels.
+
     """
     _check(choices)
     sites = reading.located.sites
     if not sites:
         raise PlanError(_no_sites(sites))
-    chosen = [site for site in _selected(sites, choices)]
+    chosen = _selected(sites, choices)
     if not chosen:
         raise PlanError(
-            f"none of the {len(sites)} sites is left after the filters: blocks are {_listing([s.block for s in sites])}, "
+            f"none of the {len(sites)} sites is left after the filters: "
+            f"blocks are {_listing([s.block for s in sites])}, "
             f"stages {_listing(sorted({str(s.stage) for s in sites}))}"
         )
     earlier = _earlier_insertions(reading)
@@ -165,14 +168,17 @@ def plan_for(reading: Reading, choices: Choices) -> Plan:
     if not insertions:
         raise PlanError(refused[0] if refused else "nothing to do")
     factory = choices.attention if callable(choices.attention) else None
-    plan = Plan(
+    return Plan(
         insertions=(*earlier, *insertions),
         attention=entry.name,
-        notes=(*_stacking_note(chosen, choices), *dict.fromkeys(refused), *_cost_note(reading, entry, insertions, choices)),
+        notes=(
+            *_stacking_note(chosen, choices),
+            *dict.fromkeys(refused),
+            *_cost_note(reading, entry, insertions),
+        ),
         factory=factory,
         **base,  # type: ignore[arg-type]
     )
-    return plan
 
 
 def _check(choices: Choices) -> None:
@@ -201,7 +207,9 @@ def _selected(sites: Sites, choices: Choices) -> list[Site]:
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(site.block, pattern) for site in sites):
             near = difflib.get_close_matches(pattern, [site.block for site in sites], 2)
-            hint = f"; did you mean {', '.join(near)}?" if near else f"; blocks are {_listing([s.block for s in sites])}"
+            hint = (
+                f"; did you mean {', '.join(near)}?" if near else f"; blocks are {_listing([s.block for s in sites])}"
+            )
             raise PlanError(f"pattern {pattern!r} matches no block{hint}")
     if stages is not None and (missing := sorted(set(stages) - {site.stage for site in sites})):
         there = ", ".join(map(str, sorted({site.stage for site in sites})))
@@ -228,7 +236,7 @@ def _listing(names: Iterable[str], limit: int = 6) -> str:
 
 def _no_sites(sites: Sites) -> str:
     if not sites.skipped:
-        return "no sites: the model has neither adds nor concats of feature maps (kinds='stage' gates its resolutions instead)"
+        return "no sites: there are neither adds nor concats of feature maps (kinds='stage' gates resolutions instead)"
     reasons: dict[str, int] = {}
     for skip in sites.skipped:
         reasons[f"{skip.operation} {skip.reason}"] = reasons.get(f"{skip.operation} {skip.reason}", 0) + 1
@@ -271,7 +279,9 @@ def _insertions(
         options = {**choices.options, **settings.for_stage(site.stage), **choices.stage_options.get(site.stage, {})}
         if choices.placement == "replace" and edit.replaced is not None and edit.replaced.op == "call_module":
             options = {**_convolution_options(reading, edit, entry), **options}
-        insertion = Insertion(site, module, entry.name, options, choices.placement, choices.init, edit.channels, replaces)
+        insertion = Insertion(
+            site, module, entry.name, options, choices.placement, choices.init, edit.channels, replaces
+        )
         _try(entry, insertion, len(site.size))
         insertions.append(insertion)
     return tuple(insertions), refused
@@ -291,7 +301,7 @@ def _edit(graph: GraphSites, anatomy: Anatomy, site: Site, choices: Choices) -> 
 
 
 def _is_module_of_its_own(graph: GraphSites, anatomy: Anatomy) -> bool:
-    """Whether the module that computes an existing gate does nothing else (it is not written out in a block's forward)."""
+    """Whether the module that computes an existing gate does nothing else, and is not a block with it written out."""
     inside = set(graph.flow.region(anatomy.gated, anatomy.fork))
     carries = graph.flow.operations.carries
     return all(node in inside for node in graph.flow.order if carries[node] and node.meta["block"] == anatomy.block)
@@ -352,7 +362,7 @@ def _stacking_note(chosen: list[Site], choices: Choices) -> tuple[str, ...]:
     )
 
 
-def _cost_note(reading: Reading, entry: Attention, insertions: tuple[Insertion, ...], choices: Choices) -> tuple[str, ...]:
+def _cost_note(reading: Reading, entry: Attention, insertions: tuple[Insertion, ...]) -> tuple[str, ...]:
     """A warning where the attention costs more parameters than the network itself (PSA before the add)."""
     import torch
 
@@ -363,7 +373,11 @@ def _cost_note(reading: Reading, entry: Attention, insertions: tuple[Insertion, 
         for insertion in insertions:
             if insertion.replaces is None and entry.kind != "gate":
                 module = attentions.build(
-                    entry, insertion.channels, ndim=len(insertion.site.size), init=insertion.init, options=insertion.options
+                    entry,
+                    insertion.channels,
+                    ndim=len(insertion.site.size),
+                    init=insertion.init,
+                    options=insertion.options,
                 )
                 cost = sum(p.numel() for p in module.parameters())
                 added += cost

@@ -30,6 +30,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     Raises:
         TraceError: for scripted, quantized and other modules whose code cannot be read.
+
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module, got {type(model).__name__}")
@@ -43,13 +44,17 @@ def unwrap(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         where = f"submodule {name}" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
-            raise TraceError(f"{where} is a scripted module, whose code cannot be traced: pass the module it was scripted from")
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")) and not _is_float(
-            module
-        ):
+            raise TraceError(
+                f"{where} is a scripted module, whose code cannot be traced: pass the module it was scripted from"
+            )
+        if type(module).__module__.startswith(
+            ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+        ) and not _is_float(module):
             raise TraceError(f"{where} is quantized: inject into the float model and quantize the result")
         if isinstance(module, nn.parallel.DistributedDataParallel) or (name and hasattr(module, "_orig_mod")):
-            raise TraceError(f"{where} is wrapped ({type(module).__name__}): unwrap it first, wrap the patched model after")
+            raise TraceError(
+                f"{where} is wrapped ({type(module).__name__}): unwrap it first, wrap the patched model after"
+            )
     return model
 
 
@@ -62,6 +67,7 @@ def materialised(model: nn.Module, inputs: tuple[Any, ...] | None) -> nn.Module:
 
     Raises:
         TraceError: the model is lazy and there are no inputs to run.
+
     """
     if not any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
         return model
@@ -86,7 +92,9 @@ def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Iter
                 for attribute, title in _HOOKS.items()
                 if getattr(module, attribute, None)
             ]
-    losses += [f"parameter hook on {name}" for name, p in model.named_parameters() if getattr(p, "_backward_hooks", None)]
+    losses += [
+        f"parameter hook on {name}" for name, p in model.named_parameters() if getattr(p, "_backward_hooks", None)
+    ]
     losses += [f"argument {argument}: fixed at its default" for argument in fixed_arguments]
     base = set(dir(nn.Module))
     if not isinstance(model, fx.GraphModule):

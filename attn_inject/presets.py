@@ -1,7 +1,8 @@
 """Presets: whose settings to use where the caller gives none.
 
-`paper` is each module's own default. `timm` gives the widths, biases, forms and names of timm's attention models, so that
-their weights load strictly. `ecanet` gives the kernel sizes that ECA's authors set by hand for each stage of a ResNet.
+`paper` is each module's own default. `timm` gives the widths, biases, forms and names of timm's attention models, so
+that their weights load strictly. `ecanet` gives the kernel sizes that ECA's authors set by hand for each stage of a
+ResNet.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from .attention import Attention
 from .errors import PlanError
 from .types import Preset, Sites
 
-# The authors' published kernel sizes (ECA-Net repository, and the parameter counts of the paper's Table 3), by the number
-# of blocks in each stage and whether the blocks are bottlenecks (four times wider at the end: 2048 channels, not 512).
+# The authors' published kernel sizes (ECA-Net repository, and the parameter counts of the paper's Table 3), by the
+# number of blocks in each stage and whether the blocks are bottlenecks (four times wider at the end: 2048 channels,
+# not 512).
 _ECANET_KERNELS: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {
     ((2, 2, 2, 2), 512): (3, 5, 7, 7),
     ((3, 4, 6, 3), 512): (3, 3, 5, 7),
@@ -44,6 +46,7 @@ def preset_options(preset: Preset | None, entry: Attention, sites: Sites, given:
 
     Raises:
         PlanError: `ecanet` for another attention than ECA, or for a network whose kernel sizes the authors never set.
+
     """
     if preset in (None, "paper"):
         return Settings()

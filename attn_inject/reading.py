@@ -44,15 +44,13 @@ def read(
     Raises:
         TraceError: the model cannot be traced, or no input size fits it.
         PlanError: an unknown kind, or a scope that is no submodule.
+
     """
     kinds = checked_kinds(kinds)
     inputs = _as_tuple(example_inputs)
     model = materialised(unwrap(model), inputs if scope is None else None)
     part = submodule(model, scope)
-    if isinstance(part, InjectedModule):
-        traced = retrace(part)
-    else:
-        traced = trace(part, inputs=inputs or ())
+    traced = retrace(part) if isinstance(part, InjectedModule) else trace(part, inputs=inputs or ())
     shape = (input_size,) if isinstance(input_size, int) else input_size
     traced = annotate(traced, example_inputs=inputs, input_size=shape)
     return Reading(model, scope, traced, locate(traced, kinds))
@@ -72,6 +70,7 @@ def submodule(model: nn.Module, scope: str | None) -> nn.Module:
 
     Raises:
         PlanError: no such path, with the nearest ones.
+
     """
     if not scope:
         return model
@@ -90,6 +89,7 @@ def checked_kinds(kinds: Sequence[Kind] | str) -> tuple[Kind, ...]:
 
     Raises:
         PlanError: a kind that does not exist, or none at all.
+
     """
     given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in given if kind not in KINDS]

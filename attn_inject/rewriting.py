@@ -1,11 +1,11 @@
 """From a plan to an `InjectedModule`: the only file that puts attention into a graph. It decides nothing.
 
- W1. Both graphs get the same new modules, at the same sites, once for every call of a block.
- W2. A value gated for all its readers is gated right after it is made; one gated for some, right before the first of
-     them, so that in-place changes in between have happened as in the original.
- W3. Channels-last values are viewed channels-first around the attention (permutes move no data).
- W4. Nothing is eliminated but what an attention takes the place of: the replaced convolution, or the nodes that computed
-     only the replaced gate. Modules that are no longer called are set aside, for `remove` to put back.
+W1. Both graphs get the same new modules, at the same sites, once for every call of a block.
+W2. A value gated for all its readers is gated right after it is made; one gated for some, right before the first of
+    them, so that in-place changes in between have happened as in the original.
+W3. Channels-last values are viewed channels-first around the attention (permutes move no data).
+W4. Nothing is eliminated but what an attention takes the place of: the replaced convolution, or the nodes that computed
+    only the replaced gate. Modules that are no longer called are set aside, for `remove` to put back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import fx, nn
 from . import attention as attentions
 from .errors import PlanError
 from .injected import InjectedModule
-from .reading import Reading
+from .reading import Reading, submodule
 from .sites.anatomy import Anatomy
 from .sites.placement import Edit, edit_for
 from .sites.select import GraphSites
@@ -36,15 +36,17 @@ def rewrite(reading: Reading, plan: Plan, not_kept: tuple[str, ...] = ()) -> nn.
 
     Raises:
         PlanError: the plan names a site that the model does not have, or has with other channels.
+
     """
     skeleton = alias(reading.trace.skeleton)
     pristine = {mode: copy.deepcopy(graph) for mode, graph in reading.trace.graphs.items()}
     graphs = {mode: copy.deepcopy(graph) for mode, graph in reading.trace.graphs.items()}
     aside: dict[str, nn.Module] = {}
     called_before = _called(graphs.values())
-    todo = [insertion for insertion in plan.insertions if not _is_there(skeleton, insertion, called_before)]
+    earlier = _earlier_modules(reading)
+    todo = [insertion for insertion in plan.insertions if insertion.module not in earlier]
     for insertion in todo:
-        _install(skeleton, insertion, plan, aside)
+        install(skeleton, insertion, plan, aside)
     for mode, graph in graphs.items():
         twins = dict(zip(reading.trace.graphs[mode].nodes, graph.nodes, strict=True))
         found = reading.located.graphs[mode]
@@ -95,12 +97,13 @@ def _anatomies(found: GraphSites, site: Site) -> list[Anatomy]:
         raise PlanError(f"the model has no {site.kind} site {site.index} in block {site.block or '(root)'}") from None
 
 
-def _is_there(skeleton: nn.Module, insertion: Insertion, called: set[str]) -> bool:
-    """Whether an earlier injection has already made this insertion (the model is a patched one)."""
-    return insertion.module in called and insertion.module != insertion.replaces
+def _earlier_modules(reading: Reading) -> set[str]:
+    """The paths of what an earlier injection put in, if the model is a patched one."""
+    part = submodule(reading.model, reading.scope)
+    return {i.module for i in part.injection.plan.insertions} if isinstance(part, InjectedModule) else set()
 
 
-def _install(skeleton: nn.Module, insertion: Insertion, plan: Plan, aside: dict[str, nn.Module]) -> None:
+def install(skeleton: nn.Module, insertion: Insertion, plan: Plan, aside: dict[str, nn.Module]) -> None:
     """Build the new module in the device and dtype of what it gates, and put it into its block."""
     home, _, child = insertion.module.rpartition(".")
     try:
@@ -108,7 +111,9 @@ def _install(skeleton: nn.Module, insertion: Insertion, plan: Plan, aside: dict[
     except AttributeError:
         raise PlanError(f"the plan puts {insertion.module} into {home}, which the model does not have") from None
     like = _nearest_tensor(skeleton, insertion.site.block)
-    entry = attentions.resolve(plan.factory if plan.factory is not None and insertion.attention == plan.attention else insertion.attention)
+    entry = attentions.resolve(
+        plan.factory if plan.factory is not None and insertion.attention == plan.attention else insertion.attention
+    )
     with torch.device(like.device if like is not None else "cpu"):
         module = attentions.build(
             entry, insertion.channels, ndim=len(insertion.site.size), init=insertion.init, options=insertion.options
@@ -178,7 +183,7 @@ def _call(
 
 
 def _supersede(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
-    """Let `new` stand where `old` stood, and erase `old` and what computed only it (never anything with a side effect)."""
+    """Let `new` stand where `old` stood, and erase `old` and what computed only it."""
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
     doomed = [old]
     while doomed:
@@ -191,12 +196,7 @@ def _supersede(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
 
 
 def _called(graphs: Iterable[fx.Graph]) -> set[str]:
-    return {
-        str(node.target)
-        for graph in graphs
-        for node in graph.nodes
-        if node.op == "call_module"
-    }
+    return {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_module"}
 
 
 def _set_aside(skeleton: nn.Module, path: str, aside: dict[str, nn.Module]) -> None:

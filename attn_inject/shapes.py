@@ -21,7 +21,9 @@ _TRIAL_SIZES_3D = (112, 32, 224, 64)
 _TRIAL_SIZES_1D = (1024, 224, 128, 16000)
 
 
-def annotate(trace: Trace, *, example_inputs: tuple[Any, ...] | None = None, input_size: Iterable[int] | None = None) -> Trace:
+def annotate(
+    trace: Trace, *, example_inputs: tuple[Any, ...] | None = None, input_size: Iterable[int] | None = None
+) -> Trace:
     """Fill `node.meta["val"]` of both graphs; returns the trace with its inputs (on the meta device, batch of 2).
 
     `input_size` is (channels, *spatial) or (*spatial) of one image. Without either, the channels and rank come from the
@@ -29,6 +31,7 @@ def annotate(trace: Trace, *, example_inputs: tuple[Any, ...] | None = None, inp
 
     Raises:
         TraceError: naming the node that no input size satisfies.
+
     """
     if example_inputs is not None:
         inputs = tuple(_to_meta(value) for value in example_inputs)
@@ -38,7 +41,9 @@ def annotate(trace: Trace, *, example_inputs: tuple[Any, ...] | None = None, inp
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if len(placeholders) != 1:
         names = ", ".join(node.name for node in placeholders) or "none"
-        raise TraceError(f"the model takes {len(placeholders)} inputs ({names}): pass example_inputs with one value for each")
+        raise TraceError(
+            f"the model takes {len(placeholders)} inputs ({names}): pass example_inputs with one value for each"
+        )
     failure: Exception | None = None
     dtype = next((p.dtype for p in trace.skeleton.parameters() if p.is_floating_point()), torch.float32)
     for shape in _candidate_shapes(trace, input_size):
@@ -106,8 +111,10 @@ def _propagate_all(trace: Trace, inputs: tuple[Any, ...]) -> None:
             module.training = flag
 
 
-def propagate(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], constants: dict[str, torch.Tensor] | None = None) -> Any:
-    """Run `graph` of `root` on meta `inputs`, writing every node's value to `meta["val"]`; returns the output's value."""
+def propagate(
+    root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], constants: dict[str, torch.Tensor] | None = None
+) -> Any:
+    """Run `graph` of `root` on meta `inputs`; writes each node's value to `meta["val"]` and returns the output's."""
     twins: dict[int, torch.Tensor] = {}
 
     def twin(tensor: torch.Tensor) -> torch.Tensor:

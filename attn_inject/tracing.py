@@ -2,12 +2,14 @@
 
 What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 
-1. Leaves. Besides `torch.nn`, the modules and functions that timm registers as untraceable stay whole (only where timm is
+1. Leaves. Besides `torch.nn`, the modules and functions that timm registers as untraceable stay whole (only where timm
+   is
    loaded at all). A registered module that holds convolutions is traced into when it can be: it may contain block ends.
 2. The caller's model is never touched. Tracing runs on an alias: the same classes and the same weight storage in new
    modules (`alias`), so that modes, constants and statistics of the original stay as they are.
 3. Buffers are read at run time, not frozen into the graph, so that loading a state dict later has its effect.
-4. Arguments with a default keep that default; a proxy in their place would take the wrong side of `if mask is not None`.
+4. Arguments with a default keep that default; a proxy in their place would take the wrong side of `if mask is not
+   None`.
    `Trace.fixed_arguments` names them.
 5. Constants are found by identity in constant time, and live beside the graph instead of on the model.
 6. In-place code stays in-place, and later reads of the changed value are reads of the change (`_Proxy`): plain fx turns
@@ -27,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -74,7 +76,7 @@ def alias(model: nn.Module) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and value.grad_fn is not None:
                 memo[id(value)] = value
-    return cast(nn.Module, copy.deepcopy(model, memo))
+    return copy.deepcopy(model, memo)
 
 
 def _alias_parameter(parameter: nn.Parameter) -> nn.Parameter:
@@ -89,13 +91,13 @@ def trace(
     model: nn.Module,
     *,
     inputs: tuple[Any, ...] = (),
-    kwargs_given: Sequence[str] = (),
     modes: Sequence[str] = MODES,
 ) -> Trace:
     """Trace `model` in each of `modes`. Shapes are not yet known: see `shapes.annotate`.
 
     Raises:
         TraceError: naming the line at which the model cannot be followed.
+
     """
     skeleton = alias(model)
     leaves = _Leaves()
@@ -126,7 +128,7 @@ def traceable(model: nn.Module) -> bool:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A digest of the model's structure: the names, shapes and order of its parameters and buffers, not their values."""
+    """A digest of the model's structure: names, shapes and order of its parameters and buffers, not values."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, torch.Tensor):
@@ -158,8 +160,8 @@ class _Leaves:
         if "timm.models" in sys.modules:
             from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 
-            self.functions = tuple(get_notrace_functions())
-            self._registered = tuple(get_notrace_modules())
+            self.functions = tuple(get_notrace_functions())  # type: ignore[no-untyped-call]
+            self._registered = tuple(get_notrace_modules())  # type: ignore[no-untyped-call]
 
     def is_leaf(self, module: nn.Module) -> bool:
         if isinstance(module, torch.jit.ScriptModule) or type(module) in self._closed:
@@ -180,7 +182,7 @@ def _holds_convolutions(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Records for every node the module whose `forward` runs it (`meta["block"]`) and which call of it (`meta["call"]`)."""
+    """Records for every node the module whose `forward` runs it (`meta["block"]`) and the call (`meta["call"]`)."""
 
     proxy_buffer_attributes = True
 
@@ -210,7 +212,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.leaves.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return self.create_proxy("call_module", path, args, kwargs)
@@ -232,7 +236,10 @@ class _Tracer(fx.Tracer):
         return node
 
     def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,  # noqa: ARG002
+        concrete_args: Any = None,  # noqa: ARG002
     ) -> tuple[Callable[..., Any], list[Any]]:
         # An instance may override `forward`; `root_fn` is the class's.
         forward = self.root.forward if "forward" in vars(self.root) else root_fn.__get__(self.root)
@@ -262,7 +269,7 @@ class _Tracer(fx.Tracer):
     def _placeholder(self, name: str) -> fx.Proxy:
         return self.create_proxy("placeholder", name, (), {})
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:  # noqa: ARG002
         if isinstance(attr_val, torch.Tensor) and (name := self._names.get(id(attr_val))) is not None:
             if name not in parameter_proxy_cache:
                 node = self.create_node("get_attr", name, (), {})

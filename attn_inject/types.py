@@ -173,7 +173,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """The record that a patched model carries: what was put in, into what, with which versions, and what was verified."""
+    """The record that a patched model carries: what was put in, into what, by which versions, how verified."""
 
     plan: Plan
     versions: Mapping[str, str]

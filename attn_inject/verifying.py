@@ -36,12 +36,13 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
 
     Raises:
         PlanError: `patched` is not a patched model.
+
     """
     part, scope = injected_part(patched)
     whole = unwrap(original)
     source = whole.get_submodule(scope) if scope else whole
     plan = part.injection.plan
-    checks = [_edits(part, plan), _weights(source, part, plan), _shapes(part)]
+    checks = [_edits(part, plan), _weights(source, part), _shapes(part)]
     checks += _passes(source, part, plan)
     return Verification(tuple(checks))
 
@@ -51,6 +52,7 @@ def injected_part(patched: nn.Module) -> tuple[InjectedModule, str]:
 
     Raises:
         PlanError: there is none.
+
     """
     for path, module in patched.named_modules():
         if isinstance(module, InjectedModule):
@@ -71,7 +73,7 @@ def _edits(part: InjectedModule, plan: Plan) -> Check:
     return Check("edits", not wrong, figure)
 
 
-def _weights(source: nn.Module, part: InjectedModule, plan: Plan) -> Check:
+def _weights(source: nn.Module, part: InjectedModule) -> Check:
     before, after = source.state_dict(keep_vars=True), part.state_dict(keep_vars=True)
     replaced = tuple(f"{path}." for path in part._inj_aside)
     wrong: list[str] = []
@@ -169,20 +171,28 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return 0.0 if torch.equal(a, b) or (a != b).logical_and(~(a.isnan() & b.isnan())).sum() == 0 else float((a - b).abs().max())
+    return (
+        0.0
+        if torch.equal(a, b) or (a != b).logical_and(~(a.isnan() & b.isnan())).sum() == 0
+        else float((a - b).abs().max())
+    )
 
 
 def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter]) -> Check:
     generator = torch.Generator().manual_seed(0)
     total = sum(
-        (out.float() * torch.randn(out.shape, generator=generator).to(out.device)).sum() for out in outputs if out.requires_grad
+        (out.float() * torch.randn(out.shape, generator=generator).to(out.device)).sum()
+        for out in outputs
+        if out.requires_grad
     )
     if not isinstance(total, torch.Tensor):
         return Check("gradients", False, "no output depends on a new parameter")
     grads = torch.autograd.grad(total, list(new.values()), allow_unused=True)
     missing = [name for name, grad in zip(new, grads, strict=True) if grad is None]
     nonzero = sum(grad is not None and bool(grad.any()) for grad in grads)
-    figure = f"{len(new) - len(missing)} of {len(new)} new parameters reached, {nonzero} with a gradient other than zero"
+    figure = (
+        f"{len(new) - len(missing)} of {len(new)} new parameters reached, {nonzero} with a gradient other than zero"
+    )
     return Check("gradients", not missing, figure + (f"; not {', '.join(missing[:4])}" if missing else ""))
 
 

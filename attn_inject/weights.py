@@ -25,6 +25,7 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
 
     Raises:
         SourceError: the file cannot be read, or its names or shapes are not the model's.
+
     """
     file = Path(path)
     if not file.is_file():
@@ -34,7 +35,9 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
     except CheckpointError as error:
         raise SourceError(str(error)) from error
     wrapper = ""
-    while isinstance(content, dict) and (inner := next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)):
+    while isinstance(content, dict) and (
+        inner := next((k for k in _WRAPPERS if isinstance(content.get(k), dict)), None)
+    ):
         content, wrapper = content[inner], f" (its {inner!r})"
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors:
@@ -59,4 +62,7 @@ def _must_fit(wanted: dict[str, Any], tensors: dict[str, torch.Tensor], file: Pa
     ]
     if problems:
         matched = len(wanted) - len(missing) - len(reshaped)
-        raise SourceError(f"the checkpoint {file} does not fit ({matched} of {len(wanted)} tensors match): it {'; it '.join(problems)}")
+        raise SourceError(
+            f"the checkpoint {file} does not fit ({matched} of {len(wanted)} tensors match): "
+            f"it {'; it '.join(problems)}"
+        )

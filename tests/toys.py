@@ -32,7 +32,9 @@ class Toy(nn.Module):
 class Block(nn.Module):
     """conv-bn-relu-conv-bn, an optional projection, and an add that is spelled by `add`."""
 
-    def __init__(self, add: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], i: int = 16, o: int = 16, s: int = 1) -> None:
+    def __init__(
+        self, add: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], i: int = 16, o: int = 16, s: int = 1
+    ) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(i, o, s=s), nn.BatchNorm2d(o)
         self.conv2, self.bn2 = conv(o, o), nn.BatchNorm2d(o)
@@ -236,27 +238,7 @@ def _tokens(m: Lambda, x: torch.Tensor) -> torch.Tensor:
     return (t + m.fc(F.gelu(local))).transpose(1, 2).unflatten(2, (16, 16))
 
 
-# Look-alikes that must be refused: a word of the reason -> the net. The pyramid and the cross-stage concat have sites
-# elsewhere only if their parts do.
-REFUSED: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-    "fusion": ("a fusion", lambda: _plain(_fusion, a=conv(16, 16), b=conv(16, 16), c=conv(16, 16), d=conv(16, 16))),
-    "re-parameterised": ("re-parameterised", lambda: _plain(_reparameterised, a=conv(16, 16), b=conv(16, 16, 1), bn=nn.BatchNorm2d(16))),
-    "position embedding": ("a parameter or a constant", lambda: _Position()),
-    "split scale": ("split-scale", lambda: _plain(_split_scale, out=16, a=conv(16, 16, 1), b=conv(8, 8), c=conv(8, 8))),
-    "pyramid": ("multi-resolution", lambda: _plain(_pyramid, lateral=conv(16, 16, 1), a=conv(16, 16, s=2), b=conv(16, 16))),
-    "feature reuse": ("feature reuse", lambda: _plain(_dense, out=48, a=conv(16, 16), b=conv(32, 16))),
-    "one-shot aggregation": ("feature reuse", lambda: _plain(_one_shot, a=conv(16, 16), b=conv(16, 16), c=conv(48, 16, 1))),
-    "split concat": ("different slices of one split", lambda: _plain(_split_concat, a=conv(8, 8), b=conv(8, 8, 5))),
-    "cell": ("cell combination", lambda: _plain(_cell, out=48, **{n: conv(16, 16) for n in "abcde"})),
-    "broadcast": ("a broadcast value", lambda: _plain(_context, a=conv(16, 4, 1), b=conv(4, 16, 1))),
-    "token sequence": ("token sequences", lambda: _plain(_tokens, a=conv(16, 16), b=conv(16, 16), fc=nn.Linear(16, 16))),
-    "different ranks": ("different ranks", lambda: _plain(lambda m, x: x + torch.relu(m.a(x)).mean((0,)), a=conv(16, 16))),
-    "to itself": ("to itself", lambda: _plain(lambda m, x: (y := torch.relu(m.a(x))) + y, a=conv(16, 16))),
-    "no convolution": ("no convolution", lambda: _plain(lambda m, x: x + torch.tanh(m.bn(x)), bn=nn.BatchNorm2d(16))),
-}  # fmt: skip
-
-
-class _Position(nn.Module):
+class Position(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.position = conv(3, 16), nn.Parameter(torch.zeros(1, 16, 16, 16))
@@ -264,6 +246,41 @@ class _Position(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(torch.relu(self.stem(x) + self.position).mean((2, 3)))
+
+
+# Look-alikes that must be refused: a word of the reason -> the net. The pyramid and the cross-stage concat have sites
+# elsewhere only if their parts do.
+REFUSED: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "fusion": ("a fusion", lambda: _plain(_fusion, a=conv(16, 16), b=conv(16, 16), c=conv(16, 16), d=conv(16, 16))),
+    "re-parameterised": (
+        "re-parameterised",
+        lambda: _plain(_reparameterised, a=conv(16, 16), b=conv(16, 16, 1), bn=nn.BatchNorm2d(16)),
+    ),
+    "position embedding": ("a parameter or a constant", Position),
+    "split scale": ("split-scale", lambda: _plain(_split_scale, out=16, a=conv(16, 16, 1), b=conv(8, 8), c=conv(8, 8))),
+    "pyramid": (
+        "multi-resolution",
+        lambda: _plain(_pyramid, lateral=conv(16, 16, 1), a=conv(16, 16, s=2), b=conv(16, 16)),
+    ),
+    "feature reuse": ("feature reuse", lambda: _plain(_dense, out=48, a=conv(16, 16), b=conv(32, 16))),
+    "one-shot aggregation": (
+        "feature reuse",
+        lambda: _plain(_one_shot, a=conv(16, 16), b=conv(16, 16), c=conv(48, 16, 1)),
+    ),
+    "split concat": ("different slices of one split", lambda: _plain(_split_concat, a=conv(8, 8), b=conv(8, 8, 5))),
+    "cell": ("cell combination", lambda: _plain(_cell, out=48, **{n: conv(16, 16) for n in "abcde"})),
+    "broadcast": ("a broadcast value", lambda: _plain(_context, a=conv(16, 4, 1), b=conv(4, 16, 1))),
+    "token sequence": (
+        "token sequences",
+        lambda: _plain(_tokens, a=conv(16, 16), b=conv(16, 16), fc=nn.Linear(16, 16)),
+    ),
+    "different ranks": (
+        "different ranks",
+        lambda: _plain(lambda m, x: x + torch.relu(m.a(x)).mean((0,)), a=conv(16, 16)),
+    ),
+    "to itself": ("to itself", lambda: _plain(lambda m, x: (y := torch.relu(m.a(x))) + y, a=conv(16, 16))),
+    "no convolution": ("no convolution", lambda: _plain(lambda m, x: x + torch.tanh(m.bn(x)), bn=nn.BatchNorm2d(16))),
+}
 
 
 def cross_stage() -> nn.Module:

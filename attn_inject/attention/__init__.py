@@ -51,13 +51,19 @@ class _Entry:
 
 _TABLE: dict[str, _Entry] = {
     "se": _Entry("se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507"),
-    "eca": _Entry("eca", "ECA", "eca", "Efficient Channel Attention: one kernel of k weights across the channels", "1910.03151"),
-    "psa": _Entry("psa", "PSA", "psa", "Pyramid Squeeze Attention: four kernel sizes, weighted", "2105.14447", "features"),
+    "eca": _Entry(
+        "eca", "ECA", "eca", "Efficient Channel Attention: one kernel of k weights across the channels", "1910.03151"
+    ),
+    "psa": _Entry(
+        "psa", "PSA", "psa", "Pyramid Squeeze Attention: four kernel sizes, weighted", "2105.14447", "features"
+    ),
     "se-var1": _Entry("variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151"),
     "se-var2": _Entry("variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151"),
     "se-var3": _Entry("variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151"),
     "se-gc": _Entry("variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151"),
-    "eca-ns": _Entry("variants", "ECANS", "eca_ns", "ECA paper, Table 2: k weights per channel, not shared", "1910.03151"),
+    "eca-ns": _Entry(
+        "variants", "ECANS", "eca_ns", "ECA paper, Table 2: k weights per channel, not shared", "1910.03151"
+    ),
 }
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -78,6 +84,7 @@ def register_attention(name: str, factory: Callable[..., Any]) -> None:
 
     Raises:
         AttentionError: the name is taken by the library or is no plain name, or the factory cannot be called.
+
     """
     if not isinstance(name, str) or not name or not name.replace("-", "_").replace(".", "_").isidentifier():
         raise AttentionError(f"an attention's name must be a plain word, got {name!r}")
@@ -93,6 +100,7 @@ def resolve(attention: str | type | Callable[..., Any] | Attention) -> Attention
 
     Raises:
         AttentionError: an unknown name (with the nearest and the list), or something that cannot be called.
+
     """
     if isinstance(attention, Attention):
         return attention
@@ -120,6 +128,7 @@ def check_options(attention: Attention, options: Mapping[str, Any]) -> None:
 
     Raises:
         AttentionError: names the right ones.
+
     """
     for name in options:
         if name in attention.options or (attention.open_options and name not in _RESERVED):
@@ -145,6 +154,7 @@ def build(
 
     Raises:
         AttentionError: settings that the attention cannot work with.
+
     """
     from torch import nn
 
@@ -164,7 +174,9 @@ def build(
     except AttentionError:
         raise
     except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
-        raise AttentionError(f"{attention.name} cannot be made for {channels} channels: {error or type(error).__name__}") from error
+        raise AttentionError(
+            f"{attention.name} cannot be made for {channels} channels: {error or type(error).__name__}"
+        ) from error
     if not isinstance(module, nn.Module):
         raise AttentionError(f"{attention.name} must make an nn.Module, not {type(module).__name__}")
     if init != "identity" or gate_starts_at_one:

@@ -1,7 +1,7 @@
 """Efficient Channel Attention: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net", https://arxiv.org/abs/1910.03151
 
-    w = sigma(conv1d_k(y)) across the channel axis, one kernel of k weights shared by all channels      (equation 9)
-    k = |log2(C) / gamma + b / gamma| made odd, gamma = 2, b = 1                                       (equation 12)
+w = sigma(conv1d_k(y)) across the channel axis, one kernel of k weights shared by all channels      (equation 9)
+k = |log2(C) / gamma + b / gamma| made odd, gamma = 2, b = 1                                       (equation 12)
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def checked_kernel_size(k: int) -> int:
 
     Raises:
         AttentionError: k is not odd and positive; an even one would change the number of channels.
+
     """
     if whole_number("k", k) % 2 == 0:
         raise AttentionError(f"k must be odd, got {k}: {k - 1} or {k + 1}")
@@ -48,6 +49,7 @@ class ECA(ChannelGate):
 
     Raises:
         AttentionError: an even or non-positive k.
+
     """
 
     def __init__(

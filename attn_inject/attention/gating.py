@@ -36,6 +36,7 @@ def choice(table: dict[str, Any], label: str, name: object) -> Any:
 
     Raises:
         AttentionError: there is none; lists them.
+
     """
     if not isinstance(name, str) or name not in table:
         raise AttentionError(f"{label} must be one of {', '.join(table)}; got {name!r}")
@@ -47,6 +48,7 @@ def whole_number(label: str, value: object, least: int = 1) -> int:
 
     Raises:
         AttentionError: it is not.
+
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise AttentionError(f"{label} must be a whole number from {least}, got {value!r}")
@@ -94,7 +96,8 @@ class ZeroMix(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> the same shape."""
-        return x + self.mix.to(x.dtype) * (self.inner(x) - x)
+        mixed: torch.Tensor = x + self.mix.to(x.dtype) * (self.inner(x) - x)
+        return mixed
 
 
 def largest_divisor(wanted: int, *numbers: int) -> int:

@@ -37,6 +37,7 @@ class PSA(nn.Module):
 
     Raises:
         AttentionError: kernels and groups of different number, even kernels, a stride or group count below 1.
+
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class PSA(nn.Module):
             convolution(channels, width, kernel, stride=stride, padding=kernel // 2, groups=group, bias=False)
             for kernel, group in zip(kernels, fitted, strict=True)
         )
-        self.weight = SE(width, rd_channels=max(width // whole_number("reduction", reduction), 1), bias=True, form="conv")
+        self.weight = SE(
+            width, rd_channels=max(width // whole_number("reduction", reduction), 1), bias=True, form="conv"
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, out_channels, *spatial / stride)."""

@@ -1,4 +1,5 @@
-"""Squeeze-and-Excitation: Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507
+"""Squeeze-and-Excitation: Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks",
+https://arxiv.org/abs/1709.01507
 
     w = sigma(W2 delta(W1 y)),    W1: C -> C/r,    W2: C/r -> C              (equation 3)
 
@@ -19,6 +20,7 @@ def hidden_width(channels: int, reduction: float, divisor: int = 1, min_width: i
 
     Raises:
         AttentionError: nothing would be left.
+
     """
     whole_number("divisor", divisor)
     if isinstance(reduction, bool) or not isinstance(reduction, (int, float)) or not reduction >= 1:
@@ -45,11 +47,13 @@ class SE(ChannelGate):
         divisor: round the hidden width to a multiple of it (timm: 8). min_width: the least hidden width.
         rd_channels: the hidden width itself, instead of all that.
         gate: "sigmoid" or "hardsigmoid". act: the activation between the layers.
-        form: "linear" keeps the weights as (out, in), "conv" as (out, in, 1, 1), for state dicts; the results are the same.
+        form: "linear" keeps the weights as (out, in), "conv" as (out, in, 1, 1), for state dicts; the results are the
+        same.
         init: "identity" zeroes the last layer and doubles the gate, so that it starts at exactly 1.
 
     Raises:
         AttentionError: settings that leave no hidden width, or unknown choices.
+
     """
 
     def __init__(

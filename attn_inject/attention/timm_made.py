@@ -28,27 +28,31 @@ def timm_attention(name: str) -> Attention:
 
     Raises:
         AttentionError: timm makes none of that name, or one that does not keep the shape.
+
     """
     plain = name.removeprefix("timm:")
     if plain not in _all_names() or not _keeps_shape(plain):
         near = difflib.get_close_matches(plain, timm_names(), 1)
         hint = f" (did you mean timm:{near[0]}?)" if near else ""
-        raise AttentionError(f"timm makes no attention {plain!r} that keeps the shape{hint}; it makes {', '.join(timm_names())}")
+        raise AttentionError(
+            f"timm makes no attention {plain!r} that keeps the shape{hint}; it makes {', '.join(timm_names())}"
+        )
     cls, doc = _class_of(plain)
     parameters = list(inspect.signature(cls).parameters.values())
     options = tuple(
         p.name
         for p in parameters[1:]
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in ("device", "dtype", "in_channels", "channels")
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and p.name not in ("device", "dtype", "in_channels", "channels")
     )
     return Attention(name, plain, _factory(plain), options, doc)
 
 
 def _factory(plain: str) -> Callable[..., nn.Module]:
     def make(channels: int, **options: Any) -> nn.Module:
-        from timm.layers import create_attn
+        from timm.layers.create_attn import create_attn
 
-        module = create_attn(plain, channels, **options)
+        module = create_attn(plain, channels, **options)  # type: ignore[no-untyped-call]
         assert isinstance(module, nn.Module)
         return module
 
@@ -56,9 +60,9 @@ def _factory(plain: str) -> Callable[..., nn.Module]:
 
 
 def _class_of(plain: str) -> tuple[Any, str]:
-    from timm.layers import get_attn
+    from timm.layers.create_attn import get_attn
 
-    cls = get_attn(plain)
+    cls = get_attn(plain)  # type: ignore[no-untyped-call]
     # Not inspect.getdoc: a class without a docstring would show nn.Module's.
     doc = (getattr(cls, "func", cls).__doc__ or "").strip().splitlines()
     return cls, doc[0].strip(" '") if doc else ""
@@ -67,7 +71,7 @@ def _class_of(plain: str) -> tuple[Any, str]:
 @functools.cache
 def _all_names() -> tuple[str, ...]:
     """The words that `get_attn` compares its argument with; timm keeps no list of them."""
-    from timm.layers import get_attn
+    from timm.layers.create_attn import get_attn
 
     tree = ast.parse(textwrap.dedent(inspect.getsource(get_attn)))
     found = [

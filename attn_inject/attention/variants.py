@@ -1,10 +1,10 @@
 """The diagnostic variants of the ECA paper's Table 2 (https://arxiv.org/abs/1910.03151): w = sigma(W y), with W
 
-    SE-Var1  the identity           0 parameters
-    SE-Var2  diagonal               C
-    SE-Var3  full                   C * C
-    SE-GC    block-diagonal         C * C / G
-    ECA-NS   banded, not shared     k * C
+SE-Var1  the identity           0 parameters
+SE-Var2  diagonal               C
+SE-Var3  full                   C * C
+SE-GC    block-diagonal         C * C / G
+ECA-NS   banded, not shared     k * C
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Writing a file whole or not at all.
 
-The content goes to a new file in the same folder, is forced to the disk, and takes the target's name in one step. Whatever
-stops the process, or the disk, before that step leaves the old file as it was; two writers leave one whole file.
+The content goes to a new file in the same folder, is forced to the disk, and takes the target's name in one step.
+Whatever stops the process, or the disk, before that step leaves the old file as it was; two writers leave one whole
+file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises:
         CheckpointError: the folder or the file cannot be written, or the disk is full; nothing is left behind.
+
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -33,8 +35,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary = Path(name)
         write(temporary)
         _settle(temporary)
-        os.chmod(temporary, _mode(path))
-        os.replace(temporary, path)
+        temporary.chmod(_mode(path))
+        temporary.replace(path)
         _settle(path.parent)
         temporary = None
     except OSError as error:

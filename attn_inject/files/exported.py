@@ -33,14 +33,10 @@ def _export(model: nn.Module, inputs: Sequence[Any]) -> torch.export.ExportedPro
     batch = torch.export.Dim("batch", min=1, max=65_536)
     shapes = tuple({0: batch} if isinstance(x, torch.Tensor) else None for x in inputs)
     try:
-        return torch.export.export(model, tuple(inputs), dynamic_shapes=_by_name(model, shapes))
+        return torch.export.export(model, tuple(inputs), dynamic_shapes=shapes)
     except Exception as error:
         # torch.export reports what it cannot do in many types of its own.
         raise CheckpointError(f"torch.export cannot export this model: {str(error).strip().splitlines()[0]}") from error
-
-
-def _by_name(model: nn.Module, shapes: Sequence[Any]) -> Any:
-    return tuple(shapes)
 
 
 def read_pt2_record(path: Path) -> str:
@@ -48,6 +44,7 @@ def read_pt2_record(path: Path) -> str:
 
     Raises:
         CheckpointError: there is none.
+
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -66,7 +63,9 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise CheckpointError("writing .onnx needs the packages onnx and onnxscript: pip install onnx onnxscript") from None
+        raise CheckpointError(
+            "writing .onnx needs the packages onnx and onnxscript: pip install onnx onnxscript"
+        ) from None
     program = torch.onnx.export(_export(model, inputs), dynamo=True, verbose=False)
     if program is None:
         raise CheckpointError("torch.onnx.export gave no program for this model")
@@ -95,6 +94,7 @@ def read_onnx_record(path: Path) -> str:
 
     Raises:
         CheckpointError: there is none, or the onnx package is not installed.
+
     """
     try:
         import onnx

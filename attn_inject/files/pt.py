@@ -2,8 +2,8 @@
 `torch.load(path, weights_only=True)`.
 
 Before torch sees a file, its zip directory and its pickle are checked here: stored members only (no compression, so no
-bombs), none larger than the file, none overlapping, no strange names, checksums right, and a pickle that names nothing but
-tensors and containers. torch then reads it with `weights_only=True`; nothing is ever added to its safe globals.
+bombs), none larger than the file, none overlapping, no strange names, checksums right, and a pickle that names nothing
+but tensors and containers. torch then reads it with `weights_only=True`; nothing is ever added to its safe globals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,20 @@ from .record import KEY
 
 _MAX_PICKLE = 256 * 2**20
 _MAX_MEMBERS = 200_000
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat", "ComplexDouble")
+_STORAGES = (
+    "Float",
+    "Double",
+    "Half",
+    "BFloat16",
+    "Long",
+    "Int",
+    "Short",
+    "Char",
+    "Byte",
+    "Bool",
+    "ComplexFloat",
+    "ComplexDouble",
+)
 _HARMLESS = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -47,10 +60,13 @@ def read_pt(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
 
     Raises:
         CheckpointError: it is not one, or not whole, or holds anything but tensors.
+
     """
     content = load_checked(path)
     if not isinstance(content, dict) or set(content) != {KEY, "state_dict"} or not isinstance(content[KEY], str):
-        raise CheckpointError(f"{path} is a torch file, but was not written by attn-inject: --checkpoint reads plain weights")
+        raise CheckpointError(
+            f"{path} is a torch file, but was not written by attn-inject: --checkpoint reads plain weights"
+        )
     return content[KEY], as_tensors(content["state_dict"], path)
 
 
@@ -59,8 +75,11 @@ def as_tensors(value: Any, path: object) -> dict[str, torch.Tensor]:
 
     Raises:
         CheckpointError: it holds anything but named tensors.
+
     """
-    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()):
+    if not isinstance(value, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()
+    ):
         raise CheckpointError(f"{path}: its state dict holds something else than named tensors")
     return dict(value)
 
@@ -70,6 +89,7 @@ def load_checked(path: Path) -> Any:
 
     Raises:
         CheckpointError: a check failed.
+
     """
     try:
         _check_archive(path)
@@ -84,7 +104,9 @@ def load_checked(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:
         # torch raises whatever its C++ reader or the pickle machine came across; for a user that is a bad file.
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})") from error
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
 
 
 def _check_archive(path: Path) -> None:
@@ -102,7 +124,9 @@ def _check_archive(path: Path) -> None:
             end = member.header_offset + member.file_size
             parts = member.filename.split("/")
             if ".." in parts or member.filename.startswith(("/", "\\")) or "\x00" in member.filename:
-                raise CheckpointError(f"{path}: member {member.filename[:60]!r} has a path of a kind that torch never writes")
+                raise CheckpointError(
+                    f"{path}: member {member.filename[:60]!r} has a path of a kind that torch never writes"
+                )
         names = [member.filename for member in members]
         if len(set(names)) < len(names):
             raise CheckpointError(f"{path} lists a member twice")
@@ -122,7 +146,9 @@ def _check_pickle(data: bytes, path: Path) -> None:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "GLOBAL" and argument not in _HARMLESS:
-                raise CheckpointError(f"{path} names {str(argument)[:80]!r}, which no tensor needs: it may be code, and is not read")
+                raise CheckpointError(
+                    f"{path} names {str(argument)[:80]!r}, which no tensor needs: it may be code, and is not read"
+                )
             if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
                 raise CheckpointError(f"{path} builds objects that no tensor needs ({opcode.name}), and is not read")
     except ValueError as error:

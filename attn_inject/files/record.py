@@ -1,7 +1,7 @@
 """What stands beside the tensors in every format: one JSON text with the plan and how it came to be.
 
-    {"format": 1, "plan": {...}, "versions": {...}, "fingerprint": "...", "attention_only": false, "training": false,
-     "frozen": ["conv1.weight", ...], "aliases": {"tied.weight": "first.weight"}, "verification": [["edits", true, "..."]]}
+{"format": 1, "plan": {...}, "versions": {...}, "fingerprint": "...", "attention_only": false, "training": false,
+ "frozen": ["conv1.weight", ...], "aliases": {"tied.weight": "first.weight"}, "verification": [["edits", true, "..."]]}
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def record_from_text(text: str | bytes, path: object) -> Record:
 
     Raises:
         CheckpointError: it is none; names what is wrong.
+
     """
     if len(text) > MAX_TEXT:
         raise CheckpointError(f"{path}: the record is {len(text)} bytes long, more than any plan needs")
@@ -70,7 +71,9 @@ def record_from_text(text: str | bytes, path: object) -> Record:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise CheckpointError(f"{path}: the format number is missing or wrong")
     if version > FORMAT:
-        raise CheckpointError(f"{path}: format {version} is newer than this version reads ({FORMAT}): update attn-inject")
+        raise CheckpointError(
+            f"{path}: format {version} is newer than this version reads ({FORMAT}): update attn-inject"
+        )
     if unknown := sorted(set(data) - _KEYS):
         raise CheckpointError(f"{path}: the record has an unknown key {unknown[0][:60]!r}")
     try:

@@ -1,7 +1,7 @@
 """`.safetensors`: the record in the header's metadata, then the tensors.
 
-The header is checked here before the library sees the file: its length against the file, every tensor's shape against its
-bytes, no gap, no overlap, nothing past the end.
+The header is checked here before the library sees the file: its length against the file, every tensor's shape against
+its bytes, no gap, no overlap, nothing past the end.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
 
     Raises:
         CheckpointError: the file is damaged, or its header claims what it does not hold.
+
     """
     metadata = check_header(path)
     from safetensors import SafetensorError
@@ -53,6 +54,7 @@ def check_header(path: Path) -> dict[str, str]:
 
     Raises:
         CheckpointError: it is not sound.
+
     """
     size = path.stat().st_size
     with path.open("rb") as file:

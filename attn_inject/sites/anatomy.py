@@ -13,8 +13,9 @@ from ..types import Kind
 class Anatomy:
     """One site in one graph.
 
-    `gated` is the value that the standard placement multiplies; `join` the add or concat; `fork` the value that shortcut
-    and branch come from; `branch` and `shortcut` the operands of the add as they enter it; `channel_axis` that of `gated`.
+    `gated` is the value that the standard placement multiplies; `join` the add or concat; `fork` the value that
+    shortcut and branch come from; `branch` and `shortcut` the operands of the add as they enter it; `channel_axis`
+    that of `gated`.
     """
 
     kind: Kind

@@ -1,8 +1,8 @@
 """Channel attention that a block already has, recognised by structure.
 
- A1. A multiply of two data-carrying values, one of them a map, the other (the gate) with no more than one position per
-     channel and derived from the map (or from what the map derives from) by a spatial mean.
- A2. The gate's last operation before the multiply is nonlinear (sigmoid-like), apart from views.
+A1. A multiply of two data-carrying values, one of them a map, the other (the gate) with no more than one position per
+    channel and derived from the map (or from what the map derives from) by a spatial mean.
+A2. The gate's last operation before the multiply is nonlinear (sigmoid-like), apart from views.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Mixed sites: the concat that ends an Inception, GoogLeNet or Fire block, gated after the concat.
 
- M1. It joins at least two feature maps along the channel axis.
- M2. Its parts come from one fork, and none of them is the fork.
- M3. They are parallel: none derives from another (feature reuse: DenseNet, VoVNet, HGNet, SelecSLS, Ghost).
- M4. At least one part holds a convolution.
- M5. They are not different slices of one split (MixNet, ShuffleNet).
- M6. No part holds a block end of its own (a cross-stage concat: CSP), and the concat does not read from inside a residual
-     branch (DPN's dense path) nor stand in one (Inception-ResNet), nor in a part of an outer mixed concat (InceptionE).
+M1. It joins at least two feature maps along the channel axis.
+M2. Its parts come from one fork, and none of them is the fork.
+M3. They are parallel: none derives from another (feature reuse: DenseNet, VoVNet, HGNet, SelecSLS, Ghost).
+M4. At least one part holds a convolution.
+M5. They are not different slices of one split (MixNet, ShuffleNet).
+M6. No part holds a block end of its own (a cross-stage concat: CSP), and the concat does not read from inside a
+    residual
+    branch (DPN's dense path) nor stand in one (Inception-ResNet), nor in a part of an outer mixed concat (InceptionE).
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def _judge(
     axis = axes.get(node)
     if axis is None or axis_of(node) != axis:
         return "does not join along the channel axis: M1"
-    if node.meta["val"].dim() == 3 and any(n.meta["val"].dim() > 3 for n in flow.mainline(node, None) if is_map(n.meta["val"])):
+    if node.meta["val"].dim() == 3 and any(
+        n.meta["val"].dim() > 3 for n in flow.mainline(node, None) if is_map(n.meta["val"])
+    ):
         return "joins token sequences: M1"
     if node in inside:
         return "stands inside another block's branch: M6"

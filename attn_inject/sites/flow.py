@@ -1,8 +1,8 @@
 """The data flow of a graph: dominators, and what lies between a value and the fork it came from.
 
-For every node n that carries data, `idom(n)` is the nearest value through which all data reaching n must pass. The region
-between n and a dominator f is then described by differences of running counts, so that "is the way from n back to f
-affine?" costs the same whatever the size of the block, and the whole search stays linear in the number of nodes.
+For every node n that carries data, `idom(n)` is the nearest value through which all data reaching n must pass. The
+region between n and a dominator f is then described by differences of running counts, so that "is the way from n back
+to f affine?" costs the same whatever the size of the block, and the whole search stays linear in the number of nodes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Flow:
         return self._idom.get(node)
 
     def is_nonlinear(self, node: fx.Node, fork: fx.Node | None) -> bool:
-        """Whether anything between `fork` (exclusive) and `node` (inclusive) is nonlinear; `fork` must dominate `node`."""
+        """Whether anything after `fork`, up to and with `node`, is nonlinear; `fork` must dominate `node`."""
         return self._nonlinear[node] > self._nonlinear[fork]
 
     def holds_convolution(self, node: fx.Node, fork: fx.Node | None) -> bool:
@@ -80,7 +80,7 @@ class Flow:
             step = self._idom[step]
 
     def region(self, node: fx.Node, fork: fx.Node | None) -> Iterator[fx.Node]:
-        """All nodes on any way from `fork` (exclusive) to `node` (inclusive); nothing earlier than `fork` is visited."""
+        """All nodes on any way from `fork` (exclusive) to `node` (inclusive); stops at `fork`."""
         floor = self.order[fork] if fork is not None else -1
         seen = {node}
         stack = [node]
@@ -95,7 +95,9 @@ class Flow:
     def descends(self, node: fx.Node, ancestor: fx.Node) -> bool:
         """Whether `ancestor` is on some way to `node`."""
         floor = self.order[ancestor]
-        return node is ancestor or any(ancestor in self.operations.sources(n) for n in self.region(node, ancestor) if self.order[n] > floor)
+        return node is ancestor or any(
+            ancestor in self.operations.sources(n) for n in self.region(node, ancestor) if self.order[n] > floor
+        )
 
     def entries(self, node: fx.Node, fork: fx.Node) -> list[fx.Node]:
         """The nodes directly after `fork` on the ways to `node`."""

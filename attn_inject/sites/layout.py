@@ -30,7 +30,15 @@ _CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
 # Products that mix positions: what comes out is sorted by heads and tokens until a layer says otherwise.
-_MIXING = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "__matmul__", "multi_head_attention_forward")
+_MIXING = (
+    "matmul",
+    "bmm",
+    "baddbmm",
+    "einsum",
+    "scaled_dot_product_attention",
+    "__matmul__",
+    "multi_head_attention_forward",
+)
 _CHANNELS_FIRST_NAMES = ("conv1d", "conv2d", "conv3d", "batch_norm", "group_norm")
 
 
@@ -51,21 +59,11 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
         return axes.get(operations.sources(node)[0]) if operations.is_slice(node) else None
     if not isinstance(value, torch.Tensor):
         return None
-    sources = operations.sources(node)
-    name = name_of(node)
-    if node.op == "call_module":
-        module = operations.module(node)
-        if isinstance(module, _CHANNELS_FIRST):
-            return 1
-        if isinstance(module, nn.Linear) and value.dim() > 2:
-            return value.dim() - 1
-    if name in _CHANNELS_FIRST_NAMES or operations.holds_convolution(node):
-        return 1
-    if name == "linear" and value.dim() > 2:
-        return value.dim() - 1
-    if name in _MIXING:
+    if (settled := _settled(operations, node, value.dim())) is not None:
+        return settled
+    if name_of(node) in _MIXING:
         return None
-    first = sources[0]
+    first = operations.sources(node)[0]
     before = first.meta.get("val")
     axis = axes.get(first)
     if axis is None:
@@ -73,8 +71,25 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
     if not isinstance(before, torch.Tensor):
         # An item of a tuple: the axis was told for the items.
         return axis if axis < value.dim() else None
+    return _carried(operations, node, axis, before, value)
+
+
+def _settled(operations: Operations, node: fx.Node, rank: int) -> int | None:
+    """Rules 1 and 3: layers that put the channels somewhere, whatever came in."""
+    module = operations.module(node) if node.op == "call_module" else None
+    name = name_of(node)
+    if isinstance(module, _CHANNELS_FIRST) or name in _CHANNELS_FIRST_NAMES or operations.holds_convolution(node):
+        return 1
+    if rank > 2 and (isinstance(module, nn.Linear) or name == "linear"):
+        return rank - 1
+    return None
+
+
+def _carried(operations: Operations, node: fx.Node, axis: int, before: torch.Tensor, value: torch.Tensor) -> int | None:
+    """Rules 2 and 5."""
     if axis >= before.dim():
         return None
+    name = name_of(node)
     if name in ("permute", "transpose", "swapaxes", "movedim", "moveaxis"):
         return _moved(node, name, axis, before.dim())
     if value.dim() == before.dim() and (not operations.is_rearrangement(node) or value.shape == before.shape):

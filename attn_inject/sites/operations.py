@@ -1,9 +1,9 @@
 """What a node does to a feature map, told from the operation alone.
 
 The residual principle needs four facts about every node: does it carry the map on, is it nonlinear, does it hold a
-convolution, does it change the resolution upwards. Modules are judged by the `torch.nn` file their base class comes from
-and by what they contain, functions by the operation's name; a name that is not known counts as nonlinear, so that an
-unknown operation can hide a site but never invent a shortcut.
+convolution, does it change the resolution upwards. Modules are judged by the `torch.nn` file their base class comes
+from and by what they contain, functions by the operation's name; a name that is not known counts as nonlinear, so that
+an unknown operation can hide a site but never invent a shortcut.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-# torch.nn files whose modules are affine in their input (max pooling stands with the pools, as in the papers' shortcuts).
+# torch.nn files whose modules are affine in their input (max pooling stands with the pools, as in the papers'
+# shortcuts).
 _AFFINE_HOMES = {
     f"torch.nn.modules.{home}"
     for home in (
@@ -54,7 +55,8 @@ _AFFINE = (
         "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d",
         "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "lp_pool2d", "pad", "pixel_unshuffle",
         "channel_shuffle", "mean", "sum", "stack", "zeros_pad", "unfold", "fold", "avg_pool2d_same", "flip", "bias_add",
-        "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put", "identity",
+        "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put",
+        "identity",
     }
 )  # fmt: skip
 # Operations that look only at a value's shape, dtype or device, or make a new tensor like it.
@@ -75,7 +77,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def is_map(value: Any) -> bool:
-    """Whether a value can be a feature map or a sequence: a floating tensor with at least one axis beside batch and channels."""
+    """Whether a value can be a feature map or a sequence: floating, with an axis beside batch and channels."""
     return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() >= 3
 
 
@@ -115,7 +117,9 @@ class Operations:
             self._traits[path] = (
                 not _is_affine(module),
                 any(isinstance(part, nn.modules.conv._ConvNd) for part in parts),
-                any(isinstance(part, (nn.Upsample, nn.PixelShuffle, nn.modules.conv._ConvTransposeNd)) for part in parts),
+                any(
+                    isinstance(part, (nn.Upsample, nn.PixelShuffle, nn.modules.conv._ConvTransposeNd)) for part in parts
+                ),
             )
         return self._traits[path]
 
@@ -140,8 +144,10 @@ class Operations:
         return name_of(node) in _UPSAMPLINGS
 
     def is_addition(self, node: fx.Node) -> bool:
-        return node.op in ("call_function", "call_method") and name_of(node) in _ADDITIONS and isinstance(
-            node.meta.get("val"), torch.Tensor
+        return (
+            node.op in ("call_function", "call_method")
+            and name_of(node) in _ADDITIONS
+            and isinstance(node.meta.get("val"), torch.Tensor)
         )
 
     def is_concatenation(self, node: fx.Node) -> bool:
@@ -214,9 +220,7 @@ def _first_source_scaled(node: fx.Node, operations: Operations) -> bool:
 def addends(node: fx.Node) -> tuple[Any, Any]:
     """The two operands of an addition, however it is spelled."""
     operands = list(node.args)
-    for key in ("input", "other"):
-        if key in node.kwargs:
-            operands.append(node.kwargs[key])
+    operands += [node.kwargs[key] for key in ("input", "other") if key in node.kwargs]
     return operands[0], operands[1]
 
 
@@ -231,5 +235,3 @@ def axis_of(node: fx.Node) -> int:
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     value = node.meta["val"]
     return int(axis) % value.dim() if isinstance(axis, int) else 0
-
-

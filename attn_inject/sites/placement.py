@@ -1,8 +1,8 @@
 """Where an attention goes for each placement: the SE paper's Table 14 (standard, pre, post, identity), its Table 15
 (conv3x3) and EPSANet's replacement of the spatial convolution.
 
-An `Edit` says which value the attention reads and which nodes read the attention instead of that value. For `replace` the
-attention reads what the convolution read and stands in its place.
+An `Edit` says which value the attention reads and which nodes read the attention instead of that value. For `replace`
+the attention reads what the convolution read and stands in its place.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ class Edit:
         return int(self.value.meta["val"].shape[self.channel_axis])
 
 
-def edit_for(
-    flow: Flow, anatomy: Anatomy, placement: Placement, attended: Mapping[fx.Node, Attended]
-) -> Edit | str:
+def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement, attended: Mapping[fx.Node, Attended]) -> Edit | str:
     """The edit that puts an attention at `placement`, or why this block has no such place.
 
     Existing attention (kind "attention") is always replaced where it is.
@@ -88,7 +86,9 @@ def _before_branch(flow: Flow, anatomy: Anatomy) -> Edit | str:
     if fork.meta["val"].dim() != branch.meta["val"].dim():
         return "placement pre needs a branch that starts from a feature map"
     # A branch that begins by changing its input in place has changed the shortcut too: the gate goes after that.
-    while len(entries := flow.entries(branch, fork)) == 1 and _is_in_place(flow, entries[0]) and entries[0] is not branch:
+    while (
+        len(entries := flow.entries(branch, fork)) == 1 and _is_in_place(flow, entries[0]) and entries[0] is not branch
+    ):
         fork = entries[0]
     return Edit(fork, anatomy.channel_axis, readers=tuple(flow.entries(branch, fork)))
 

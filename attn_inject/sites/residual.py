@@ -7,13 +7,13 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
  R2. They lead back to one *fork*: the nearest value that both come from, or an operand that the other one derives from.
  R3. The *shortcut* is the operand whose way back to the fork is affine. One activation of the fork itself before its
      projection is still a shortcut (pre-activation, DPN) where the branch goes on being nonlinear after a convolution.
- R4. The *branch* is nonlinear on its way and holds a convolution. Both affine: re-parameterised branches. Both nonlinear:
-     a fusion.
+ R4. The *branch* is nonlinear on its way and holds a convolution. Both affine:
+     re-parameterised branches. Both nonlinear: a fusion.
  R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net).
- R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution fusion
-     (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or if one of
-     its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block, as does one whose
-     branch goes down and comes back inside a single child of the block (attention on a reduced map).
+ R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution
+     fusion (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or
+     if one of its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block, as
+     does one whose branch goes down and comes back inside one child of the block (attention on a reduced map).
  R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
  R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
@@ -161,7 +161,6 @@ def _refusal(
     flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
 ) -> str | None:
     """Rules R1 (token sequences), R5, R6 and R7 on an add that R2 to R4 took."""
-    operations = flow.operations
     rank = node.meta["val"].dim()
     if rank == 3 and not _is_sequence_network(flow, branch, fork):
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
@@ -183,7 +182,9 @@ def _is_multi_resolution(
     if flow.holds_convolution(shortcut, fork):
         return True
     region = set(flow.region(branch, fork))
-    escapes = any(user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user])
+    escapes = any(
+        user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user]
+    )
     return escapes or bool(region & joins)
 
 
@@ -249,7 +250,9 @@ def _gated(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
         sources = operations.sources(step)
         if len(sources) != 1 or not isinstance(sources[0].meta.get("val"), torch.Tensor) or sources[0] is fork:
             break
-        if operations.is_gain(step) or (operations.is_slice(step) and step.meta["val"].dim() == sources[0].meta["val"].dim()):
+        if operations.is_gain(step) or (
+            operations.is_slice(step) and step.meta["val"].dim() == sources[0].meta["val"].dim()
+        ):
             gated = sources[0]
         elif not operations.is_rearrangement(step):
             break

@@ -68,6 +68,7 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
 
     Raises:
         TraceError: a site of the eval graph is missing in train mode, so that the two would be different networks.
+
     """
     graphs = {mode: analyse(trace.skeleton, graph, kinds) for mode, graph in trace.graphs.items()}
     first = graphs.get("eval") or next(iter(graphs.values()))
@@ -79,7 +80,7 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
                 f"the {kind} site of block {block or '(root)'} is not there in {mode} mode: "
                 "the model computes something else there; leave the block out with exclude"
             )
-    extent = max((d for d in (trace.input_shape or (1, 1, 1))[2:]), default=1)
+    extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
     items = tuple(_site(first, key, calls, extent) for key, calls in first.found.items())
     skipped = tuple(
         Skipped(r.node.name, str(r.node.meta["block"]), r.operation, r.reason)
@@ -94,6 +95,7 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
     axis = anatomy.channel_axis
     value = anatomy.gated.meta["val"]
     size = spatial_size(anatomy.gated, axis)
+    longest: int = max(size, default=0)
     return Site(
         kind=kind,
         block=block,
@@ -101,7 +103,7 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
         channels=int(value.shape[axis]),
         size=size,
         layout="channels_first" if axis == 1 else "channels_last",
-        stage=max(round(math.log2(extent / max(size))), 0) if size and max(size) else 0,
+        stage=max(round(math.log2(extent / longest)), 0) if longest else 0,
         node=anatomy.gated.name,
         join=anatomy.join.name,
         calls=len(calls),

@@ -1,9 +1,9 @@
 """Stage sites, asked for by name only: the last value of each resolution, for networks with neither adds nor concats.
 
- S1. Only values that all data passes through count: those that dominate the network's output.
- S2. They are feature maps with more than one position; consecutive ones of the same size form a resolution.
- S3. A resolution without a convolution (a lone pool before the classifier) is none.
- S4. The site is the last value before the map is pooled or strided to the next resolution.
+S1. Only values that all data passes through count: those that dominate the network's output.
+S2. They are feature maps with more than one position; consecutive ones of the same size form a resolution.
+S3. A resolution without a convolution (a lone pool before the classifier) is none.
+S4. The site is the last value before the map is pooled or strided to the next resolution.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ def test_cross_stage_concat_is_none_but_its_block_is_a_site() -> None:
 
 
 def test_concat_along_another_axis_is_none() -> None:
-    body = toys.Lambda(lambda m, x: torch.cat([torch.relu(m.a(x)), torch.relu(m.b(x))], 2), a=toys.conv(16, 16), b=toys.conv(16, 16))
+    body = toys.Lambda(
+        lambda m, x: torch.cat([torch.relu(m.a(x)), torch.relu(m.b(x))], 2), a=toys.conv(16, 16), b=toys.conv(16, 16)
+    )
     assert list(find_sites(toys.Toy(body), input_size=(3, 16, 16))) == []
 
 
@@ -55,7 +57,9 @@ def test_stages_are_found_only_by_name() -> None:
 
 
 def test_stage_gates_keep_the_output_at_identity() -> None:
-    model = nn.Sequential(toys.conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), toys.conv(8, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(
+        toys.conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), toys.conv(8, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     model.eval()
     patched = inject(model, "se", kinds=("stage",), reduction=4, init="identity", input_size=(3, 16, 16))
     x = torch.randn(2, 3, 16, 16)

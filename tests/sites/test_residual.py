@@ -26,7 +26,7 @@ def _same_at_identity(model: nn.Module, size: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("spelling", toys.SPELLINGS)
-@pytest.mark.parametrize("width, stride", [(16, 1), (24, 1), (16, 2)], ids=["identity", "wider", "strided"])
+@pytest.mark.parametrize(("width", "stride"), [(16, 1), (24, 1), (16, 2)], ids=["identity", "wider", "strided"])
 def test_every_spelling_of_the_add(spelling: str, width: int, stride: int) -> None:
     model = toys.Toy(toys.Block(toys.SPELLINGS[spelling], 16, width, stride), out=width)
     (site,) = find_sites(model, input_size=model.size)
@@ -84,7 +84,7 @@ def test_one_dimensional_and_three_dimensional_blocks() -> None:
         class Net(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.stem, self.a, self.b = (toys.conv(i, 8, d=d) for i in (3, 8, 8))
+                self.stem, self.a, self.b = (toys.conv(i, 8, d=d) for i in (3, 8, 8))  # noqa: B023
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 x = self.stem(x)

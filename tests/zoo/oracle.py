@@ -1,10 +1,11 @@
 """A second opinion on residual sites that uses no torch.fx: run the model and watch what is really added to what.
 
-The model runs once on meta tensors under a dispatch mode that sees every aten operation. Each value gets a number, and two
-sets kept as bit masks: its *ancestors*, and its *affine ancestors*, those it is reached from through affine operations
-only. A sum of two maps `a + b` of one shape is the end of a residual block if some value F is an affine ancestor of a and
-an ancestor of b, but no affine ancestor of b, with a convolution on the way to b only, and if neither of the two is an affine
-ancestor of the other. A slice starts afresh (a scale of a split is no shortcut). The innermost module that is running when the sum is made is its block.
+The model runs once on meta tensors under a dispatch mode that sees every aten operation. Each value gets a number, and
+two sets kept as bit masks: its *ancestors*, and its *affine ancestors*, those it is reached from through affine
+operations only. A sum of two maps `a + b` of one shape is the end of a residual block if some value F is an affine
+ancestor of a and an ancestor of b, but no affine ancestor of b, with a convolution on the way to b only, and if
+neither of the two is an affine ancestor of the other. A slice starts afresh (a scale of a split is no shortcut). The
+innermost module that is running when the sum is made is its block.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class _Watch(TorchDispatchMode):
 
 
 def residual_blocks(model: nn.Module, *inputs: torch.Tensor) -> Counter[str]:
-    """How many residual sums each module's `forward` makes, by module path, when `model` runs on `inputs` in eval mode."""
+    """How many residual sums each module's `forward` makes, by module path, in eval mode on `inputs`."""
     watch = _Watch()
     handles = []
     for path, module in model.named_modules():

@@ -2,8 +2,8 @@
 
     python -m tests.zoo.sweep [--out FILE.md] [--workers N] [PATTERN ...]
 
-writes a table (model, nodes, residual, mixed, the oracle's count, seconds) and exits with 1 if a model fails to trace or an
-unexplained difference shows up.
+writes a table (model, nodes, residual, mixed, the oracle's count, seconds) and exits with 1 if a model fails to trace
+or an unexplained difference shows up.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,8 @@ from attn_inject.errors import TraceError
 
 from .oracle import residual_blocks
 
-# Detection models have no graph from the top, flow and quantized ones are no float classifiers; a `scope` reaches the former.
+# Detection models have no graph from the top, flow and quantized ones are no float classifiers; a `scope` reaches the
+# former.
 _NOT_FROM_THE_TOP = ("*rcnn*", "retinanet*", "ssd*", "fcos*", "raft*", "quantized_*", "swin*", "vit_*", "mvit*")
 
 
@@ -80,7 +82,11 @@ def build(name: str) -> nn.Module:
 
 def is_cnn(model: nn.Module) -> bool:
     """Whether convolutions are more than a patch embedding: at least a quarter of the layers that have weights."""
-    layers = Counter(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules() if isinstance(getattr(m, "weight", None), nn.Parameter) and m.weight.dim() > 1)
+    layers = Counter(
+        isinstance(m, nn.modules.conv._ConvNd)
+        for m in model.modules()
+        if isinstance(getattr(m, "weight", None), nn.Parameter) and m.weight.dim() > 1
+    )
     return layers[True] > 4 and layers[True] >= layers.total() / 4
 
 
@@ -113,7 +119,11 @@ def examine(name: str) -> Row:
 
 def sweep(patterns: list[str], workers: int) -> Iterator[Row]:
     """`examine` over all names that match, several at a time."""
-    chosen = [n for n in names() if not patterns or any(fnmatch.fnmatch(n, p) or fnmatch.fnmatch(n, f"*:{p}") for p in patterns)]
+    chosen = [
+        n
+        for n in names()
+        if not patterns or any(fnmatch.fnmatch(n, p) or fnmatch.fnmatch(n, f"*:{p}") for p in patterns)
+    ]
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(examine, chosen, chunksize=4)
@@ -127,7 +137,7 @@ def table(rows: list[Row]) -> str:
     lines = [
         "# Sites of every CNN in the two zoos",
         "",
-        f"torch {torch.__version__.partition('+')[0]}, torchvision {torchvision.__version__.partition('+')[0]}, timm {timm.__version__}; "
+        f"torch {_version(torch)}, torchvision {_version(torchvision)}, timm {_version(timm)}; "
         "made by `python -m tests.zoo.sweep`. The oracle is `tests/zoo/oracle.py`, which uses no `torch.fx`.",
         "",
         "| model | nodes | residual | mixed | oracle | seconds |",
@@ -137,6 +147,10 @@ def table(rows: list[Row]) -> str:
         oracle = "-" if row.oracle is None else str(row.oracle)
         lines.append(f"| {row.name} | {row.nodes} | {row.residual} | {row.mixed} | {oracle} | {row.seconds:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def _version(package: Any) -> str:
+    return str(package.__version__).partition("+")[0]
 
 
 def main() -> int:
@@ -151,8 +165,21 @@ def main() -> int:
             continue
         rows.append(row)
         if row.error or row.extra or row.missing:
-            print(row.name, row.residual, row.oracle, row.error[:160], "extra", row.extra[:3], "missing", row.missing[:3], flush=True)
-    print(f"{len(rows)} CNNs, {sum(bool(r.error) for r in rows)} errors, {sum(bool(r.extra or r.missing) for r in rows)} differences")
+            print(
+                row.name,
+                row.residual,
+                row.oracle,
+                row.error[:160],
+                "extra",
+                row.extra[:3],
+                "missing",
+                row.missing[:3],
+                flush=True,
+            )
+    print(
+        f"{len(rows)} CNNs, {sum(bool(r.error) for r in rows)} errors, "
+        f"{sum(bool(r.extra or r.missing) for r in rows)} differences"
+    )
     if arguments.out:
         arguments.out.write_text(table(rows))
     return int(any(row.error for row in rows))

@@ -1,4 +1,4 @@
-"""Identity-initialised SE at all sites of networks of every family: eval outputs equal to the bit, each gate run once."""
+"""Identity-initialised SE at all sites of every family: eval outputs equal to the bit, each gate run once."""
 
 from __future__ import annotations
 

@@ -11,8 +11,10 @@ from .sweep import build
 # (residual, mixed), eval graph. The counts are those of the networks' residual blocks with a skip add.
 COUNTS = {
     "torchvision:resnet50": (16, 0), "torchvision:resnext50_32x4d": (16, 0), "torchvision:wide_resnet50_2": (16, 0),
-    "torchvision:mobilenet_v2": (10, 0), "torchvision:mobilenet_v3_large": (10, 0), "torchvision:efficientnet_b0": (9, 0),
-    "torchvision:efficientnet_v2_s": (35, 0), "torchvision:regnet_y_400mf": (16, 0), "torchvision:convnext_tiny": (18, 0),
+    "torchvision:mobilenet_v2": (10, 0), "torchvision:mobilenet_v3_large": (10, 0),
+    "torchvision:efficientnet_b0": (9, 0),
+    "torchvision:efficientnet_v2_s": (35, 0), "torchvision:regnet_y_400mf": (16, 0),
+    "torchvision:convnext_tiny": (18, 0),
     "torchvision:mnasnet1_0": (10, 0), "torchvision:r3d_18": (8, 0), "torchvision:vgg16": (0, 0),
     "torchvision:densenet121": (0, 0), "torchvision:squeezenet1_0": (0, 8), "torchvision:googlenet": (0, 9),
     "torchvision:inception_v3": (0, 11), "timm:inception_v3": (0, 11), "timm:inception_v4": (0, 19),

@@ -41,7 +41,8 @@ def test_sites_are_those_of_the_oracle(rows: list) -> None:  # type: ignore[type
     wrong = {
         row.name: (row.extra, row.missing)
         for row in rows
-        if (row.extra and not _known(row.name, ORACLE_SEES_LESS)) or (row.missing and not _known(row.name, ORACLE_SEES_MORE))
+        if (row.extra and not _known(row.name, ORACLE_SEES_LESS))
+        or (row.missing and not _known(row.name, ORACLE_SEES_MORE))
     }
     assert wrong == {}
 

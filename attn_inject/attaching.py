@@ -1,0 +1,208 @@
+"""Attention in a model of its own class: no graph, but forward hooks in the module tree.
+
+`inject` gives a graph module, which runs everywhere but no longer has the class's methods. `attach` gives a model of
+the same class, sharing the weights, whose blocks hold the attention (`layer1.0.se`) and apply it when the module that makes
+the gated value returns: so `forward_features` and every other method see it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+
+from .errors import PlanError
+from .planning import Choices, plan_for, wanted_kinds
+from .reading import Reading, read
+from .rewriting import install
+from .sites.placement import Edit, edit_for
+from .tracing import alias, fingerprint, trace
+from .types import DEFAULT_KINDS, Existing, Init, Injection, Insertion, Kind, Placement, Plan, Preset, Source
+from .versions import versions
+
+
+class Gate:
+    """A forward hook that passes a module's output through a block's attention. Copies and pickles with the model."""
+
+    def __init__(self, holder: nn.Module, child: str, order: tuple[int, ...] | None) -> None:
+        self.holder = holder
+        self.child = child
+        self.order = order
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        attention = getattr(self.holder, self.child)
+        if self.order is None:
+            return cast(torch.Tensor, attention(output))
+        back = tuple(self.order.index(axis) for axis in range(len(self.order)))
+        return cast(torch.Tensor, attention(output.permute(self.order)).permute(back))
+
+
+def attach(
+    model: nn.Module,
+    attention: str | type | Callable[..., Any],
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    placement: Placement = "standard",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    stages: int | Sequence[int] | None = None,
+    scope: str | None = None,
+    init: Init = "paper",
+    existing: Existing = "stack",
+    preset: Preset | None = None,
+    name: str | None = None,
+    every: int = 1,
+    min_channels: int = 0,
+    stage_options: Mapping[int, Mapping[str, Any]] | None = None,
+    source: Source | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A copy of `model` of the same class, sharing its weights, with attention in its blocks.
+
+    Arguments as for `inject`.
+    The state dict has the keys that `inject` gives. `detach` takes the attention out again.
+
+    Raises:
+        PlanError: beside what `inject` raises, a gated value that no module returns, or that the block's own code reads
+            too: such a block needs `inject`.
+
+    """
+    reading = read(
+        model, example_inputs=example_inputs, input_size=input_size, kinds=wanted_kinds(kinds, existing), scope=scope
+    )
+    plan = plan_for(
+        reading,
+        Choices(
+            attention, placement, include, exclude, stages, every, min_channels, init, existing, preset, name,
+            stage_options or {}, options, source,
+        ),
+    )  # fmt: skip
+    return attach_plan(reading, plan)
+
+
+def attach_plan(reading: Reading, plan: Plan) -> nn.Module:
+    """`attach` for a model that has been read and planned."""
+    makers = [(insertion, _maker(reading, insertion)) for insertion in plan.insertions]
+    if plan.removals or not makers:
+        raise PlanError("attach only puts attention in: use inject to take it out")
+    outer = alias(reading.model)
+    part = outer.get_submodule(reading.scope) if reading.scope else outer
+    kept_places: dict[str, nn.Module | None] = {}
+    for insertion in plan.insertions:
+        home, _, child = insertion.module.rpartition(".")
+        holder = part.get_submodule(home)
+        if hasattr(holder, child):
+            kept_places[insertion.module] = getattr(holder, child)
+        install(part, insertion, plan, {})
+    own = _run_by_the_class(part, kept_places, reading)
+    for insertion, (path, order) in makers:
+        home, _, child = insertion.module.rpartition(".")
+        if own.get(insertion.module) is None:
+            part.get_submodule(path).register_forward_hook(Gate(part.get_submodule(home), child, order))
+        elif own[insertion.module] != path:
+            raise PlanError(
+                f"the code of block {insertion.site.block or '(root)'} runs its own {child!r} at another place: "
+                "give the new modules another name with name="
+            )
+    vars(outer)["injection"] = Injection(plan, versions(), None, fingerprint(reading.model))
+    vars(outer)["_attached_places"] = kept_places
+    return outer
+
+
+def _run_by_the_class(part: nn.Module, places: Mapping[str, nn.Module | None], reading: Reading) -> dict[str, str]:
+    """For new modules whose name the block's class knows: the module whose output the class feeds them, if it runs them.
+
+    timm's ResNet blocks, for one, run `self.se` where it is not None; a hook would gate a second time.
+    """
+    if not places:
+        return {}
+    graph = trace(part, inputs=reading.trace.inputs, modes=("eval",)).graphs["eval"]
+    fed = {
+        str(node.target): str(node.args[0].target)
+        for node in graph.nodes
+        if node.op == "call_module" and node.args and isinstance(node.args[0], fx.Node)
+    }
+    # A new module made of operations the graph shows (not a leaf) is found by its block path.
+    for node in graph.nodes:
+        block = str(node.meta.get("block", ""))
+        if block in places and block not in fed and node.all_input_nodes:
+            fed[block] = str(node.all_input_nodes[0].target)
+    return {path: fed[path] for path in places if path in fed}
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """The model without the attention that `attach` put in: a copy of the same class, sharing the weights.
+
+    Raises:
+        PlanError: nothing was attached to it.
+
+    """
+    record = vars(model).get("injection")
+    if not isinstance(record, Injection) or isinstance(model, fx.GraphModule):
+        raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")
+    bare = alias(model)
+    places: dict[str, nn.Module | None] = vars(bare).pop("_attached_places", {})
+    del vars(bare)["injection"]
+    part = bare.get_submodule(record.plan.scope) if record.plan.scope else bare
+    for module in part.modules():
+        for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, Gate)]:
+            del module._forward_hooks[key]
+    for insertion in record.plan.insertions:
+        home, _, child = insertion.module.rpartition(".")
+        delattr(part.get_submodule(home), child)
+        if insertion.module in places:
+            setattr(part.get_submodule(home), child, places[insertion.module])
+    return bare
+
+
+def _maker(reading: Reading, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
+    """(path of the module whose output is the gated value, the permutation to channels first if it needs one)."""
+    places = {_place(reading, insertion, mode) for mode in reading.located.graphs}
+    if len(places) != 1:
+        raise PlanError(f"{insertion.module}: another module makes the gated value in train mode; use inject")
+    return places.pop()
+
+
+def _place(reading: Reading, insertion: Insertion, mode: str) -> tuple[str, tuple[int, ...] | None]:
+    found = reading.located.graphs[mode]
+    anatomy = found.found[insertion.site.key][0]
+    edit = edit_for(found.flow, anatomy, insertion.placement, found.attended)
+    if isinstance(edit, str):
+        raise PlanError(f"{insertion.site.block or '(root)'}: {edit}")
+    path = _returned_by(edit)
+    if path is None:
+        raise PlanError(
+            f"{insertion.site.block or '(root)'}: no module returns the value to gate there, or others read it too: "
+            "attach cannot reach it; use inject"
+        )
+    axis = edit.channel_axis
+    if axis == 1:
+        return path, None
+    rank = edit.value.meta["val"].dim()
+    order = [a for a in range(rank) if a != axis]
+    order.insert(1, axis)
+    return path, tuple(order)
+
+
+def _returned_by(edit: Edit) -> str | None:
+    """The module whose output is exactly the edit's value, for all who read it."""
+    if edit.replaced is not None or (edit.readers is not None and set(edit.value.users) != set(edit.readers)):
+        return None
+    if edit.value.op == "call_module":
+        return str(edit.value.target) if _is_called_once(edit.value) else None
+    returned = edit.value.meta.get("returned_by") or []
+    return str(returned[0][0]) if returned and returned[0][0] else None
+
+
+def _is_called_once(made: fx.Node) -> bool:
+    """Whether the module runs once in every call of its block, so that its output is always the gated value."""
+    frames = [
+        (node.meta["block"], node.meta["call"])
+        for node in made.graph.nodes
+        if node.op == "call_module" and node.target == made.target
+    ]
+    return len(set(frames)) == len(frames)
