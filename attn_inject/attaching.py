@@ -1,8 +1,8 @@
 """Attention in a model of its own class: no graph, but forward hooks in the module tree.
 
 `inject` gives a graph module, which runs everywhere but no longer has the class's methods. `attach` gives a model of
-the same class, sharing the weights, whose blocks hold the attention (`layer1.0.se`) and apply it when the module that makes
-the gated value returns: so `forward_features` and every other method see it too.
+the same class, sharing the weights, whose blocks hold the attention (`layer1.0.se`) and apply it when the module that
+makes the gated value returns: so `forward_features` and every other method see it too.
 """
 
 from __future__ import annotations
@@ -114,23 +114,18 @@ def attach_plan(reading: Reading, plan: Plan) -> nn.Module:
 
 
 def _run_by_the_class(part: nn.Module, places: Mapping[str, nn.Module | None], reading: Reading) -> dict[str, str]:
-    """For new modules whose name the block's class knows: the module whose output the class feeds them, if it runs them.
+    """For new modules whose name the block's class knows: whose output the class feeds them, if it runs them.
 
     timm's ResNet blocks, for one, run `self.se` where it is not None; a hook would gate a second time.
     """
     if not places:
         return {}
-    graph = trace(part, inputs=reading.trace.inputs, modes=("eval",)).graphs["eval"]
+    graph = trace(part, inputs=reading.trace.inputs, modes=("eval",), whole=places).graphs["eval"]
     fed = {
         str(node.target): str(node.args[0].target)
         for node in graph.nodes
         if node.op == "call_module" and node.args and isinstance(node.args[0], fx.Node)
     }
-    # A new module made of operations the graph shows (not a leaf) is found by its block path.
-    for node in graph.nodes:
-        block = str(node.meta.get("block", ""))
-        if block in places and block not in fed and node.all_input_nodes:
-            fed[block] = str(node.all_input_nodes[0].target)
     return {path: fed[path] for path in places if path in fed}
 
 

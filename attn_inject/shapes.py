@@ -105,7 +105,7 @@ def _propagate_all(trace: Trace, inputs: tuple[Any, ...]) -> None:
         for mode, graph in trace.graphs.items():
             for module in flags:
                 module.training = mode == "train"
-            propagate(trace.skeleton, graph, inputs, trace.constants)
+            _propagate_mode(trace, graph, inputs, mode)
     finally:
         for module, flag in flags.items():
             module.training = flag

@@ -2,14 +2,13 @@
 
 What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 
-1. Leaves. Besides `torch.nn`, the modules and functions that timm registers as untraceable stay whole (only where timm
-   is
-   loaded at all). A registered module that holds convolutions is traced into when it can be: it may contain block ends.
+1. Leaves. Besides `torch.nn` and classes marked `traced_whole`, the modules and functions that timm registers as
+   untraceable stay whole (only where timm is loaded at all). A registered module that holds convolutions is traced into
+   when it can be: it may contain block ends.
 2. The caller's model is never touched. Tracing runs on an alias: the same classes and the same weight storage in new
    modules (`alias`), so that modes, constants and statistics of the original stay as they are.
 3. Buffers are read at run time, not frozen into the graph, so that loading a state dict later has its effect.
-4. Arguments with a default keep that default; a proxy in their place would take the wrong side of `if mask is not
-   None`.
+4. Arguments with a default keep that default; a proxy in their place would take the wrong side of `if mask is None`.
    `Trace.fixed_arguments` names them.
 5. Constants are found by identity in constant time, and live beside the graph instead of on the model.
 6. In-place code stays in-place, and later reads of the changed value are reads of the change (`_Proxy`): plain fx turns
@@ -26,7 +25,7 @@ import sys
 import traceback
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,8 +91,11 @@ def trace(
     *,
     inputs: tuple[Any, ...] = (),
     modes: Sequence[str] = MODES,
+    whole: Collection[str] = (),
 ) -> Trace:
     """Trace `model` in each of `modes`. Shapes are not yet known: see `shapes.annotate`.
+
+    `whole` are paths of submodules that stay single calls, beside those that `_Leaves` knows.
 
     Raises:
         TraceError: naming the line at which the model cannot be followed.
@@ -101,6 +103,7 @@ def trace(
     """
     skeleton = alias(model)
     leaves = _Leaves()
+    leaves.keep_whole(skeleton.get_submodule(path) for path in whole)
     graphs: dict[str, fx.Graph] = {}
     constants: dict[str, torch.Tensor] = {}
     fixed: tuple[str, ...] = ()
@@ -157,14 +160,20 @@ class _Leaves:
         self.functions: tuple[Callable[..., Any], ...] = ()
         self._registered: tuple[type, ...] = ()
         self._closed: set[type] = set()
+        self._whole: set[nn.Module] = set()
         if "timm.models" in sys.modules:
             from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 
             self.functions = tuple(get_notrace_functions())  # type: ignore[no-untyped-call]
             self._registered = tuple(get_notrace_modules())  # type: ignore[no-untyped-call]
 
+    def keep_whole(self, modules: Iterable[nn.Module]) -> None:
+        self._whole.update(modules)
+
     def is_leaf(self, module: nn.Module) -> bool:
-        if isinstance(module, torch.jit.ScriptModule) or type(module) in self._closed:
+        if isinstance(module, torch.jit.ScriptModule) or type(module) in self._closed or module in self._whole:
+            return True
+        if getattr(type(module), "traced_whole", False):
             return True
         if parametrize.is_parametrized(module):
             return True

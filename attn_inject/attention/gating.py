@@ -58,6 +58,8 @@ def whole_number(label: str, value: object, least: int = 1) -> int:
 class ChannelGate(nn.Module):
     """Base of the gates: subclasses give `logits`, (N, C) -> (N, C)."""
 
+    traced_whole = True
+
     def __init__(self, *, gate: str = "sigmoid", init: str = "paper") -> None:
         super().__init__()
         self.gate_name = gate
@@ -88,6 +90,8 @@ class ZeroMix(nn.Module):
     For attentions that rewrite features and have no gate that could start at one. `f`'s own parameters get a gradient
     from the second step on, when `mix` has moved.
     """
+
+    traced_whole = True
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

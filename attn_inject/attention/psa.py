@@ -40,6 +40,8 @@ class PSA(nn.Module):
 
     """
 
+    traced_whole = True
+
     def __init__(
         self,
         channels: int,

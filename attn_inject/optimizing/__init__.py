@@ -1,0 +1,14 @@
+"""A patched model made fast for inference: separate rewrites, each of which checks its own conditions.
+
+    norm_folding   eval batch norms into the convolutions before them
+    early_squeeze  the pool at the input of the last 1x1 convolution, a quarter of the bytes in a bottleneck
+    gate_add       gate * branch + shortcut (+ ReLU) without a new map
+
+Order matters: folding first lets the others see convolutions where norms stood.
+"""
+
+from __future__ import annotations
+
+from .optimized import OptimizedModule, Rewritten, fold_norms, optimize
+
+__all__ = ["OptimizedModule", "Rewritten", "fold_norms", "optimize"]

@@ -1,0 +1,100 @@
+"""`optimize`: the rewrites in their order, over a copy that shares every weight it does not change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..errors import PlanError, RewriteError
+from ..reading import read
+from ..tracing import alias
+from ..verifying import injected_part
+from .early_squeeze import squeeze_early
+from .gate_add import fuse_gate_and_add
+from .norm_folding import fold_batch_norms
+
+REWRITES = ("norm_folding", "early_squeeze", "gate_add")
+# Largest difference from the unoptimized model, relative to its largest output: folding reorders sums.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """How often each rewrite applied."""
+
+    norms_folded: int = 0
+    pooled_early: int = 0
+    adds_fused: int = 0
+
+
+class OptimizedModule(fx.GraphModule):
+    """An inference graph; `rewritten` says what was done. `train()` is refused."""
+
+    rewritten: Rewritten
+
+    def train(self, mode: bool = True) -> OptimizedModule:
+        """Only `train(False)` works: folded norms have no statistics to train with."""
+        if mode:
+            raise PlanError("an optimized model is for inference: train the model that it was made from")
+        super().train(False)
+        return self
+
+
+def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
+    """A faster graph for inference: the outputs of `patched` in eval mode, up to `TOLERANCE` of its dtype.
+
+    Args:
+        patched: what `inject` returned (without a scope); it stays as it is, and shares the weights that did not
+        change.
+        example_inputs: for models with several inputs; shapes are otherwise those of the trace.
+        disable: names of `REWRITES` to leave out.
+
+    Raises:
+        PlanError: `patched` is no patched model, or an unknown rewrite.
+
+    """
+    unknown = [name for name in disable if name not in REWRITES]
+    if unknown:
+        raise PlanError(f"the rewrites are {', '.join(REWRITES)}; there is no {unknown[0]!r}")
+    inner, scope = injected_part(patched)
+    if scope:
+        raise PlanError(f"optimize the part that was patched: its submodule {scope}")
+    if example_inputs is not None or "val" not in next(iter(inner.graph_of("eval").nodes)).meta:
+        graph = read(inner, example_inputs=example_inputs).trace.graphs["eval"]
+    else:
+        graph = inner.graph_of("eval")
+    modules = [insertion.module for insertion in inner.injection.plan.insertions]
+    return _optimized(inner, graph, modules, disable)
+
+
+def fold_norms(model: nn.Module, *, example_inputs: Any = None) -> OptimizedModule:
+    """A plain model's eval graph with its norms folded, so that an optimized model is compared with its equal.
+
+    Raises:
+        TraceError: the model cannot be traced.
+
+    """
+    reading = read(model, example_inputs=example_inputs)
+    return _optimized(reading.trace.skeleton, reading.trace.graphs["eval"], [], ())
+
+
+def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disable: Collection[str]) -> OptimizedModule:
+    root = alias(source).eval()
+    graph = copy.deepcopy(original)
+    folded = fold_batch_norms(root, graph) if "norm_folding" not in disable else 0
+    early = squeeze_early(root, graph, modules) if "early_squeeze" not in disable else 0
+    fused = fuse_gate_and_add(root, graph) if "gate_add" not in disable else 0
+    try:
+        graph.lint()
+    except RuntimeError as error:
+        raise RewriteError(f"the optimized graph is not sound: {error}") from error
+    result = OptimizedModule(root, graph, class_name="OptimizedModule")
+    result.rewritten = Rewritten(folded, early, fused)
+    result.requires_grad_(False)
+    nn.Module.train(result, False)
+    return result
