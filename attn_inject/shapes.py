@@ -111,6 +111,21 @@ def _propagate_all(trace: Trace, inputs: tuple[Any, ...]) -> None:
             module.training = flag
 
 
+def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: tuple[Any, ...], mode: str) -> None:
+    try:
+        propagate(trace.skeleton, graph, inputs, trace.constants)
+    except TraceError:
+        # Auxiliary heads want larger inputs than the network itself; what runs in eval mode only is still an input size.
+        for shape in _candidate_shapes(trace, None) if mode == "train" and len(inputs) == 1 else []:
+            try:
+                other = torch.empty(shape, dtype=inputs[0].dtype, device="meta")
+                propagate(trace.skeleton, graph, (other,), trace.constants)
+                return
+            except TraceError:
+                continue
+        raise
+
+
 def propagate(
     root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], constants: dict[str, torch.Tensor] | None = None
 ) -> Any:

@@ -17,6 +17,7 @@ ORACLE_SEES_MORE = {
     "timm:nasnetalarge": "combines sums in cells (R7)",
     "timm:pnasnet5large": "combines sums in cells (R7)",
     "timm:mvitv2_*": "adds attention heads, not maps: the oracle looks at rank 4 only",
+    "timm:mobilevitv2_*": "its transformer cannot be traced into, and works on unfolded tokens",
     "timm:gcvit_*": "the branch's only convolution is that of a query shared by many blocks",
 }
 ORACLE_SEES_LESS = {
