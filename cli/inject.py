@@ -96,6 +96,8 @@ def command(
         raise typer.BadParameter(
             "say which one, as in --attention eca; 'attn-inject attentions' lists them", param_hint="--attention"
         )
+    if optimize and training:
+        raise typer.BadParameter("the optimised graph is for inference: leave --training out", param_hint="--optimize")
     job.run(
         job.Job(
             source=source_of(model, args, pretrained=pretrained, checkpoint=checkpoint, seed=seed),

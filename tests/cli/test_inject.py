@@ -45,6 +45,19 @@ def test_every_view_is_written(cli: Callable, toy: str, tmp_path: Path) -> None:
     assert (tmp_path / "r.html").read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_optimize_measures_the_inference_graph_and_counts_the_patched_one(
+    cli: Callable, toy: str, tmp_path: Path
+) -> None:
+    quick = ("--input-size", "32", "--bench-seconds", "0.3")
+    ran = cli(toy, "-a", "se", "--optimize", "--json", "r.json", *quick)
+    assert ran.code == 0, ran.err
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert "speed of the optimised graph, norms folded in both" in report["title"]
+    assert len(report["sites"]) == 2
+    assert [speed["task"] for speed in report["speeds"]] == ["inference"]
+    assert cli(toy, "-a", "se", "--optimize", "--training", *quick).code == 2
+
+
 def test_a_seed_makes_two_runs_equal_to_the_bit(cli: Callable, toy: str, tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
         assert cli(toy, "-a", "se", "--seed", "5", "--out", name, *QUICK).code == 0
