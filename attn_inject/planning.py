@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from . import attention as attentions
-from .attention import Attention
+from .attention import Attention, child_name
 from .errors import AttentionError, PlanError
 from .injected import InjectedModule
 from .presets import preset_options
@@ -197,7 +197,7 @@ def _check(choices: Choices) -> None:
         raise PlanError(f"every must be a whole number from 1, got {choices.every!r}")
     if choices.attention == "none" and choices.existing != "replace":
         raise PlanError("attention 'none' takes attention out, so it needs existing='replace'")
-    if choices.name is not None and (not str(choices.name).isidentifier()):
+    if choices.name is not None and child_name(str(choices.name)) != choices.name:
         raise PlanError(f"name must be an attribute name such as 'se', got {choices.name!r}")
 
 

@@ -39,9 +39,8 @@ def rewrite(reading: Reading, plan: Plan, not_kept: tuple[str, ...] = ()) -> nn.
 
     """
     skeleton = alias(reading.trace.skeleton)
-    pristine = {mode: copy.deepcopy(graph) for mode, graph in reading.trace.graphs.items()}
     graphs = {mode: copy.deepcopy(graph) for mode, graph in reading.trace.graphs.items()}
-    aside: dict[str, nn.Module] = {}
+    pristine, aside = _without_attention(reading)
     called_before = _called(graphs.values())
     earlier = _earlier_modules(reading)
     todo = [insertion for insertion in plan.insertions if insertion.module not in earlier]
@@ -95,6 +94,15 @@ def _anatomies(found: GraphSites, site: Site) -> list[Anatomy]:
         return found.found[site.key]
     except KeyError:
         raise PlanError(f"the model has no {site.kind} site {site.index} in block {site.block or '(root)'}") from None
+
+
+def _without_attention(reading: Reading) -> tuple[dict[str, fx.Graph], dict[str, nn.Module]]:
+    """(the graphs as they were before any injection, the modules that earlier ones set aside)."""
+    part = submodule(reading.model, reading.scope)
+    if isinstance(part, InjectedModule):
+        modes = reading.trace.graphs
+        return {mode: copy.deepcopy(part.pristine_graph_of(mode)) for mode in modes}, dict(part._inj_aside)
+    return {mode: copy.deepcopy(graph) for mode, graph in reading.trace.graphs.items()}, {}
 
 
 def _earlier_modules(reading: Reading) -> set[str]:

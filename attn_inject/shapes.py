@@ -115,7 +115,7 @@ def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: tuple[Any, ...], mode
     try:
         propagate(trace.skeleton, graph, inputs, trace.constants)
     except TraceError:
-        # Auxiliary heads want larger inputs than the network itself; what runs in eval mode only is still an input size.
+        # Auxiliary heads want larger inputs than the network: what runs in eval mode only is still an input size.
         for shape in _candidate_shapes(trace, None) if mode == "train" and len(inputs) == 1 else []:
             try:
                 other = torch.empty(shape, dtype=inputs[0].dtype, device="meta")

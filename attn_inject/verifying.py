@@ -142,7 +142,7 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     if inputs is None or any(tensor.is_meta for tensor in tensors):
         return []
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    twin = alias(part).eval().requires_grad_(False)
+    twin = _without_hooks(alias(part)).eval().requires_grad_(False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in plan.insertions
@@ -156,7 +156,7 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     checks: list[Check] = []
     bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
     if bad or plan.init == "identity":
-        before = alias(source).eval()
+        before = _without_hooks(alias(source)).eval()
         with torch.no_grad():
             plain = _tensors(before(*real))
     excused = plain is not None and bad <= sum(int((~torch.isfinite(out)).sum()) for out in plain)
@@ -168,6 +168,14 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         apart = max((_distance(a, b) for a, b in zip(plain, outputs, strict=True)), default=0.0)
         checks.append(Check("identity", apart == 0.0, f"largest difference from the original {apart:g}"))
     return checks
+
+
+def _without_hooks(twin: nn.Module) -> nn.Module:
+    """Take the caller's forward and backward hooks off an alias: they may record what they see."""
+    for module in twin.modules():
+        for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
+            hooks.clear()
+    return twin
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

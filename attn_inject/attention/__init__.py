@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -229,13 +230,18 @@ def _imported(name: str) -> Callable[..., Any]:
 
 def _foreign(name: str, factory: Callable[..., Any]) -> Attention:
     last = name.rpartition(":")[2].rpartition(".")[2].strip("<>")
-    child = "".join(c if c.isalnum() else "_" for c in last).lower().strip("_") or "attention"
-    if not child.isidentifier():
-        child = "attention"
+    child = child_name("".join(c if c.isalnum() else "_" for c in last).lower().strip("_"))
     doc = (inspect.getdoc(factory) or "").strip().splitlines()
     parameters = _parameters(factory)
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return Attention(name, child, factory, _options(factory), doc[0] if doc else "", open_options=anything)
+
+
+def child_name(word: str) -> str:
+    """`word` as the name of a submodule, which must be writable in Python code (`timm:lambda` is not)."""
+    if keyword.iskeyword(word):
+        return f"{word}_attention"
+    return word if word.isidentifier() else "attention"
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import AttentionError
-from . import Attention
+from . import Attention, child_name
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def timm_attention(name: str) -> Attention:
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         and p.name not in ("device", "dtype", "in_channels", "channels")
     )
-    return Attention(name, plain, _factory(plain), options, doc)
+    return Attention(name, child_name(plain), _factory(plain), options, doc)
 
 
 def _factory(plain: str) -> Callable[..., nn.Module]:
