@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import attention as attentions
 from .applying import apply_plan
-from .errors import CheckpointError, PlanError
+from .errors import AttentionError, CheckpointError, PlanError, SourceError, TraceError
 from .files.atomic import write_atomically
 from .files.exported import read_onnx_record, read_pt2_record, write_onnx, write_pt2
 from .files.pt import read_pt, write_pt
@@ -129,7 +130,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
 
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.
-        trust_source: whether to import the `package.module:factory` or `file.py` that the file names as its source.
+        trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
+            `file.py` as its source, a `package.module:Class` as its attention (`register_attention` is the other way).
 
     Raises:
         CheckpointError: a file that is damaged, of another format, or for another model; or a source that needs `model`
@@ -138,12 +140,13 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     """
     target = Path(path)
     record, tensors = _read(target)
+    _must_trust_attention(target, record, trust_source)
     original = model if model is not None else _rebuilt(target, record, trust_source)
     if record.attention_only and fingerprint(original) != record.fingerprint:
         raise CheckpointError(f"{target} is for another model: its layers have other names or shapes")
     try:
         patched = apply_plan(original, record.plan, check=False)
-    except PlanError as error:
+    except (PlanError, AttentionError, TraceError) as error:
         raise CheckpointError(f"{target} does not fit the model: {error}") from error
     _put(patched, tensors, record, target)
     inner, _ = injected_part(patched)
@@ -215,6 +218,17 @@ def _read(path: Path) -> tuple[Record, dict[str, torch.Tensor]]:
     return record, tensors
 
 
+def _must_trust_attention(path: Path, record: Record, trust_source: bool) -> None:
+    """Refuse to import an attention on a file's word alone; registered ones and the libraries' own need no import."""
+    known = attentions.names()
+    for name in dict.fromkeys(insertion.attention for insertion in record.plan.insertions):
+        if ":" in name and not name.startswith("timm:") and name not in known and not trust_source:
+            raise CheckpointError(
+                f"{path} names the code {name!r} as its attention, which is not imported from a file's word alone: "
+                "use register_attention, or trust_source=True"
+            )
+
+
 def _rebuilt(path: Path, record: Record, trust_source: bool) -> nn.Module:
     source = record.plan.source
     if source is None or source.kind == "object":
@@ -226,12 +240,14 @@ def _rebuilt(path: Path, record: Record, trust_source: bool) -> nn.Module:
             f"{path} names the code {source.name!r} as its source, which is not imported from a file's word alone: "
             "pass the model, or trust_source=True"
         )
-    if not record.attention_only:
-        # The weights come from the file, so nothing need be downloaded or read for them.
-        return build(replace(source, pretrained=False, checkpoint=None))
-    if source.seed is None and not source.pretrained and source.checkpoint is None:
+    if record.attention_only and source.seed is None and not source.pretrained and source.checkpoint is None:
         raise CheckpointError(f"{path} holds the attention only, of a model with random weights: pass that model")
-    return build(source)
+    # Where the file has all weights, nothing need be downloaded or read for them.
+    wanted = source if record.attention_only else replace(source, pretrained=False, checkpoint=None)
+    try:
+        return build(wanted)
+    except SourceError as error:
+        raise CheckpointError(f"{path} names a source that cannot be built: {error}") from error
 
 
 def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record, path: Path) -> None:

@@ -44,15 +44,20 @@ def rewrite(reading: Reading, plan: Plan, not_kept: tuple[str, ...] = ()) -> nn.
     called_before = _called(graphs.values())
     earlier = _earlier_modules(reading)
     todo = [insertion for insertion in plan.insertions if insertion.module not in earlier]
+    # All edits are looked up before the first is made: a plan that does not fit changes nothing.
+    edits = {
+        mode: [(insertion.module, list(_edits(reading.located.graphs[mode], insertion))) for insertion in todo]
+        for mode in graphs
+    }
     for insertion in todo:
         install(skeleton, insertion, plan, aside)
     for mode, graph in graphs.items():
         twins = dict(zip(reading.trace.graphs[mode].nodes, graph.nodes, strict=True))
         found = reading.located.graphs[mode]
-        for insertion in todo:
-            placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == insertion.module]
-            for edit in _edits(found, insertion):
-                _apply(graph, edit, insertion.module, twins)
+        for module, changes in edits[mode]:
+            placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == module]
+            for change in changes:
+                _apply(graph, change, module, twins)
             for node in placeholders:
                 # Another module has this name now. A replaced module's own call is gone already.
                 if node in graph.nodes:

@@ -6,6 +6,7 @@ replaced by meta twins leaf by leaf; statistics that a norm would update in trai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_map
 from .errors import TraceError
 from .tracing import Trace
 
+_MAX_ELEMENTS = 2**40
 _TRIAL_SIZES = (224, 256, 299, 32, 28, 64, 384, 512)
 _TRIAL_SIZES_3D = (112, 32, 224, 64)
 _TRIAL_SIZES_1D = (1024, 224, 128, 16000)
@@ -47,6 +49,10 @@ def annotate(
     failure: Exception | None = None
     dtype = next((p.dtype for p in trace.skeleton.parameters() if p.is_floating_point()), torch.float32)
     for shape in _candidate_shapes(trace, input_size):
+        if min(shape) < 1 or math.prod(shape) > _MAX_ELEMENTS:
+            raise TraceError(
+                f"no network takes an input of shape {'x'.join(map(str, shape[1:]))}: choose another input_size"
+            )
         inputs = (torch.empty(shape, dtype=dtype, device="meta"),)
         try:
             _propagate_all(trace, inputs)

@@ -3,8 +3,9 @@
     check_surgery(model, patched, blocks={...}, inputs=(x,))
 
 asserts that the new modules stand where they should, that every original tensor kept its name, shape, value and memory,
-that nothing else is new, and that each gate ran. With `same_output`, the outputs must be equal to the bit in both modes,
-the gradients of every original parameter equal within `GRADIENT`, and the norms' statistics equal after a train step.
+that nothing else is new, and that each gate ran. With `same_output`, the outputs must be equal to the bit in both
+modes, the gradients of every original parameter equal within `GRADIENT`, and the norms' statistics equal after a train
+step.
 """
 
 from __future__ import annotations

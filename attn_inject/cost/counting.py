@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from ..errors import TraceError
+from ..tracing import alias
 from . import flops
 from .amounts import Cost
 
@@ -66,17 +67,29 @@ def count(
         to = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         return torch.empty_like(tensor, device="meta", dtype=to, requires_grad=False)
 
-    tensors = {name: stand_in(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    twin = _on_meta(alias(model).eval(), stand_in)
     meta_inputs = tree_map_only(Tensor, stand_in, tuple(inputs))
     counter = _Counter(stand_in)
     counter.hold(meta_inputs)
-    with torch.no_grad(), eval_mode(model), _watching(model, watched, counter.owners), counter:
+    with torch.no_grad(), _watching(twin, watched, counter.owners), counter:
         try:
-            torch.func.functional_call(model, tensors, meta_inputs)
+            twin(*meta_inputs)
         except RuntimeError as error:
             raise TraceError(_refusal(error, meta_inputs)) from error
     parts = {path: counter.work.get(path, Cost()) for path in watched}
     return Count(counter.total, parts, counter.peak, dict(counter.unknown))
+
+
+def _on_meta(twin: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Put stand-ins into an alias, one for each tensor however often the alias holds it."""
+    made: dict[int, Tensor] = {}
+    for module in twin.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for held in tables:
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = made.setdefault(id(tensor), stand_in(tensor))
+    return twin
 
 
 def _refusal(error: RuntimeError, inputs: Sequence[Any]) -> str:
@@ -86,20 +99,6 @@ def _refusal(error: RuntimeError, inputs: Sequence[Any]) -> str:
         return f"the cost cannot be counted without real data: {reason}"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(inputs))
     return f"the model does not run on an input of shape {shapes}: {reason}"
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode and afterwards every submodule back into the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        # Parents come first: `train` is recursive, and may do more than set the flag (an InjectedModule swaps graphs).
-        for module, training in modes:
-            if module.training != training:
-                module.train(training)
 
 
 @contextmanager

@@ -26,9 +26,14 @@ _WIDTHS = {
 
 def write_safetensors(path: Path, text: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write record and tensors; tensors that share memory must have been told apart before (`Record.aliases`)."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata={KEY: text})
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata={KEY: text})
+    except SafetensorError as error:
+        # The library reports a failing disk as an error of its own.
+        raise OSError(f"safetensors could not write the file ({str(error).splitlines()[0]})") from error
 
 
 def read_safetensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:

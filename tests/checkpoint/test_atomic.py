@@ -1,0 +1,111 @@
+"""A save is whole or it did not happen: killed, out of disk, or with a rival."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from attn_inject import CheckpointError, save
+from attn_inject.checkpoint import inspect
+from attn_inject.files.atomic import write_atomically
+
+from .nets import patched
+
+
+def _save_forever(path: str, ready: multiprocessing.synchronize.Event) -> None:
+    torch.set_num_threads(1)
+    model = patched()
+    ready.set()
+    while True:
+        save(model, path)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_fifty_saves_killed_at_random_moments(kill: signal.Signals, tmp_path: Path) -> None:
+    model = patched()
+    path = tmp_path / "m.pt"
+    save(model, path)
+    generator = random.Random(int(kill))
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            try:
+                while True:
+                    save(model, path)
+            finally:
+                os._exit(1)
+        time.sleep(generator.uniform(0.001, 0.04))
+        os.kill(child, kill)
+        os.waitpid(child, 0)
+        assert inspect(path).tensors == len(model.state_dict())
+
+
+def test_two_writers_leave_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    context = multiprocessing.get_context("spawn")
+    events = [context.Event(), context.Event()]
+    writers = [context.Process(target=_save_forever, args=(str(path), event)) for event in events]
+    for writer in writers:
+        writer.start()
+    assert all(event.wait(60) for event in events)
+    time.sleep(0.5)
+    for _ in range(20):
+        assert inspect(path).tensors > 0
+    for writer in writers:
+        writer.kill()
+        writer.join()
+    assert inspect(path).tensors > 0
+
+
+def test_disk_full_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    model = patched()
+    for suffix in (".pt", ".safetensors"):
+        path = tmp_path / f"m{suffix}"
+        path.write_bytes(b"old")
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            try:
+                save(model, path)
+            except CheckpointError as error:
+                os._exit(0 if "cannot write" in str(error) and "\n" not in str(error) else 3)
+            except BaseException:
+                os._exit(4)
+            os._exit(5)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert path.read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.pt", "m.safetensors"]
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    model = patched()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        save(model, tmp_path / "no" / "m.pt")
+    (tmp_path / "m.pt").mkdir()
+    with pytest.raises(CheckpointError, match="it is a folder"):
+        save(model, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match="cannot write /proc/m.pt"):
+        save(model, "/proc/m.pt")
+    (tmp_path / "there.pt").touch()
+    with pytest.raises(CheckpointError, match="exists"):
+        save(model, tmp_path / "there.pt", force=False)
+
+
+def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
+    def broken(path: Path) -> None:
+        path.write_text("half")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        write_atomically(tmp_path / "x.pt", broken)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,200 @@
+"""Save then load is the identity, to the bit, in every format that loads; the others run elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import attn_inject
+from attn_inject import CheckpointError, inject, load, save
+from attn_inject.checkpoint import inspect
+from attn_inject.zoo import build, parse_source
+
+from .nets import SIZE, patched
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def _same(a: nn.Module, b: nn.Module) -> None:
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert list(ours) == list(theirs)
+    for key, tensor in ours.items():
+        assert tensor.dtype == theirs[key].dtype
+        assert torch.equal(tensor, theirs[key]), key
+
+
+NETWORKS = {
+    "cifar:resnet20": ("se", SIZE),
+    "cifar:preactresnet20": ("se-var2", SIZE),
+    "torchvision:resnet18": ("eca", (3, 64, 64)),
+    "torchvision:mobilenet_v3_small": ("eca", (3, 64, 64)),
+    "torchvision:squeezenet1_1": ("eca", (3, 64, 64)),
+    "torchvision:shufflenet_v2_x0_5": ("eca-ns", (3, 64, 64)),
+    "torchvision:mnasnet0_5": ("eca", (3, 64, 64)),
+    "timm:resnet10t": ("timm:cbam", (3, 64, 64)),
+    "timm:test_resnet": ("eca", (3, 64, 64)),
+    "timm:repghostnet_050": ("eca", (3, 64, 64)),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_ten_networks(name: str, suffix: str, tmp_path: Path) -> None:
+    attention, size = NETWORKS[name]
+    model = patched(name, attention, input_size=size)
+    save(model, tmp_path / f"m{suffix}")
+    again = load(tmp_path / f"m{suffix}")
+    _same(model, again)
+    x = torch.randn(2, *size)
+    assert torch.equal(again(x), model(x))
+    assert not again.training
+    assert again.injection.plan == model.injection.plan
+    assert again.injection.verification == model.injection.verification
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_dtypes(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
+    model = patched().to(dtype)
+    save(model, tmp_path / f"m{suffix}")
+    again = load(tmp_path / f"m{suffix}")
+    _same(model, again)
+    assert torch.equal(again(torch.ones(1, *SIZE, dtype=dtype)), model(torch.ones(1, *SIZE, dtype=dtype)))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_flags_modes_and_ties_survive(suffix: str, tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = build(parse_source("cifar:resnet20"))
+            self.other = nn.Linear(64, 10)
+            self.other.weight = self.inner.fc.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)
+
+    original = Tied()
+    model = inject(original, "eca", input_size=SIZE).train()
+    model.inner.conv1.weight.requires_grad_(False)
+    save(model, tmp_path / f"m{suffix}")
+    with pytest.raises(CheckpointError, match="only its maker had"):
+        load(tmp_path / f"m{suffix}")
+    again = load(tmp_path / f"m{suffix}", original)
+    _same(model, again)
+    assert again.training
+    assert not again.inner.conv1.weight.requires_grad
+    assert again.inner.fc.weight.requires_grad
+    assert again.other.weight is again.inner.fc.weight
+
+
+def test_plain_torch_load_in_a_fresh_process(tmp_path: Path) -> None:
+    model = patched()
+    save(model, tmp_path / "m.pt")
+    code = (
+        "import sys, torch\n"
+        f"d = torch.load({str(tmp_path / 'm.pt')!r}, weights_only=True)\n"
+        "assert 'attn_inject' not in sys.modules\n"
+        "print(len(d['state_dict']), d['attn_inject'][:12])\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split()[0] == str(len(model.state_dict()))
+
+
+def test_attention_only_fits_copies_of_its_model_and_no_other(tmp_path: Path) -> None:
+    model = patched()
+    save(model, tmp_path / "a.safetensors", attention_only=True)
+    again = load(tmp_path / "a.safetensors")
+    _same(model, again)
+    fresh = build(parse_source("cifar:resnet20", seed=9))
+    other = load(tmp_path / "a.safetensors", fresh)
+    assert torch.equal(other.layer1[0].eca.conv.weight, model.layer1[0].eca.conv.weight)
+    assert torch.equal(other.conv1.weight, fresh.conv1.weight)
+    with pytest.raises(CheckpointError, match="is for another model"):
+        load(tmp_path / "a.safetensors", build(parse_source("cifar:resnet32")))
+
+
+def test_exports_run_without_this_package(tmp_path: Path) -> None:
+    model = patched()
+    x = torch.randn(3, *SIZE)
+    expected = model(x)
+    for suffix in (".pt2", ".onnx"):
+        path = tmp_path / f"m{suffix}"
+        save(model, path)
+        assert inspect(path).plan == model.injection.plan
+        with pytest.raises(CheckpointError, match="for other programs to run"):
+            load(path)
+    torch.save((x, expected), tmp_path / "io.pt")
+    code = (
+        "import sys, torch, onnxruntime\n"
+        "sys.modules['attn_inject'] = None\n"
+        f"x, y = torch.load({str(tmp_path / 'io.pt')!r})\n"
+        f"a = torch.export.load({str(tmp_path / 'm.pt2')!r}).module()(x)\n"
+        f"s = onnxruntime.InferenceSession({str(tmp_path / 'm.onnx')!r})\n"
+        "b = torch.from_numpy(s.run(None, {s.get_inputs()[0].name: x.numpy()})[0])\n"
+        "print(float((a - y).abs().max()), float((b - y).abs().max()))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert float(out[0]) <= 1e-5
+    assert float(out[1]) <= 1e-4
+    assert model.training is False
+
+
+def test_scope_and_replaced_modules(tmp_path: Path) -> None:
+    holder = nn.Sequential(torchvision.models.mobilenet_v3_small(), nn.Linear(1000, 2))
+    model = inject(holder, "eca", scope="0", existing="replace", input_size=(3, 64, 64)).eval()
+    save(model, tmp_path / "m.pt")
+    again = load(tmp_path / "m.pt", holder)
+    _same(model, again)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again(x), model(x))
+
+
+def test_inspect_says_what_it_is(tmp_path: Path) -> None:
+    model = patched()
+    save(model, tmp_path / "m.pt")
+    info = inspect(tmp_path / "m.pt")
+    assert (info.format, str(info.source), info.added) == (".pt", "cifar:resnet20", 9 * 3)
+    assert info.elements == sum(t.numel() for t in model.state_dict().values())
+    assert info.versions["torch"] == model.injection.versions["torch"]
+    assert info.verification.passed
+
+
+def test_files_of_format_1_still_load() -> None:
+    """Written by version 0.1.0; they must load for as long as the major version is 0 or 1."""
+    expected = json.loads((FIXTURES / "v1.json").read_text())
+    for path in sorted(FIXTURES.glob("v1.*")):
+        if path.suffix == ".json":
+            continue
+        model = load(path, _fixture_model())
+        sums = {key: float(tensor.double().sum()) for key, tensor in model.state_dict().items()}
+        assert sums == pytest.approx(expected, abs=1e-9)
+
+
+def _fixture_model() -> nn.Module:
+    from ..toys import Block, Toy, _iadd
+
+    return Toy(Block(_iadd, 4, 4), width=4, out=4)
+
+
+def write_fixtures() -> None:
+    """`python -c "from tests.checkpoint.test_roundtrip import write_fixtures as w; w()"`; only for a new format."""
+    FIXTURES.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    model = inject(_fixture_model(), "se", reduction=2, input_size=(3, 16, 16))
+    for suffix in (".pt", ".safetensors"):
+        save(model, FIXTURES / f"v1{suffix}")
+    sums = {key: float(tensor.double().sum()) for key, tensor in model.state_dict().items()}
+    (FIXTURES / "v1.json").write_text(json.dumps(sums, indent=1) + "\n")
+
+
+def test_public_names_are_the_modules() -> None:
+    assert attn_inject.save is save
+    assert attn_inject.load is load
