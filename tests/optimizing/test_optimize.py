@@ -1,0 +1,153 @@
+"""The optimized graph gives the same outputs, says what it did, and overwrites nothing that anybody reads."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from attn_inject import PlanError, inject, optimize
+from attn_inject.optimizing import fold_norms
+from attn_inject.optimizing.optimized import TOLERANCE
+
+from .. import toys
+
+SIZE = (3, 64, 64)
+
+
+def _shaken(model: nn.Module) -> nn.Module:
+    """Norms with statistics and weights that are not those of a fresh model."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor, shift in (
+                    (module.weight, 0.5),
+                    (module.bias, -0.5),
+                    (module.running_mean, -0.5),
+                    (module.running_var, 0.5),
+                ):
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + shift)
+    return model.eval()
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+NETS = {
+    # norms folded, pooled early, adds fused
+    "resnet50": (53, 16, 16),
+    "resnet18": (20, 0, 8),
+    "mobilenet_v2": (52, 0, 10),
+    "resnext50_32x4d": (53, 16, 16),
+    "convnext_tiny": (0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("attention", ["se", "eca"])
+@pytest.mark.parametrize("name", NETS)
+def test_real_networks(name: str, attention: str) -> None:
+    torch.manual_seed(0)
+    model = _shaken(torchvision.models.get_model(name))
+    options = {"min_width": 1} if attention == "se" else {}
+    patched = inject(model, attention, input_size=SIZE, **options).eval()
+    fast = optimize(patched)
+    done = fast.rewritten
+    assert (done.norms_folded, done.pooled_early, done.adds_fused) == NETS[name]
+    x = torch.randn(2, *SIZE)
+    with torch.no_grad():
+        expected, kept = patched(x), x.clone()
+        first = fast(x)
+        assert _apart(first, expected) <= TOLERANCE[torch.float32]
+        assert torch.equal(fast(x), first)
+        assert torch.equal(x, kept)
+        assert torch.equal(patched(x), expected)
+        assert _apart(fast(x.to(memory_format=torch.channels_last)), expected) <= TOLERANCE[torch.float32]
+        assert torch.equal(torch.compile(fast, fullgraph=True, backend="eager")(x), first)
+        assert _apart(fast(x[:1]), expected[:1]) <= TOLERANCE[torch.float32]
+
+
+def test_low_precision() -> None:
+    torch.manual_seed(0)
+    patched = inject(_shaken(torchvision.models.resnet18()), "se", input_size=SIZE).eval().to(torch.bfloat16)
+    x = torch.randn(2, *SIZE, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert _apart(optimize(patched)(x).float(), patched(x).float()) <= TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("left_out", ["norm_folding", "early_squeeze", "gate_add"])
+def test_each_rewrite_can_be_left_out(left_out: str) -> None:
+    torch.manual_seed(0)
+    patched = inject(_shaken(torchvision.models.resnet50()), "eca", input_size=SIZE).eval()
+    fast = optimize(patched, disable=[left_out])
+    x = torch.randn(1, *SIZE)
+    with torch.no_grad():
+        assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]
+    counts = {
+        "norm_folding": fast.rewritten.norms_folded,
+        "early_squeeze": fast.rewritten.pooled_early,
+        "gate_add": fast.rewritten.adds_fused,
+    }
+    assert counts[left_out] == 0
+    with pytest.raises(PlanError, match="the rewrites are"):
+        optimize(patched, disable=["everything"])
+
+
+class Escaping(nn.Module):
+    """The branch's last map is read again after the add: it must not be overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = toys.conv(3, 8), toys.conv(8, 8), nn.Conv2d(8, 16, 1)
+        self.project = nn.Conv2d(8, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        branch = self.b(F.relu(self.a(x)))
+        out = self.project(x) + branch
+        return out + branch.mean()
+
+
+def test_memory_that_others_read_is_left_alone() -> None:
+    torch.manual_seed(0)
+    model = Escaping().eval()
+    patched = inject(model, "se", reduction=4, input_size=(3, 16, 16)).eval()
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert _apart(optimize(patched)(x), patched(x)) <= TOLERANCE[torch.float32]
+
+
+def test_a_strided_or_padded_last_convolution_is_not_pooled_early() -> None:
+    class Net(nn.Module):
+        def __init__(self, **options: int) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 1, **options)
+            self.project = nn.Conv2d(3, 8, 1, **options)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.project(x) + self.b(F.relu(self.a(x)))
+
+    for options, early in (({}, 1), ({"stride": 2}, 0), ({"padding": 1}, 0)):
+        torch.manual_seed(0)
+        patched = inject(Net(**options).eval(), "se", reduction=4, input_size=(3, 16, 16)).eval()
+        fast = optimize(patched)
+        assert fast.rewritten.pooled_early == early
+        x = torch.randn(2, 3, 16, 16)
+        with torch.no_grad():
+            assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]
+
+
+def test_a_plain_model_is_folded_the_same_way() -> None:
+    torch.manual_seed(0)
+    model = _shaken(timm.create_model("resnet10t"))
+    folded = fold_norms(model)
+    x = torch.randn(1, *SIZE)
+    with torch.no_grad():
+        assert _apart(folded(x), model(x)) <= TOLERANCE[torch.float32]
+    with pytest.raises(PlanError, match="for inference"):
+        folded.train()
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
