@@ -68,7 +68,10 @@ def _factory(source: Source) -> Callable[[], Any]:
     if source.kind == "torchvision":
         from torchvision.models import get_model_builder
 
-        builder = get_model_builder(source.name)
+        try:
+            builder = get_model_builder(source.name)
+        except ValueError as error:
+            raise SourceError(f"this torchvision has no model {source.name!r}") from error
         # Segmentation and detection networks fetch their backbone's weights unless told not to.
         if not source.pretrained and "weights_backbone" in inspect.signature(builder).parameters:
             args.setdefault("weights_backbone", None)
@@ -82,6 +85,8 @@ def _factory(source: Source) -> Callable[[], Any]:
     if source.kind == "cifar":
         from .. import cifar
 
+        if source.name not in cifar.models():
+            raise SourceError(f"there is no CIFAR network {source.name!r}; there are {', '.join(cifar.models())}")
         return lambda: cifar.models()[source.name](**args)
     factory = _users_factory(source)
     return lambda: factory(**args) if args or not isinstance(factory, nn.Module) else factory
