@@ -1,7 +1,7 @@
 """Patched networks of every family train and infer as the originals do: identity start, seeded, to the bit.
 
-Eval outputs are equal; in three train steps with dropout and drop path on, outputs are equal to the bit, gradients of the
-original parameters within `surgery.GRADIENT`, and the statistics of the norms equal.
+Eval outputs are equal; in three train steps with dropout and drop path on, outputs are equal to the bit, gradients of
+the original parameters within `surgery.GRADIENT`, and the statistics of the norms equal.
 """
 
 from __future__ import annotations
