@@ -266,6 +266,7 @@ def _insertions(
     taken: set[str] = set()
     insertions: list[Insertion] = []
     refused: list[str] = []
+    adjusted: dict[str, list[str]] = {}
     for site in chosen:
         anatomy = graph.found[site.key][0]
         outcome = _edit(graph, anatomy, site, choices)
@@ -282,9 +283,11 @@ def _insertions(
         insertion = Insertion(
             site, module, entry.name, options, choices.placement, choices.init, edit.channels, replaces
         )
-        _try(entry, insertion, len(site.size))
+        for adjustment in _try(entry, insertion, len(site.size)):
+            adjusted.setdefault(adjustment, []).append(module)
         insertions.append(insertion)
-    return tuple(insertions), refused
+    notes = [f"{entry.name}: {what} at {_listing(where, 3)}" for what, where in adjusted.items()]
+    return tuple(insertions), [*refused, *notes]
 
 
 def _edit(graph: GraphSites, anatomy: Anatomy, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
@@ -341,15 +344,22 @@ def _convolution_options(reading: Reading, edit: Edit, entry: Attention) -> dict
     return {key: value for key, value in wanted.items() if key in entry.options}
 
 
-def _try(entry: Attention, insertion: Insertion, ndim: int) -> None:
-    """Build the module on the meta device, so that impossible settings fail before anything is edited."""
+def _try(entry: Attention, insertion: Insertion, ndim: int) -> tuple[str, ...]:
+    """Build the module on the meta device, so that impossible settings fail before anything is edited.
+
+    Returns what the module had to adjust (groups that do not divide the channels).
+    """
     import torch
 
     try:
         with torch.device("meta"):
-            attentions.build(entry, insertion.channels, ndim=ndim, init=insertion.init, options=insertion.options)
+            module = attentions.build(
+                entry, insertion.channels, ndim=ndim, init=insertion.init, options=insertion.options
+            )
     except AttentionError as error:
         raise AttentionError(f"{insertion.module}: {error}") from error
+    inner = getattr(module, "inner", module)
+    return tuple(getattr(inner, "adjustments", ()))
 
 
 def _stacking_note(chosen: list[Site], choices: Choices) -> tuple[str, ...]:

@@ -18,6 +18,11 @@ from .errors import TraceError
 from .tracing import Trace
 
 _MAX_ELEMENTS = 2**40
+# Their outputs look like their inputs; asking torch's meta kernels takes most of the time of a whole network.
+_KEEP_SHAPE = {
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
+    nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity,
+}  # fmt: skip
 _TRIAL_SIZES = (224, 256, 299, 32, 28, 64, 384, 512)
 _TRIAL_SIZES_3D = (112, 32, 224, 64)
 _TRIAL_SIZES_1D = (1024, 224, 128, 16000)
@@ -200,6 +205,11 @@ def _fetch(root: nn.Module, path: str) -> Any:
 
 def _call_module(module: nn.Module, args: Any, kwargs: Any, twin: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Run one leaf on meta twins of its tensors, without its hooks, and leave it as it was."""
+    if type(module) in _KEEP_SHAPE and len(args) == 1 and not kwargs:
+        width = getattr(module, "num_features", None)
+        if width is not None and args[0].shape[1] != width:
+            raise ValueError(f"expected {width} channels, got {args[0].shape[1]}")
+        return torch.empty_like(args[0])
     held: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for part in module.modules():
         held.append((part._parameters, dict(part._parameters)))

@@ -70,6 +70,10 @@ def alias(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = _alias_parameter(parameter)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer
+    # A patched model's graphs are read-only to whoever works on an alias.
+    for module in model.modules():
+        for graphs in (vars(module).get("_inj_graphs"), vars(module).get("_inj_pristine")):
+            memo.update({id(graph): graph for graph in (graphs or {}).values()})
     # Gradients and non-leaf tensors kept as plain attributes cannot be deep-copied; they are shared instead.
     for module in model.modules():
         for value in vars(module).values():

@@ -65,7 +65,8 @@ def _class_of(plain: str) -> tuple[Any, str]:
     cls = get_attn(plain)  # type: ignore[no-untyped-call]
     # Not inspect.getdoc: a class without a docstring would show nn.Module's.
     doc = (getattr(cls, "func", cls).__doc__ or "").strip().splitlines()
-    return cls, doc[0].strip(" '") if doc else ""
+    plain_class = getattr(cls, "func", cls)
+    return cls, doc[0].strip(" '") if doc else f"timm's {plain_class.__name__}"
 
 
 @functools.cache

@@ -92,3 +92,11 @@ def test_catalogue_counts_at_256_channels() -> None:
     assert rows["se-var3"] == 256 * 256
     assert {"timm:se", "timm:eca", "timm:cbam"} <= set(rows)
     assert all(line for _, _, line in catalogue())
+
+
+def test_fitted_groups_are_said() -> None:
+    model = toys.Toy(toys.Block(toys.SPELLINGS["+"], 16, 24), out=24)
+    patched = inject(model, "psa", input_size=(3, 16, 16))
+    assert any(
+        "psa: groups (1, 4, 8, 16) fitted to" in note and "body.psa" in note for note in patched.injection.plan.notes
+    )
