@@ -126,7 +126,7 @@ def _input_values(graph: fx.Graph) -> tuple[Any, ...] | None:
 
 
 def _output_value(graph: fx.Graph) -> Any:
-    return next(reversed(graph.nodes)).meta.get("val")
+    return next(iter(reversed(graph.nodes))).meta.get("val")
 
 
 def _sizes(value: Any) -> list[tuple[int, ...]]:

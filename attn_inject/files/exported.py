@@ -66,7 +66,12 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -
         raise CheckpointError(
             "writing .onnx needs the packages onnx and onnxscript: pip install onnx onnxscript"
         ) from None
-    program = torch.onnx.export(_export(model, inputs), dynamo=True, verbose=False)
+    exported = _export(model, inputs)
+    try:
+        program = torch.onnx.export(exported, dynamo=True, verbose=False)
+    except Exception as error:
+        # The exporter's own errors differ from release to release; what it cannot do is a fact about this model.
+        raise CheckpointError(f"torch.onnx cannot export this model: {str(error).strip().splitlines()[0]}") from error
     if program is None:
         raise CheckpointError("torch.onnx.export gave no program for this model")
     program.model.metadata_props[KEY] = text

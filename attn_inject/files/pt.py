@@ -67,7 +67,16 @@ def read_pt(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
         raise CheckpointError(
             f"{path} is a torch file, but was not written by attn-inject: --checkpoint reads plain weights"
         )
-    return content[KEY], as_tensors(content["state_dict"], path)
+    tensors = as_tensors(content["state_dict"], path)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
+    with zipfile.ZipFile(path) as archive:
+        stored = sum(member.file_size for member in archive.infolist() if "/data/" in member.filename)
+    if sum(storages.values()) != stored:
+        # Older torch reads past the end of a record that is shorter than its tensor.
+        raise CheckpointError(
+            f"{path} is damaged: its tensors take {sum(storages.values())} bytes, and it holds {stored}"
+        )
+    return content[KEY], tensors
 
 
 def as_tensors(value: Any, path: object) -> dict[str, torch.Tensor]:

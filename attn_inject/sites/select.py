@@ -47,7 +47,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     axes = channel_axes(flow.operations, graph)
     residual, adds = find_residual(flow, axes)
     mixed, concats = find_mixed(flow, axes, residual, cells_of(adds))
-    output = next(reversed(graph.nodes))
+    output = next(iter(reversed(graph.nodes)))
     stages = find_stages(flow, axes, output) if "stage" in kinds else []
     sites: dict[Key, list[Anatomy]] = {}
     counters: dict[tuple[str, str, int], int] = defaultdict(int)

@@ -125,7 +125,7 @@ def sweep(patterns: list[str], workers: int) -> Iterator[Row]:
         if not patterns or any(fnmatch.fnmatch(n, p) or fnmatch.fnmatch(n, f"*:{p}") for p in patterns)
     ]
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         yield from pool.map(examine, chosen, chunksize=4)
 
 

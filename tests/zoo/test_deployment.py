@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torchvision
 from torch import nn
 
@@ -59,27 +58,36 @@ def test_compilers_tracing_precision_and_layout(name: str, tmp_path: Path) -> No
     save(model, tmp_path / "m.onnx")  # compares with onnxruntime, and refuses what differs
 
 
-def _train_on(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = inject(torchvision.models.resnet18(), "se", input_size=SIZE).train()
-    ddp = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(ddp.parameters(), 0.1)
-    generator = torch.Generator().manual_seed(rank)
-    for _ in range(2):
-        optimizer.zero_grad()
-        ddp(torch.randn(2, *SIZE, generator=generator)).square().mean().backward()
-        optimizer.step()
-    torch.save(model.layer1[0].se.fc1.weight, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+_DDP = """
+import sys, torch, torchvision
+import torch.distributed as dist
+from attn_inject import inject
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = inject(torchvision.models.resnet18(), "se", input_size=(3, 64, 64)).train()
+ddp = torch.nn.parallel.DistributedDataParallel(model)
+optimizer = torch.optim.SGD(ddp.parameters(), 0.1)
+generator = torch.Generator().manual_seed(rank)
+for _ in range(2):
+    optimizer.zero_grad()
+    ddp(torch.randn(2, 3, 64, 64, generator=generator)).square().mean().backward()
+    optimizer.step()
+torch.save(model.layer1[0].se.fc1.weight.detach(), f"{folder}/{rank}.pt")
+dist.destroy_process_group()
+"""
 
 
 def test_two_processes_stay_in_step(tmp_path: Path) -> None:
-    mp.spawn(_train_on, args=(29_500 + os.getpid() % 2000, str(tmp_path)), nprocs=2)
+    ranks = [subprocess.Popen([sys.executable, "-c", _DDP, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [rank.wait(300) for rank in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    torch.manual_seed(0)
+    before = inject(torchvision.models.resnet18(), "se", input_size=SIZE).layer1[0].se.fc1.weight
     assert torch.equal(first, second)
+    assert not torch.equal(first, before)
 
 
 def test_fine_tuning_learns_and_leaves_frozen_weights_alone() -> None:
@@ -88,20 +96,20 @@ def test_fine_tuning_learns_and_leaves_frozen_weights_alone() -> None:
     model = inject(torchvision.models.resnet18(num_classes=2), "se", input_size=(3, 32, 32)).train()
     model.conv1.weight.requires_grad_(False)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), 1e-3)
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), 2e-4)
     generator = torch.Generator().manual_seed(1)
     losses = []
     for _ in range(200):
         x = torch.randn(8, 3, 32, 32, generator=generator)
         label = torch.randint(2, (8,), generator=generator)
-        x[label == 1, :, :16] += 1
-        x[label == 0, :, 16:] += 1
+        x[label == 1, :, :16] += 0.3
+        x[label == 0, :, 16:] += 0.3
         loss = nn.functional.cross_entropy(model(x), label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss))
-    assert sum(losses[-20:]) / 20 < 0.25 * sum(losses[:20]) / 20
+    assert sum(losses[-50:]) / 50 < 0.5 * sum(losses[:10]) / 10
     moved = {name: not torch.equal(p, before[name]) for name, p in model.named_parameters()}
     assert not moved["conv1.weight"]
     assert all(moved[f"{i.module}.{fc}.weight"] for i in model.injection.plan.insertions for fc in ("fc1", "fc2"))
