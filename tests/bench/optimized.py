@@ -66,9 +66,8 @@ def main() -> None:
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
     settle = torch.cuda.synchronize if cuda else lambda: None
     where = torch.cuda.get_device_name() if cuda else f"{_cpu_name()}, {torch.get_num_threads()} threads"
-    print(
-        f"{where}, torch {torch.__version__.partition('+')[0]}, {dtype}, batch {arguments.batch}, {arguments.pairs} pairs"
-    )
+    version = torch.__version__.partition("+")[0]
+    print(f"{where}, torch {version}, {dtype}, batch {arguments.batch}, {arguments.pairs} pairs")
     print("| network | attention | layout | plain, ms | patched / plain | optimized / folded plain |")
     print("|---|---|---|---:|---:|---:|")
     for name in arguments.names:
