@@ -11,8 +11,8 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 4. Arguments with a default keep that default; a proxy in their place would take the wrong side of `if mask is None`.
    `Trace.fixed_arguments` names them.
 5. Constants are found by identity in constant time, and live beside the graph instead of on the model.
-6. In-place code stays in-place, and later reads of the changed value are reads of the change (`_Proxy`): plain fx turns
-   `x += y` into an out-of-place add, and loses `x.add_(y)` and `x[:, :c] += y` from the data flow.
+6. In-place code stays in-place, and later reads of the changed value are reads of the change (`proxies.py`): plain fx
+   turns `x += y` into an out-of-place add, and loses `x.add_(y)` and `x[:, :c] += y` from the data flow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import operator
 import sys
 import traceback
 import types
@@ -35,6 +34,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from .errors import TraceError
+from .proxies import FollowingProxy, Held
 
 MODES = ("eval", "train")
 
@@ -277,7 +277,7 @@ class _Tracer(fx.Tracer):
         return call, [self.root, *proxies]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return FollowingProxy(node, self)
 
     def _placeholder(self, name: str) -> fx.Proxy:
         return self.create_proxy("placeholder", name, (), {})
@@ -286,7 +286,7 @@ class _Tracer(fx.Tracer):
         if isinstance(attr_val, torch.Tensor) and (name := self._names.get(id(attr_val))) is not None:
             if name not in parameter_proxy_cache:
                 node = self.create_node("get_attr", name, (), {})
-                parameter_proxy_cache[name] = _Held(node, self, attr_val)
+                parameter_proxy_cache[name] = Held(node, self, attr_val)
             return parameter_proxy_cache[name]
         return attr_val
 
@@ -299,60 +299,6 @@ class _Tracer(fx.Tracer):
             self._names[id(a)] = name
             return self.create_node("get_attr", name, (), {})
         return super().create_arg(a)
-
-
-class _Proxy(fx.Proxy):
-    """A proxy that follows in-place changes: after one, the name in the model's code stands for the changed value."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.endswith("_") and not name.endswith("__") and hasattr(torch.Tensor, name):
-            return lambda *args, **kwargs: self._changed("call_method", name, (self, *args), kwargs)
-        return super().__getattr__(name)
-
-    def _changed(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Proxy:
-        after = self.tracer.create_proxy(op, target, args, kwargs)
-        self.node = after.node
-        return self
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self._changed("call_function", index_assign, (self, index, value), {})
-
-
-_SHAPE_FACTS = ("shape", "ndim", "dtype", "size", "dim", "numel", "nelement", "ndimension")
-
-
-class _Held(_Proxy):
-    """A parameter or buffer: its values are read at run time, but its shape is a fact of the model."""
-
-    def __init__(self, node: fx.Node, tracer: fx.Tracer, held: torch.Tensor) -> None:
-        super().__init__(node, tracer)
-        self._held = held
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _SHAPE_FACTS:
-            return getattr(self._held, name)
-        return super().__getattr__(name)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-
-def index_assign(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
-    """`target[index] = value`, as a function that gives the changed tensor back, so that a graph can follow it."""
-    target[index] = value
-    return target
 
 
 @contextmanager

@@ -18,7 +18,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # From the ground up. A unit is a module of attn_inject or a folder of it; one may import what stands on lower floors.
 FLOORS = (
     ("errors", "recipes", "types"),
-    ("plan_text", "versions"),
+    ("plan_text", "proxies", "versions"),
     ("files",),
     ("cache", "cifar", "weights"),
     ("attention", "injected", "tracing", "zoo"),
