@@ -122,14 +122,14 @@ def test_psa(c: int, stride: int, order: str) -> None:
     for branch, e in zip(branches, exponents, strict=True):
         weighted = branch * (e / sum(exponents))[:, :, None, None]
         out = [weighted, *out] if order == "reversed" else [*out, weighted]
-    assert (psa(x) - torch.cat(out, 1)[:, :c]).abs().max() <= 1e-10
+    assert (psa(x) - torch.cat(out, 1)[:, :c]).abs().max() <= TIGHT
     assert psa(x).shape == (2, c, math.ceil(6 / stride), math.ceil(5 / stride))
 
 
 def test_psa_fits_groups_and_says_so() -> None:
     assert PSA(256).adjustments == ()
     (said,) = PSA(24).adjustments
-    assert said == "groups (1, 4, 8, 16) fitted to (1, 3, 6, 6)" or "fitted to (1," in said
+    assert said == "groups (1, 4, 8, 16) fitted to (1, 3, 6, 6)"
     assert all(24 % conv.groups == 0 and 6 % conv.groups == 0 for conv in PSA(24).convs)
 
 

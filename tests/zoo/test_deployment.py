@@ -109,7 +109,7 @@ def test_fine_tuning_learns_and_leaves_frozen_weights_alone() -> None:
         loss.backward()
         optimizer.step()
         losses.append(float(loss))
-    assert sum(losses[-50:]) / 50 < 0.5 * sum(losses[:10]) / 10
+    assert sum(losses[-50:]) / 50 < 0.25 * sum(losses[:10]) / 10
     moved = {name: not torch.equal(p, before[name]) for name, p in model.named_parameters()}
     assert not moved["conv1.weight"]
     assert all(moved[f"{i.module}.{fc}.weight"] for i in model.injection.plan.insertions for fc in ("fc1", "fc2"))
