@@ -47,7 +47,8 @@ def inject(
             count; it must map (N, C, *spatial) to the same shape. "none" with existing="replace" takes attention out.
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         input_size: (channels, *spatial) or (*spatial) of one input, or one number; guessed from the model if None.
-        kinds: which sites: "residual", "mixed", and, asked for by name only, "stage".
+        kinds: which sites: "residual", "mixed", and, asked for by name only, "plain" (blocks without a skip add whose
+            peers have one) and "stage" (the last map of each resolution).
         placement: "standard", "pre", "post", "identity" (SE paper, Table 14), "conv3x3" (its Table 15), or "replace"
             (instead of the spatial convolution: EPSANet).
         include, exclude: shell patterns on block paths (`layer3.*`).

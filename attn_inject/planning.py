@@ -75,7 +75,7 @@ def find_sites(
     Args:
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         input_size: (channels, *spatial) or (*spatial) of one input; guessed from the model if None.
-        kinds: any of "residual", "mixed", "stage".
+        kinds: any of "residual", "mixed", "plain", "stage" (see `inject`).
 
     Raises:
         TraceError: the model cannot be traced; names the line that stopped it.
@@ -277,7 +277,7 @@ def _insertions(
         child = choices.name or settings.child or entry.child
         module = _free_name(reading.trace.skeleton, home, child, taken, replaces)
         taken.add(module)
-        options = {**choices.options, **settings.for_stage(site.stage), **choices.stage_options.get(site.stage, {})}
+        options = {**choices.options, **settings.for_site(site), **choices.stage_options.get(site.stage, {})}
         if choices.placement == "replace" and edit.replaced is not None and edit.replaced.op == "call_module":
             options = {**_convolution_options(reading, edit, entry), **options}
         insertion = Insertion(

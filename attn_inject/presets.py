@@ -2,7 +2,7 @@
 
 `paper` is each module's own default. `timm` gives the widths, biases, forms and names of timm's attention models, so
 that their weights load strictly. `ecanet` gives the kernel sizes that ECA's authors set by hand for each stage of a
-ResNet.
+ResNet, and for MobileNetV2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from .attention import Attention
 from .errors import PlanError
-from .types import Preset, Sites
+from .types import Preset, Site, Sites
 
 # The authors' published kernel sizes (ECA-Net repository, and the parameter counts of the paper's Table 3), by the
 # number of blocks in each stage and whether the blocks are bottlenecks (four times wider at the end: 2048 channels,
@@ -26,19 +26,21 @@ _ECANET_KERNELS: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {
     ((3, 4, 23, 3), 2048): (3, 3, 5, 7),
     ((3, 8, 36, 3), 2048): (3, 3, 5, 7),
 }
+# Their MobileNetV2: no neighbours below 96 channels, three from there on; all 17 blocks, or the ten with a skip add.
+_ECANET_WIDTHS = {((1, 2, 3, 7, 4), 320): 96, ((1, 2, 5, 2), 160): 96}
 _TIMM_SE = {"form": "conv", "bias": True, "divisor": 8}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Options that a preset sets, for all sites and for single stages, and the name it gives the new modules."""
+    """Options that a preset sets, for all sites and for single blocks, and the name it gives the new modules."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    by_stage: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    by_block: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     child: str | None = None
 
-    def for_stage(self, stage: int) -> dict[str, Any]:
-        return {**self.options, **self.by_stage.get(stage, {})}
+    def for_site(self, site: Site) -> dict[str, Any]:
+        return {**self.options, **self.by_block.get(site.block, {})}
 
 
 def preset_options(preset: Preset | None, entry: Attention, sites: Sites, given: Mapping[str, Any]) -> Settings:
@@ -60,10 +62,14 @@ def preset_options(preset: Preset | None, entry: Attention, sites: Sites, given:
     counts = Counter(site.stage for site in sites)
     stages = sorted(counts)
     shape = (tuple(counts[stage] for stage in stages), sites[-1].channels)
-    kernels = _ECANET_KERNELS.get(shape)
-    if kernels is None:
-        raise PlanError(
-            f"preset ecanet knows ResNet-18/34/50/101/152, not a network with {shape[0]} blocks: "
-            "give k, or stage_options with a k for each stage"
+    if shape in _ECANET_KERNELS:
+        by_stage = dict(zip(stages, _ECANET_KERNELS[shape], strict=True))
+        return Settings(by_block={site.block: {"k": by_stage[site.stage]} for site in sites})
+    if shape in _ECANET_WIDTHS:
+        return Settings(
+            by_block={site.block: {"k": 1 if site.channels < _ECANET_WIDTHS[shape] else 3} for site in sites}
         )
-    return Settings(by_stage={stage: {"k": k} for stage, k in zip(stages, kernels, strict=True)})
+    raise PlanError(
+        f"preset ecanet knows ResNet-18/34/50/101/152 and MobileNetV2, not a network with {shape[0]} blocks: "
+        "give k, or stage_options with a k for each stage"
+    )

@@ -152,7 +152,7 @@ def _nearest_tensor(skeleton: nn.Module, block: str) -> torch.Tensor | None:
 def _apply(graph: fx.Graph, change: _Change, module: str, twins: dict[fx.Node, fx.Node]) -> None:
     edit = change.edit
     value = twins[edit.value]
-    frame = {key: change.anatomy.join.meta[key] for key in ("block", "call")}
+    frame: dict[str, object] = {"block": change.anatomy.block, "call": change.anatomy.call}
     if edit.replaced is not None:
         replaced = twins[edit.replaced]
         with graph.inserting_before(replaced):

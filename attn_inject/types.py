@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
-Kind = Literal["residual", "mixed", "stage", "attention"]
+Kind = Literal["residual", "mixed", "plain", "stage", "attention"]
 Layout = Literal["channels_first", "channels_last"]
 Placement = Literal["standard", "pre", "post", "identity", "conv3x3", "replace"]
 Init = Literal["paper", "identity"]
 Existing = Literal["stack", "skip", "replace"]
 Preset = Literal["paper", "timm", "ecanet"]
 
-KINDS: tuple[Kind, ...] = ("residual", "mixed", "stage", "attention")
+KINDS: tuple[Kind, ...] = ("residual", "mixed", "plain", "stage", "attention")
 DEFAULT_KINDS: tuple[Kind, ...] = ("residual", "mixed")
 PLACEMENTS: tuple[Placement, ...] = ("standard", "pre", "post", "identity", "conv3x3", "replace")
 INITS: tuple[Init, ...] = ("paper", "identity")

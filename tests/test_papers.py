@@ -30,7 +30,7 @@ def test_se_resnet50(reduction: int, count: int) -> None:
 
 @pytest.mark.parametrize(("stage", "blocks", "width"), [(2, 3, 256), (3, 4, 512), (4, 6, 1024)])
 def test_se_in_one_stage(stage: int, blocks: int, width: int) -> None:
-    """In closed form. SE paper, Table 13 prints 25.6, 25.7 and 26.4 M; the last is 26.34 M here, and why is not known."""
+    """In closed form. SE paper, Table 13 prints 25.6, 25.7 and 26.4 M; the last is 26.34 M here, why is unknown."""
     added = blocks * 2 * width * width // 16
     assert _count(inject(_tv("resnet50"), "se", stages=stage)) == 25_557_032 + added
 

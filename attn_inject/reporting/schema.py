@@ -80,7 +80,7 @@ _SITE = _record(
     "One site and what its new module adds, less what it replaces.",
     {
         "block": _about(_TEXT, "path of the module whose forward hands the value over; empty for the model itself"),
-        "kind": _one_of("residual", "mixed", "stage", "attention"),
+        "kind": _one_of("residual", "mixed", "plain", "stage", "attention"),
         "stage": _about(_COUNT, "maps of stage n are 2**n times smaller than the input"),
         "channels": _COUNT,
         "size": _about(_SIZE, "spatial"),

@@ -15,7 +15,8 @@ class Anatomy:
 
     `gated` is the value that the standard placement multiplies; `join` the add or concat; `fork` the value that
     shortcut and branch come from; `branch` and `shortcut` the operands of the add as they enter it; `channel_axis`
-    that of `gated`.
+    that of `gated`. `frame` is the call of the block as (path, number) where the join does not run in the block's
+    own `forward`.
     """
 
     kind: Kind
@@ -25,14 +26,15 @@ class Anatomy:
     fork: fx.Node | None = None
     branch: fx.Node | None = None
     shortcut: fx.Node | None = None
+    frame: tuple[str, int] | None = None
 
     @property
     def block(self) -> str:
-        return str(self.join.meta["block"])
+        return self.frame[0] if self.frame else str(self.join.meta["block"])
 
     @property
     def call(self) -> int:
-        return int(self.join.meta["call"])
+        return self.frame[1] if self.frame else int(self.join.meta["call"])
 
 
 @dataclass(frozen=True)

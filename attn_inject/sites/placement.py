@@ -44,12 +44,13 @@ def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement, attended: Mappi
         return Edit(found.features, found.channel_axis, replaced=found.product)
     if placement == "standard":
         return Edit(anatomy.gated, anatomy.channel_axis)
-    if anatomy.kind != "residual" or anatomy.branch is None or anatomy.shortcut is None:
+    if anatomy.branch is None or (placement == "identity" and anatomy.shortcut is None):
         return f"placement {placement} needs a residual block, and this is a {anatomy.kind} site"
     match placement:
         case "post":
-            return Edit(_after_activation(flow, anatomy.join), anatomy.channel_axis)
+            return Edit(after_activation(flow, anatomy.join), anatomy.channel_axis)
         case "identity":
+            assert anatomy.shortcut is not None
             return Edit(anatomy.shortcut, anatomy.channel_axis, readers=(anatomy.join,))
         case "pre":
             return _before_branch(flow, anatomy)
@@ -57,7 +58,7 @@ def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement, attended: Mappi
             return _at_spatial_convolution(flow, anatomy, placement)
 
 
-def _after_activation(flow: Flow, join: fx.Node) -> fx.Node:
+def after_activation(flow: Flow, join: fx.Node) -> fx.Node:
     """The activation directly after the add, if the add has no other reader; else the add."""
     readers = list(join.users)
     if len(readers) == 1 and _is_activation(flow, readers[0]) and readers[0].meta["block"] == join.meta["block"]:

@@ -79,7 +79,7 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: se
     reason = _refusal(flow, node, fork, shortcut, branch, joins)
     if reason:
         return reason
-    gated = _gated(flow, fork, branch)
+    gated = gated_value(flow, fork, branch)
     axis = axes.get(gated)
     if axis is None and gated.meta["val"].shape == vb.shape:
         # A branch that ends in a product and a reshape is laid out as what it is added to.
@@ -242,7 +242,7 @@ def _same_frame(a: fx.Node, b: fx.Node) -> bool:
     return bool((a.meta["block"], a.meta["call"]) == (b.meta["block"], b.meta["call"]))
 
 
-def _gated(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
+def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
     """The value to gate on the way back from the add (R8)."""
     operations = flow.operations
     gated = step = branch

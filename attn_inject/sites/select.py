@@ -17,6 +17,7 @@ from .attended import Attended, anatomy_of, existing_attention, find_attention
 from .concat import find_mixed
 from .flow import Flow
 from .layout import channel_axes
+from .plain import find_plain
 from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size
 
@@ -42,18 +43,19 @@ class Located:
 
 
 def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
-    """Apply the residual, mixed and stage rules to one annotated graph."""
+    """Apply the rules of `kinds` to one annotated graph."""
     flow = Flow(root, graph)
     axes = channel_axes(flow.operations, graph)
     residual, adds = find_residual(flow, axes)
     mixed, concats = find_mixed(flow, axes, residual, cells_of(adds))
     output = next(iter(reversed(graph.nodes)))
     stages = find_stages(flow, axes, output) if "stage" in kinds else []
+    plain = find_plain(flow, axes, residual, mixed, [*adds, *concats]) if "plain" in kinds else []
     sites: dict[Key, list[Anatomy]] = {}
     counters: dict[tuple[str, str, int], int] = defaultdict(int)
     attended = find_attention(flow)
     places = [anatomy_of(flow, found) for found in attended.values()] if "attention" in kinds else []
-    everything = sorted([*residual, *mixed, *stages, *places], key=lambda site: flow.order[site.join])
+    everything = sorted([*residual, *mixed, *plain, *stages, *places], key=lambda site: flow.order[site.join])
     for anatomy in everything:
         if anatomy.kind in kinds:
             frame = (anatomy.kind, anatomy.block, anatomy.call)
