@@ -18,6 +18,7 @@ from .types import Injection
 
 _MODES = {True: "train", False: "eval"}
 # What belongs to the graph module itself, not to the model it was made from.
+_PORTABLE = ("block", "call", "attention", "returned_by")
 _OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_aside")
 
 
@@ -169,7 +170,7 @@ def _portable(graph: fx.Graph) -> fx.Graph:
     """A copy of the graph whose nodes hold only what pickles: meta tensors stay behind."""
     twin = copy.deepcopy(graph)
     for node in twin.nodes:
-        node.meta = {key: value for key, value in node.meta.items() if key in ("block", "call", "attention")}
+        node.meta = {key: value for key, value in node.meta.items() if key in _PORTABLE}
     return twin
 
 

@@ -184,10 +184,21 @@ class _Leaves:
         return type(module) in self._registered and not _holds_convolutions(module)
 
     def can_close(self, module: nn.Module) -> bool:
-        return type(module) in self._registered and type(module) not in self._closed
+        return type(module) not in self._closed and (type(module) in self._registered or _is_layer(module))
 
     def close(self, module: nn.Module) -> None:
         self._closed.add(type(module))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether the module is somebody's kind of a torch.nn layer, with its control flow (a batch norm of one's own)."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    homes = [base.__module__ for base in type(module).__mro__ if base is not nn.Module]
+    return (
+        not isinstance(module, containers)
+        and any(home.startswith("torch.nn.modules") for home in homes)
+        and not _holds_convolutions(module)
+    )
 
 
 def _holds_convolutions(module: nn.Module) -> bool:

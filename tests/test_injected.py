@@ -392,3 +392,29 @@ def test_no_sites_and_bad_choices_say_what_to_do() -> None:
         with pytest.raises(PlanError, match="^[^\n]+$") as caught:
             inject(net, "se", input_size=SIZE, **({"reduction": 4} | options))
         assert words in str(caught.value)
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """A batch norm of somebody's own; torch's `forward` asks for the input's rank, which no trace can answer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * super().forward(x)
+
+
+def test_a_layer_of_somebodys_own_stays_whole_where_it_cannot_be_traced() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Conv2d(3, 16, 1), OwnNorm(16), nn.Conv2d(16, 16, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.a(x))
+            return x + self.b(torch.relu(self.norm(x)))
+
+    model = Net()
+    patched = inject(model, "se", init="identity", input_size=(3, 8, 8))
+    assert len(patched.injection.plan.insertions) == 1
+    x = torch.randn(2, 3, 8, 8)
+    for mode in (True, False):
+        twin = copy.deepcopy(model).train(mode)
+        assert torch.equal(patched.train(mode)(x), twin(x))

@@ -68,6 +68,6 @@ class ECA(ChannelGate):
         if init == "identity":
             nn.init.zeros_(self.conv.weight)
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): the same k weights slide over the channels."""
         return F.conv1d(pooled.unsqueeze(1), self.conv.weight, padding=self.k // 2).squeeze(1)

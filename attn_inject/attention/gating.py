@@ -4,7 +4,8 @@
     w = sigma(z(y)), or 2 sigma(z(y)) with init="identity" and z starting at 0, so that w starts at exactly 1
     out = x * w
 
-`gate` is public so that a caller who has the pooled vector already can use it: `forward(x) == x * gate(pool(x))`.
+`gate` is public so that a caller who has the pooled vector already can use it: `forward(x) == x * gate(pool(x))`; and
+z comes in two steps, an affine `squeeze` and an `excite`, so that whatever affine stands before can be merged with it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def whole_number(label: str, value: object, least: int = 1) -> int:
 
 
 class ChannelGate(nn.Module):
-    """Base of the gates: subclasses give `logits`, (N, C) -> (N, C)."""
+    """Base of the gates: subclasses give `squeeze`, (N, C) -> (N, H), and `excite`, (N, H) -> (N, C), if H is not C."""
 
     traced_whole = True
 
@@ -66,8 +67,17 @@ class ChannelGate(nn.Module):
         self._activation = choice(GATES, "gate", gate)
         self.scale = 2.0 if init == "identity" else 1.0
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, H): the affine first step of the gate."""
         raise NotImplementedError  # abstract: every gate defines its own map
+
+    def excite(self, squeezed: torch.Tensor) -> torch.Tensor:
+        """(N, H) -> (N, C): what follows; nothing for gates that are affine as a whole."""
+        return squeezed
+
+    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, C): z(y)."""
+        return self.excite(self.squeeze(pooled))
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, C): the mean over the spatial axes."""
@@ -75,7 +85,11 @@ class ChannelGate(nn.Module):
 
     def gate(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): the weights of the channels."""
-        weights: torch.Tensor = self._activation(self.logits(pooled))
+        return self.open(self.logits(pooled))
+
+    def open(self, logits: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, C): sigma, scaled."""
+        weights: torch.Tensor = self._activation(logits)
         return weights if self.scale == 1.0 else weights * self.scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

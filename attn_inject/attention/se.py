@@ -86,11 +86,18 @@ class SE(ChannelGate):
             for parameter in self.fc2.parameters():
                 nn.init.zeros_(parameter)
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(N, C) -> (N, C): W2 delta(W1 y)."""
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, C/r): W1 y."""
+        return self._layer(self.fc1, pooled)
+
+    def excite(self, squeezed: torch.Tensor) -> torch.Tensor:
+        """(N, C/r) -> (N, C): W2 delta(.)."""
+        return self._layer(self.fc2, self.act(squeezed))
+
+    def _layer(self, layer: nn.Module, vector: torch.Tensor) -> torch.Tensor:
         if self.form == "linear":
-            weights: torch.Tensor = self.fc2(self.act(self.fc1(pooled)))
-            return weights
-        # As convolutions over one position, so that results equal those of networks written that way to the bit.
-        weights = self.fc2(self.act(self.fc1(pooled[:, :, None, None])))
-        return weights.flatten(1)
+            out: torch.Tensor = layer(vector)
+            return out
+        # As a convolution over one position, so that results equal those of networks written that way to the bit.
+        out = layer(vector[:, :, None, None])
+        return out.flatten(1)

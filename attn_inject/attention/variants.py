@@ -24,7 +24,7 @@ class SEVar1(ChannelGate):
         super().__init__(gate=gate)
         whole_number("channels", channels)
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C)."""
         return pooled
 
@@ -37,7 +37,7 @@ class SEVar2(ChannelGate):
         whole_number("channels", channels)
         self.weight = nn.Parameter(torch.zeros(channels) if init == "identity" else torch.ones(channels))
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): element by element."""
         return pooled * self.weight
 
@@ -52,7 +52,7 @@ class SEVar3(ChannelGate):
         if init == "identity":
             nn.init.zeros_(self.fc.weight)
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C)."""
         return F.linear(pooled, self.fc.weight)
 
@@ -68,7 +68,7 @@ class SEGC(ChannelGate):
         if init == "identity":
             nn.init.zeros_(self.fc.weight)
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): block by block."""
         return F.conv1d(pooled.unsqueeze(2), self.fc.weight, groups=self.groups).squeeze(2)
 
@@ -93,7 +93,7 @@ class ECANS(ChannelGate):
             # As torch starts a Conv1d(1, 1, k): uniform within 1/sqrt(k).
             nn.init.uniform_(self.weight, -(self.k**-0.5), self.k**-0.5)
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): a band of width k, zero beyond the ends."""
         bands = F.pad(pooled, (self.k // 2, self.k // 2)).unfold(1, self.k, 1)
         return (bands * self.weight).sum(-1)

@@ -1,8 +1,14 @@
-"""The pool taken at the input of the last 1x1 convolution.
+"""The pool taken at the input of the last 1x1 convolution, and all that is affine after it made one small layer.
 
-A mean over space commutes with a stride-1 1x1 convolution: mean(W x + b) = W mean(x) + b. In a bottleneck the input is
-a quarter of the output, so the pool reads a quarter of the bytes. Conditions:
- E1. The gated value is the output of a `torch.nn` convolution with kernel 1, stride 1, no padding.
+A mean over space commutes with a stride-1 1x1 convolution and with a norm's affine map, and the first step of every
+gate is affine too (SE's first layer, ECA's convolution), so that
+
+    squeeze(mean(scale * (W x + b) + shift)) = M mean(x) + m,    M: H x C_in
+
+with M and m worked out once, in float64. In a bottleneck x is a quarter of the gated value: the pool reads a quarter of
+the bytes, and M is smaller than W. Conditions:
+ E1. The gated value is the output of a `torch.nn` convolution with kernel 1, stride 1, no padding, or of an eval batch
+     norm after one.
  E2. The attention is a pure gate (`ChannelGate`), called once, on that value itself.
  E3. The convolution's input is smaller than its output, or nothing is gained.
 The pool is placed directly before the convolution, so that in-place changes of its input have happened for both.
@@ -10,6 +16,8 @@ The pool is placed directly before the convolution, so that in-place changes of 
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,35 +25,33 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..attention.gating import ChannelGate
+from .norm_folding import is_eval_norm, norm_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class EarlyGate(nn.Module):
-    """The gate's weights from the *input* of the convolution that makes the gated value.
+    """The gate's weights from the *input* of the convolution: (N, C_in, *spatial) -> (N, C, 1, ...).
 
-    (N, C_in, *spatial) -> (N, C_out, 1, ...).
+    Args:
+        gate: the attention. weight, bias: M (H, C_in) and m (H,).
+
     """
 
     traced_whole = True
 
-    def __init__(self, conv: nn.Module, gate: ChannelGate) -> None:
+    def __init__(self, gate: ChannelGate, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
-        self.conv = conv
         self.attention = gate
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C_in, *spatial) -> (N, C)."""
+        return self.attention.excite(F.linear(x.mean(tuple(range(2, x.dim()))), self.weight, self.bias))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pooled = x.mean(tuple(range(2, x.dim())))
-        weight = cast(torch.Tensor, self.conv.weight).flatten(1)
-        bias = cast("torch.Tensor | None", self.conv.bias)
-        if self.conv.groups == 1:
-            squeezed = F.linear(pooled, weight, bias)
-        else:
-            squeezed = F.conv1d(
-                pooled.unsqueeze(2), weight.unsqueeze(2), bias, groups=cast(int, self.conv.groups)
-            ).squeeze(2)
-        weights = self.attention.gate(squeezed)
-        return weights.reshape(*weights.shape, *(1,) * (x.dim() - 2))
+        return _as_map(self.attention.open(self.logits(x)), x)
 
 
 class LateGate(nn.Module):
@@ -57,9 +63,16 @@ class LateGate(nn.Module):
         super().__init__()
         self.attention = gate
 
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) -> (N, C)."""
+        return self.attention.logits(self.attention.pool(x))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weights = self.attention.gate(self.attention.pool(x))
-        return weights.reshape(*weights.shape, *(1,) * (x.dim() - 2))
+        return _as_map(self.attention.open(self.logits(x)), x)
+
+
+def _as_map(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return weights.reshape(*weights.shape, *(1,) * (like.dim() - 2))
 
 
 def squeeze_early(root: nn.Module, graph: fx.Graph, modules: list[str]) -> int:
@@ -67,39 +80,92 @@ def squeeze_early(root: nn.Module, graph: fx.Graph, modules: list[str]) -> int:
 
     Returns how many pool early.
     """
-    early = 0
-    for node in list(graph.nodes):
-        if node.op != "call_module" or str(node.target) not in modules:
-            continue
-        gate = root.get_submodule(str(node.target))
-        if not isinstance(gate, ChannelGate):
-            continue
-        value = node.args[0]
-        conv = _early_convolution(root, value)
-        home, _, child = str(node.target).rpartition(".")
-        name = f"{child}_weights"
-        path = f"{home}.{name}" if home else name
-        setattr(root.get_submodule(home), name, LateGate(gate) if conv is None else EarlyGate(conv, gate))
-        if conv is None:
-            with graph.inserting_before(node):
-                weights = graph.call_module(path, (value,))
-        else:
-            early += 1
-            with graph.inserting_before(value):
-                weights = graph.call_module(path, (value.args[0],))
-        with graph.inserting_before(node):
-            product = graph.call_function(torch.mul, (value, weights))
-        product.meta["gate"] = weights
-        node.replace_all_uses_with(product)
-        graph.erase_node(node)
-    return early
+    return sum(_split(root, graph, node, early=True) for node in _gates(root, graph, modules))
 
 
-def _early_convolution(root: nn.Module, value: object) -> nn.Module | None:
-    if not isinstance(value, fx.Node) or value.op != "call_module":
+def split_gates(root: nn.Module, graph: fx.Graph, modules: list[str]) -> None:
+    """Split every pure gate into weights and a multiply, all of them pooling the gated value."""
+    for node in _gates(root, graph, modules):
+        _split(root, graph, node, early=False)
+
+
+def _gates(root: nn.Module, graph: fx.Graph, modules: list[str]) -> list[fx.Node]:
+    calls = [node for node in graph.nodes if node.op == "call_module" and str(node.target) in modules]
+    return [node for node in calls if isinstance(root.get_submodule(str(node.target)), ChannelGate)]
+
+
+def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> bool:
+    gate = cast(ChannelGate, root.get_submodule(str(node.target)))
+    value = cast(fx.Node, node.args[0])
+    entry = entry_of(root, value) if early else None
+    home, _, child = str(node.target).rpartition(".")
+    name = f"{child}_weights"
+    path = f"{home}.{name}" if home else name
+    setattr(root.get_submodule(home), name, LateGate(gate) if entry is None else _merged(gate, entry))
+    with graph.inserting_before(node if entry is None else entry.node):
+        weights = graph.call_module(path, (value if entry is None else entry.node.args[0],))
+    with graph.inserting_before(node):
+        product = graph.call_function(torch.mul, (value, weights))
+    product.meta["gate"] = weights
+    node.replace_all_uses_with(product)
+    graph.erase_node(node)
+    return entry is not None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A convolution that a pool commutes with, its node, and the norm after it, if there is one."""
+
+    node: fx.Node
+    conv: nn.Module
+    norm: nn.Module | None
+
+
+def entry_of(root: nn.Module, value: fx.Node) -> Entry | None:
+    """The convolution (E1, E3) whose output `value` is, perhaps behind an eval batch norm."""
+    norm = None
+    if value.op != "call_module":
         return None
-    conv = root.get_submodule(str(value.target))
-    if not isinstance(conv, _CONVOLUTIONS) or type(conv) not in _CONVOLUTIONS or conv.in_channels >= conv.out_channels:
-        return None
-    plain = all(k == 1 for k in conv.kernel_size) and all(s == 1 for s in conv.stride)
-    return conv if plain and not isinstance(conv.padding, str) and not any(conv.padding) else None
+    module = root.get_submodule(str(value.target))
+    if is_eval_norm(module) and not any(module.children()) and isinstance(value.args[0], fx.Node):
+        norm, value = module, value.args[0]
+        if value.op != "call_module":
+            return None
+        module = root.get_submodule(str(value.target))
+    return Entry(value, module, norm) if commutes_with_pool(module) else None
+
+
+def commutes_with_pool(conv: nn.Module) -> bool:
+    """E1 and E3 for the convolution itself."""
+    if type(conv) not in _CONVOLUTIONS:
+        return False
+    assert isinstance(conv, _CONVOLUTIONS)
+    if any(k != 1 for k in conv.kernel_size) or any(s != 1 for s in conv.stride):
+        return False
+    return conv.in_channels < conv.out_channels and not isinstance(conv.padding, str) and not any(conv.padding)
+
+
+def _merged(gate: ChannelGate, entry: Entry) -> EarlyGate:
+    conv = entry.conv
+    assert isinstance(conv, _CONVOLUTIONS)
+    weight, bias = conv.weight, conv.bias
+    columns = _dense(conv).double().T
+    start = torch.zeros_like(columns[0]) if bias is None else bias.double()
+    if entry.norm is not None:
+        scale, shift = norm_of(entry.norm)
+        columns, start = columns * scale, start * scale + shift
+    with torch.no_grad():
+        precise = copy.deepcopy(gate).double()
+        origin = precise.squeeze(torch.zeros_like(start)[None])
+        merged = (precise.squeeze(columns) - origin).T.contiguous()
+        offset = precise.squeeze(start[None])[0]
+    return EarlyGate(gate, merged.to(weight.dtype), offset.to(weight.dtype))
+
+
+def _dense(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> torch.Tensor:
+    """The weights of a 1x1 convolution as one (C_out, C_in) matrix, whatever its groups."""
+    blocks = conv.weight.detach().flatten(1).chunk(conv.groups)
+    if conv.groups == 1:
+        return blocks[0]
+    whole: torch.Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return whole

@@ -1,11 +1,11 @@
 """`branch * gate + shortcut`, and the ReLU after it, without a new map.
 
-The multiply and the add become one `addcmul` into the branch's own memory, and the ReLU works in place. Conditions:
+The multiply and the add become one operation in the branch's own memory, and the ReLU works in place or with them.
+Conditions:
  G1. The product is one that `early_squeeze` wrote: its gate has one position per channel.
  G2. The product's only reader is an add of two maps of one shape.
  G3. The branch is fresh memory: the output of a convolution or norm that nothing but the product (and the gate, which
-     has
-     finished before) reads. Nobody else can see it overwritten.
+     has finished before) reads. Nobody else can see it overwritten.
  G4. The ReLU is the add's only reader; what it overwrites is then nobody else's.
 Only for inference: autograd would need what is overwritten.
 """
@@ -22,18 +22,23 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _FRESH = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 
 
-def gate_and_add(branch: torch.Tensor, gate: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
-    """branch * gate + shortcut, in `branch`'s memory. Shapes: (N, C, *spatial), (N, C, 1, ...), (N, C, *spatial)."""
+def gate_and_add(branch: torch.Tensor, gate: torch.Tensor, shortcut: torch.Tensor, relu: bool) -> torch.Tensor:
+    """branch * gate + shortcut, perhaps with a ReLU, in `branch`'s memory.
+
+    Shapes: (N, C, *spatial), (N, C, 1, ...), (N, C, *spatial).
+    """
     if torch.is_grad_enabled() and (branch.requires_grad or gate.requires_grad or shortcut.requires_grad):
-        return torch.addcmul(shortcut, branch, gate)
-    return torch.addcmul(shortcut, branch, gate, out=branch)
+        out = torch.addcmul(shortcut, branch, gate)
+    else:
+        out = torch.addcmul(shortcut, branch, gate, out=branch)
+    return out.relu_() if relu else out
 
 
 fx.wrap("gate_and_add")
 
 
 def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
-    """Fuse where G1 to G3 hold, and let the ReLU work in place where G4 does. Returns how many adds were fused."""
+    """Fuse where G1 to G3 hold, with the ReLU where G4 does. Returns how many adds were fused."""
     fused = 0
     for product in list(graph.nodes):
         if "gate" not in product.meta or product.target is not torch.mul:
@@ -43,12 +48,12 @@ def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
         if join is None or not _is_fresh(root, branch, {product, gate}):
             continue
         shortcut = join.args[1] if join.args[0] is product else join.args[0]
+        relu = _sole_relu(root, join)
         with graph.inserting_before(join):
-            new = graph.call_function(gate_and_add, (branch, gate, shortcut))
-        join.replace_all_uses_with(new)
-        graph.erase_node(join)
-        graph.erase_node(product)
-        _relu_in_place(root, graph, new)
+            new = graph.call_function(gate_and_add, (branch, gate, shortcut, relu is not None))
+        for old in filter(None, (relu, join, product)):
+            old.replace_all_uses_with(new)
+            graph.erase_node(old)
         fused += 1
     return fused
 
@@ -82,14 +87,10 @@ def _is_fresh(root: nn.Module, branch: object, allowed: set[object]) -> bool:
     )
 
 
-def _relu_in_place(root: nn.Module, graph: fx.Graph, new: fx.Node) -> None:
-    readers = list(new.users)
+def _sole_relu(root: nn.Module, join: fx.Node) -> fx.Node | None:
+    readers = list(join.users)
     if len(readers) != 1:
-        return
+        return None
     relu = readers[0]
     is_module = relu.op == "call_module" and type(root.get_submodule(str(relu.target))) is nn.ReLU
-    if is_module or relu.target in (torch.relu, F.relu):
-        with graph.inserting_before(relu):
-            in_place = graph.call_function(torch.relu_, (new,))
-        relu.replace_all_uses_with(in_place)
-        graph.erase_node(relu)
+    return relu if is_module or relu.target in (torch.relu, F.relu, torch.relu_) else None

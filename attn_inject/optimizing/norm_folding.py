@@ -3,12 +3,14 @@
     W' = W * gamma / sqrt(var + eps),    b' = beta + (b - mean) * gamma / sqrt(var + eps)
 
 with torch's own `fuse_conv_bn_weights`. Conditions:
- N1. The norm is exactly a `torch.nn` batch norm with running statistics, called once in the graph.
+ N1. The norm is a `torch.nn` batch norm with running statistics, called once in the graph; or one with layers of its
+     own behind it (a norm and an activation in one module), which then stay.
  N2. Its input is a `torch.nn` convolution, called once, whose output nothing else reads.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -31,7 +33,13 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> int:
         norm = root.get_submodule(str(node.target))
         home, _, child = str(conv_node.target).rpartition(".")
         setattr(root.get_submodule(home), child, _folded(conv, norm))
-        node.replace_all_uses_with(conv_node)
+        last = conv_node
+        for name, layer in norm.named_children():
+            if type(layer) is not nn.Identity:
+                with graph.inserting_before(node):
+                    last = graph.call_module(f"{node.target}.{name}", (last,))
+                last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
         graph.erase_node(node)
         folded += 1
     return folded
@@ -40,13 +48,47 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> int:
 def _foldable(root: nn.Module, node: fx.Node, calls: dict[str, int]) -> fx.Node | None:
     if node.op != "call_module" or calls[str(node.target)] != 1 or len(node.args) != 1:
         return None
-    norm = root.get_submodule(str(node.target))
     source = node.args[0]
-    if type(norm) not in _NORMS or not isinstance(source, fx.Node) or source.op != "call_module":
+    if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
         return None
-    if getattr(norm, "running_mean", None) is None or len(source.users) != 1 or calls[str(source.target)] != 1:
+    if type(root.get_submodule(str(source.target))) not in _CONVOLUTIONS or calls[str(source.target)] != 1:
         return None
-    return source if type(root.get_submodule(str(source.target))) in _CONVOLUTIONS else None
+    return source if is_eval_norm(root.get_submodule(str(node.target))) else None
+
+
+def is_eval_norm(norm: nn.Module) -> bool:
+    """Whether `norm` is a batch norm with running statistics, followed by its own layers if it has any (N1)."""
+    if not isinstance(norm, _NORMS) or norm.running_mean is None:
+        return False
+    return type(norm) in _NORMS or _is_norm_then_layers(norm)
+
+
+def _is_norm_then_layers(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Told by trying it: its forward is somebody's code."""
+    mean = norm.running_mean
+    if mean is None or mean.is_meta:
+        return False
+    rank = next(rank for rank, kind in zip((1, 2, 3), _NORMS, strict=True) if isinstance(norm, kind))
+    channels = mean.numel()
+    x = torch.linspace(-2, 2, 2 * channels, device=mean.device, dtype=mean.dtype)
+    x = x.reshape(1, channels, *(1,) * (rank - 1), 2)
+    with torch.no_grad():
+        expected = nn.functional.batch_norm(x, mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        for layer in norm.children():
+            expected = layer(expected)
+        return torch.equal(norm(x.clone()), expected)
+
+
+def norm_of(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scale, shift) of an eval norm in float64: norm(z) = scale * z + shift, before its own layers."""
+    assert isinstance(norm, _NORMS)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
 
 
 def _folded(conv: nn.Module, norm: nn.Module) -> nn.Module:

@@ -14,11 +14,13 @@ from ..errors import PlanError, RewriteError
 from ..reading import read
 from ..tracing import alias
 from ..verifying import injected_part
-from .early_squeeze import squeeze_early
+from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
+from .gate_kernel import use_gate_kernels
+from .identities import remove_identities
 from .norm_folding import fold_batch_norms
 
-REWRITES = ("norm_folding", "early_squeeze", "gate_add")
+REWRITES = ("identity_removal", "norm_folding", "early_squeeze", "gate_add", "gate_kernel")
 # Largest difference from the unoptimized model, relative to its largest output: folding reorders sums.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 
@@ -27,9 +29,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, to
 class Rewritten:
     """How often each rewrite applied."""
 
+    identities_removed: int = 0
     norms_folded: int = 0
     pooled_early: int = 0
     adds_fused: int = 0
+    gates_in_kernels: int = 0
 
 
 class OptimizedModule(fx.GraphModule):
@@ -86,15 +90,18 @@ def fold_norms(model: nn.Module, *, example_inputs: Any = None) -> OptimizedModu
 def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disable: Collection[str]) -> OptimizedModule:
     root = alias(source).eval()
     graph = copy.deepcopy(original)
+    removed = remove_identities(root, graph) if "identity_removal" not in disable else 0
     folded = fold_batch_norms(root, graph) if "norm_folding" not in disable else 0
     early = squeeze_early(root, graph, modules) if "early_squeeze" not in disable else 0
+    split_gates(root, graph, modules)
     fused = fuse_gate_and_add(root, graph) if "gate_add" not in disable else 0
+    kernels = use_gate_kernels(root, graph) if "gate_kernel" not in disable else 0
     try:
         graph.lint()
     except RuntimeError as error:
         raise RewriteError(f"the optimized graph is not sound: {error}") from error
     result = OptimizedModule(root, graph, class_name="OptimizedModule")
-    result.rewritten = Rewritten(folded, early, fused)
+    result.rewritten = Rewritten(removed, folded, early, fused, kernels)
     result.requires_grad_(False)
     nn.Module.train(result, False)
     return result

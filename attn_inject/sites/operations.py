@@ -34,7 +34,7 @@ _UPSAMPLINGS = {
 _ADDITIONS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
 _CONCATENATIONS = {"cat", "concat", "concatenate"}
 # Random or deterministic scalings that pass the map through: the gate goes before them.
-_DROPS = {
+DROPS = {
     "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
     "stochastic_depth", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d", "drop_block_fast_2d",
 }  # fmt: skip
@@ -48,7 +48,7 @@ _REARRANGEMENTS = {
 }  # fmt: skip
 _SLICES = {"getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select"}
 _AFFINE = (
-    _CONVOLUTIONS | _UPSAMPLINGS | _ADDITIONS | _CONCATENATIONS | _DROPS | _REARRANGEMENTS | _SLICES
+    _CONVOLUTIONS | _UPSAMPLINGS | _ADDITIONS | _CONCATENATIONS | DROPS | _REARRANGEMENTS | _SLICES
     | {
         "sub", "sub_", "isub", "neg", "linear", "addmm", "batch_norm", "layer_norm", "group_norm", "instance_norm",
         "rms_norm", "local_response_norm", "normalize", "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -164,7 +164,7 @@ class Operations:
             return isinstance(module, (nn.modules.dropout._DropoutNd, nn.Identity))
         name = name_of(node)
         # The builtin `sum` starts with 0 + x.
-        if name in _DROPS or (self.is_addition(node) and 0 in [a for a in node.args if isinstance(a, int)]):
+        if name in DROPS or (self.is_addition(node) and 0 in [a for a in node.args if isinstance(a, int)]):
             return True
         return name in _MULTIPLICATIONS | _DIVISIONS and not self.is_nonlinear(node)
 

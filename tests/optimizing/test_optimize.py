@@ -79,7 +79,7 @@ def test_low_precision() -> None:
         assert _apart(optimize(patched)(x).float(), patched(x).float()) <= TOLERANCE[torch.bfloat16]
 
 
-@pytest.mark.parametrize("left_out", ["norm_folding", "early_squeeze", "gate_add"])
+@pytest.mark.parametrize("left_out", ["norm_folding", "early_squeeze", "gate_add", "gate_kernel"])
 def test_each_rewrite_can_be_left_out(left_out: str) -> None:
     torch.manual_seed(0)
     patched = inject(_shaken(torchvision.models.resnet50()), "eca", input_size=SIZE).eval()
@@ -91,8 +91,12 @@ def test_each_rewrite_can_be_left_out(left_out: str) -> None:
         "norm_folding": fast.rewritten.norms_folded,
         "early_squeeze": fast.rewritten.pooled_early,
         "gate_add": fast.rewritten.adds_fused,
+        "gate_kernel": fast.rewritten.gates_in_kernels,
     }
     assert counts[left_out] == 0
+    # Without the adds that fuse there is nothing for the kernels; else each rewrite stands on its own.
+    lost = {left_out} | ({"gate_kernel"} if left_out == "gate_add" else set())
+    assert {name for name, count in counts.items() if count == 0} == lost
     with pytest.raises(PlanError, match="the rewrites are"):
         optimize(patched, disable=["everything"])
 
@@ -151,3 +155,81 @@ def test_a_plain_model_is_folded_the_same_way() -> None:
     with pytest.raises(PlanError, match="for inference"):
         folded.train()
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+def test_a_norm_with_an_activation_in_it_keeps_the_activation() -> None:
+    torch.manual_seed(0)
+    patched = inject(_shaken(timm.create_model("regnetx_002")), "se", min_width=1, input_size=SIZE).eval()
+    fast = optimize(patched)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
+    assert fast.rewritten.norms_folded == sum(isinstance(m, nn.BatchNorm2d) for m in patched.modules())
+    assert fast.rewritten.adds_fused == 13
+    x = torch.randn(2, *SIZE)
+    with torch.no_grad():
+        assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]
+
+
+class Scaled(nn.BatchNorm2d):
+    """A norm that does more than its layers say."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_norm_of_somebodys_own_is_left_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Scaled(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)).eval()
+    folded = fold_norms(model, example_inputs=torch.randn(1, 3, 8, 8))
+    assert folded.rewritten.norms_folded == 1
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert _apart(folded(x), model(x)) <= TOLERANCE[torch.float32]
+
+
+def test_nodes_that_do_nothing_go_and_hooks_stay() -> None:
+    heard = []
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.drop, self.id, self.heard = nn.Conv2d(3, 8, 1), nn.Dropout(), nn.Identity(), nn.Identity()
+            self.heard.register_forward_hook(lambda *_: heard.append(1))
+            self.depth = torchvision.ops.StochasticDepth(0.5, "row")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = F.dropout(self.id(self.drop(self.a(x))), 0.5, self.training)
+            return self.heard(self.depth(y))
+
+    x = torch.randn(1, 3, 8, 8)
+    model = Net().eval()
+    plain = fold_norms(model, example_inputs=x)
+    assert plain.rewritten.identities_removed == 4
+    with torch.no_grad():
+        assert torch.equal(plain(x), model(x))
+    assert len(heard) == 2
+
+
+@pytest.mark.parametrize("attention", ["se", "eca", "se-var1", "se-var2", "se-var3", "se-gc", "eca-ns"])
+@pytest.mark.parametrize("form", ["folded", "norm", "groups"])
+def test_the_merged_first_step_is_exact(attention: str, form: str) -> None:
+    """In float64, so that only an error in the algebra could show."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 32, 1, groups=4 if form == "groups" else 1)
+            self.norm, self.project = nn.BatchNorm2d(32), nn.Conv2d(3, 32, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.relu(self.project(x) + self.norm(self.b(F.relu(self.a(x)))))
+
+    torch.manual_seed(0)
+    model = _shaken(Net()).double()
+    options = {"reduction": 4, "bias": True} if attention == "se" else {}
+    patched = inject(model, attention, example_inputs=torch.randn(1, 3, 8, 8).double(), **options).eval()
+    with torch.no_grad():
+        for parameter in patched.parameters():
+            parameter.normal_()
+        fast = optimize(patched, disable=["norm_folding"] if form == "norm" else [])
+        assert fast.rewritten.pooled_early == 1
+        x = torch.randn(3, 3, 8, 8).double()
+        assert _apart(fast(x), patched(x)) <= 1e-12

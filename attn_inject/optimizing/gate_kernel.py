@@ -1,0 +1,152 @@
+"""From the pooled vector to the finished block in as few kernels as possible, on CUDA, with Triton.
+
+A map of a block's output takes one pass: gate, multiply, add and ReLU in the branch's memory. Before that come the pool
+and, for gates of two layers and few images, one kernel for both of them; for many images two matrix products read the
+weights less often. Conditions:
+ K1. `gate_add` fused the site, so that the memory is the branch's own.
+ K2. The gate's last step is a sigmoid or a hard sigmoid (`ChannelGate.gate_name`).
+ K3. At run time: CUDA, float32, bfloat16 or float16, branch and shortcut dense in the same layout, no gradient wanted,
+     and no compiler at work, which fuses on its own. Anything else takes the plain operations, with the same result.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import warnings
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import fx, nn
+
+from ..attention.gating import GATES, ChannelGate
+from ..attention.se import SE
+from .early_squeeze import EarlyGate, LateGate
+from .gate_add import gate_and_add
+
+# From this number of images on, a program per image reads the weights more often than a matrix product does.
+_MANY_IMAGES = 16
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def use_gate_kernels(root: nn.Module, graph: fx.Graph) -> int:
+    """Let every fused site whose gate fits (K1, K2) take its logits, not its weights. Returns how many do."""
+    changed = 0
+    for node in list(graph.nodes):
+        if node.target is not gate_and_add:
+            continue
+        branch, gate, shortcut, relu = node.args
+        maker = root.get_submodule(str(gate.target))
+        if not isinstance(maker, (EarlyGate, LateGate)) or len(gate.users) != 1:
+            continue
+        logits = Logits(maker)
+        home, _, child = str(gate.target).rpartition(".")
+        setattr(root.get_submodule(home), child, logits)
+        attention = logits.attention
+        with graph.inserting_before(node):
+            new = graph.call_function(
+                open_gate_and_add, (branch, gate, shortcut, attention.gate_name, attention.scale, relu)
+            )
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+        changed += 1
+    return changed
+
+
+class Logits(nn.Module):
+    """A gate before its sigmoid: (N, C', *spatial) -> (N, C), from the input or the output of the last convolution."""
+
+    traced_whole = True
+
+    def __init__(self, maker: EarlyGate | LateGate) -> None:
+        super().__init__()
+        self.maker = maker
+
+    @property
+    def attention(self) -> ChannelGate:
+        return self.maker.attention
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maker = self.maker
+        if isinstance(maker, EarlyGate) and x.shape[0] < _MANY_IMAGES and _may_launch(x, maker.weight):
+            layers = _two_layers(maker.attention)
+            kernels = _kernels()
+            if layers is not None and kernels is not None:
+                w2, b2, silu = layers
+                pooled = x.mean(tuple(range(2, x.dim()))).contiguous()
+                done = _launched(kernels.two_layers, pooled, maker.weight, maker.bias, w2, b2, silu=silu)
+                if done is not None:
+                    return done
+        return maker.logits(x)
+
+
+def _two_layers(gate: ChannelGate) -> tuple[torch.Tensor, torch.Tensor | None, bool] | None:
+    """The second layer of a gate that is one, and whether SiLU or ReLU comes before it."""
+    if not isinstance(gate, SE) or gate.act not in (torch.relu, nn.functional.silu):
+        return None
+    weight = cast(torch.Tensor, gate.fc2.weight)
+    return weight.flatten(1), cast("torch.Tensor | None", gate.fc2.bias), gate.act is not torch.relu
+
+
+def open_gate_and_add(
+    branch: torch.Tensor, logits: torch.Tensor, shortcut: torch.Tensor, gate: str, scale: float, relu: bool
+) -> torch.Tensor:
+    """branch * scale sigma(logits) + shortcut, perhaps with a ReLU, in `branch`'s memory.
+
+    Shapes: (N, C, *spatial), (N, C), (N, C, *spatial).
+    """
+    if _may_launch(branch, logits) and (kernels := _kernels()) is not None:
+        last = _is_channels_last(branch)
+        same = branch.stride() == shortcut.stride() and branch.dtype == shortcut.dtype == logits.dtype
+        if same and (last or branch.is_contiguous()):
+            done = _launched(
+                kernels.gate_add, branch, logits.contiguous(), shortcut,
+                hard=gate == "hardsigmoid", scale=scale, relu=relu, channels_last=last,
+            )  # fmt: skip
+            if done is not None:
+                return done
+    weights = GATES[gate](logits)
+    weights = weights if scale == 1.0 else weights * scale
+    return gate_and_add(branch, weights.reshape(*weights.shape, *(1,) * (branch.dim() - 2)), shortcut, relu)
+
+
+fx.wrap("open_gate_and_add")
+
+
+def _may_launch(*tensors: torch.Tensor) -> bool:
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    first = tensors[0]
+    return first.is_cuda and first.dtype in _DTYPES and not wanted and not torch.compiler.is_compiling()
+
+
+def _is_channels_last(x: torch.Tensor) -> bool:
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    # Of a map with one position or one channel both are true, and either gives the right owner.
+    return layout is not None and x.is_contiguous(memory_format=layout) and not x.is_contiguous()
+
+
+@functools.cache
+def _kernels() -> types.ModuleType | None:
+    try:
+        from . import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels
+
+
+def _launched(kernel: Callable[..., torch.Tensor], *args: object, **kwargs: object) -> torch.Tensor | None:
+    """The kernel's result; None, once and for all, on a machine where Triton cannot build it."""
+    global _broken
+    if _broken:
+        return None
+    try:
+        with torch.cuda.device_of(args[0]):  # type: ignore[no-untyped-call]
+            return kernel(*args, **kwargs)
+    except Exception as error:
+        _broken = True
+        warnings.warn(f"Triton cannot run here ({error}): the plain operations are used", RuntimeWarning, stacklevel=3)
+        return None
+
+
+_broken = False
