@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from .errors import PlanError
 from .injected import InjectedModule
@@ -63,6 +63,14 @@ def retrace(patched: InjectedModule) -> Trace:
     skeleton = alias(patched)
     graphs = {mode: copy.deepcopy(patched.graph_of(mode)) for mode in ("eval", "train")}
     return Trace(skeleton, graphs, {})
+
+
+def shaped_graph(patched: InjectedModule, mode: str, example_inputs: Any = None) -> fx.Graph:
+    """The graph of `mode` with the shapes of its values, which a model that was unpickled has lost."""
+    graph = patched.graph_of(mode)
+    if example_inputs is None and "val" in next(iter(graph.nodes)).meta:
+        return graph
+    return read(patched, example_inputs=example_inputs).trace.graphs[mode]
 
 
 def submodule(model: nn.Module, scope: str | None) -> nn.Module:

@@ -383,7 +383,7 @@ def test_no_sites_and_bad_choices_say_what_to_do() -> None:
         (model, {"stages": 4}, "the stages with sites are 0"),
         (model, {"placement": "standart"}, "did you mean standard"),
         (model, {"init": "zero"}, "init must be one of paper, identity"),
-        (model, {"kinds": ("residul",)}, "kinds are residual, mixed, stage"),
+        (model, {"kinds": ("residul",)}, "kinds are residual, mixed, plain, stage"),
         (model, {"placement": "replace"}, "needs a block with one spatial convolution, and this one has 2"),
         (model, {"existing": "skip", "min_channels": 99}, "none of the 2 sites is left after the filters"),
         (model, {"preset": "ecanet"}, "preset ecanet sets ECA's kernel sizes"),

@@ -6,11 +6,12 @@
     gate_add          gate * branch + shortcut (+ ReLU) without a new map
     gate_kernel       the same and the gate before it in Triton kernels, where there is CUDA
 
-Order matters: folding first lets the others see convolutions where norms stood.
+Order matters: folding first lets the others see convolutions where norms stood. `training` is for the train graph.
 """
 
 from __future__ import annotations
 
 from .optimized import OptimizedModule, Rewritten, fold_norms, optimize
+from .training import optimize_training
 
-__all__ = ["OptimizedModule", "Rewritten", "fold_norms", "optimize"]
+__all__ = ["OptimizedModule", "Rewritten", "fold_norms", "optimize", "optimize_training"]

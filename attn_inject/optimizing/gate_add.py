@@ -43,7 +43,7 @@ def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
     for product in list(graph.nodes):
         if "gate" not in product.meta or product.target is not torch.mul:
             continue
-        join = _sole_add(product)
+        join = sole_add(product)
         branch, gate = product.args
         if join is None or not _is_fresh(root, branch, {product, gate}):
             continue
@@ -51,6 +51,7 @@ def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
         relu = _sole_relu(root, join)
         with graph.inserting_before(join):
             new = graph.call_function(gate_and_add, (branch, gate, shortcut, relu is not None))
+        new.meta = dict(join.meta)
         for old in filter(None, (relu, join, product)):
             old.replace_all_uses_with(new)
             graph.erase_node(old)
@@ -58,7 +59,8 @@ def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
     return fused
 
 
-def _sole_add(product: fx.Node) -> fx.Node | None:
+def sole_add(product: fx.Node) -> fx.Node | None:
+    """The add that is the product's only reader and takes another map of the same shape (G2)."""
     readers = list(product.users)
     if len(readers) != 1 or readers[0].op != "call_function" or readers[0].target not in _ADDITIONS:
         return None
@@ -67,13 +69,17 @@ def _sole_add(product: fx.Node) -> fx.Node | None:
     maps = len(operands) == 2 and not join.kwargs and all(isinstance(a, fx.Node) for a in operands)
     if not maps or operands[0] is operands[1]:
         return None
-    shapes = {tuple(v.shape) for a in operands if isinstance(v := _value(a), torch.Tensor)}
-    return join if len(shapes) <= 1 else None
+    if join.target is operator.iadd and operands[0] is not product:
+        # It changes the shortcut itself, which others may hold.
+        return None
+    first, second = (_value(operand) for operand in operands)
+    known = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    return join if known and first.shape == second.shape else None  # type: ignore[attr-defined]
 
 
 def _value(node: object) -> object:
     assert isinstance(node, fx.Node)
-    if "gate" in node.meta:
+    if "gate" in node.meta or "attention" in node.meta:
         return _value(node.args[0])
     return node.meta.get("val")
 

@@ -48,6 +48,7 @@ def use_gate_kernels(root: nn.Module, graph: fx.Graph) -> int:
             new = graph.call_function(
                 open_gate_and_add, (branch, gate, shortcut, attention.gate_name, attention.scale, relu)
             )
+        new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
         changed += 1

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import PlanError, RewriteError
-from ..reading import read
+from ..reading import read, shaped_graph
 from ..tracing import alias
 from ..verifying import injected_part
 from .early_squeeze import split_gates, squeeze_early
@@ -68,10 +68,7 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
     inner, scope = injected_part(patched)
     if scope:
         raise PlanError(f"optimize the part that was patched: its submodule {scope}")
-    if example_inputs is not None or "val" not in next(iter(inner.graph_of("eval").nodes)).meta:
-        graph = read(inner, example_inputs=example_inputs).trace.graphs["eval"]
-    else:
-        graph = inner.graph_of("eval")
+    graph = shaped_graph(inner, "eval", example_inputs)
     modules = [insertion.module for insertion in inner.injection.plan.insertions]
     return _optimized(inner, graph, modules, disable)
 

@@ -1,0 +1,142 @@
+"""The train graph with less traffic: the same outputs, gradients and running statistics, in float64."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from attn_inject import PlanError, inject
+from attn_inject.attention.eca import ECA
+from attn_inject.injected import InjectedModule
+from attn_inject.optimizing import optimize_training
+from attn_inject.optimizing.training import norm_and_pool, pooled_convolution, weights_of
+
+SIZE = (3, 32, 32)
+
+
+def _patched(model: nn.Module, attention: str = "se", **options: object) -> InjectedModule:
+    """In float64, with norms whose weights and statistics are not those of a fresh model."""
+    torch.manual_seed(0)
+    model = model.double()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.5, 1.5)
+    return inject(model, attention, example_inputs=torch.randn(2, *SIZE).double(), **options).train()
+
+
+def _step(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(1)
+    out = model(x)
+    out.square().sum().backward()
+    return out.detach()
+
+
+def _same_step(patched: InjectedModule, fast: InjectedModule) -> None:
+    x = torch.randn(4, *SIZE).double()
+    a, b = _step(patched, x), _step(fast, x)
+    torch.testing.assert_close(b, a, rtol=1e-11, atol=1e-11)
+    gradients = [(p.grad, q.grad) for p, q in zip(patched.parameters(), fast.parameters(), strict=True)]
+    largest = max(float(p.abs().max()) for p, _ in gradients)
+    assert max(float((p - q).abs().max()) for p, q in gradients) <= 1e-11 * largest
+    for before, after in zip(patched.buffers(), fast.buffers(), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-11, atol=1e-11)
+
+
+def _count(model: InjectedModule, function: object) -> int:
+    return sum(node.target is function for node in model.graph_of("train").nodes)
+
+
+@pytest.mark.parametrize("attention", ["se", "eca"])
+@pytest.mark.parametrize(
+    ("name", "added", "early"),
+    [("resnet50", 16, 16), ("resnet18", 8, 0), ("mobilenet_v2", 10, 0), ("resnext50_32x4d", 16, 16)],
+)
+def test_a_step_is_the_same(name: str, added: int, early: int, attention: str) -> None:
+    options = {"min_width": 1} if attention == "se" else {}
+    patched = _patched(torchvision.models.get_model(name), attention, **options)
+    twin = copy.deepcopy(patched)
+    fast = optimize_training(twin)
+    assert (_count(fast, torch.addcmul), _count(fast, norm_and_pool)) == (added, early)
+    _same_step(patched, fast)
+
+
+def test_drop_path_stands_between_the_product_and_the_add() -> None:
+    patched = _patched(timm.create_model("resnet26", drop_path_rate=0.3, zero_init_last=False), "eca")
+    fast = optimize_training(copy.deepcopy(patched))
+    assert _count(fast, norm_and_pool) == 8
+    assert _count(fast, torch.addcmul) == 1
+    _same_step(patched, fast)
+
+
+def test_a_norm_that_is_frozen_in_training_uses_its_statistics() -> None:
+    patched = _patched(torchvision.models.resnet50())
+    for module in patched.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    _same_step(patched, optimize_training(copy.deepcopy(patched)))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8, momentum=None), nn.BatchNorm2d(8, affine=False)])
+def test_norms_of_other_settings(norm: nn.BatchNorm2d) -> None:
+    ours, theirs = copy.deepcopy(norm).double(), norm.double()
+    z = torch.randn(3, 8, 4, 4).double()
+    out, pooled = norm_and_pool(ours, z, z.mean((2, 3)))
+    torch.testing.assert_close(out, theirs(z), rtol=0, atol=1e-12)
+    torch.testing.assert_close(pooled, out.mean((2, 3)), rtol=0, atol=1e-12)
+    assert int(ours.num_batches_tracked) == int(theirs.num_batches_tracked) == 1
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_gradients_of_the_early_pool(groups: int) -> None:
+    """Against finite differences, through the convolution, the batch's statistics, the gate and the add."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(4, 8, 1, groups=groups).double(), nn.BatchNorm2d(8).double()
+    gate = ECA(8, 3).double()
+
+    def block(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        parameters = {"conv": {"weight": weight}, "norm": {"weight": scale}, "gate": {"conv.weight": kernel}}
+        with (
+            nn.utils.stateless._reparametrize_module(conv, parameters["conv"]),
+            nn.utils.stateless._reparametrize_module(norm, parameters["norm"]),
+            nn.utils.stateless._reparametrize_module(gate, parameters["gate"]),
+        ):
+            early = pooled_convolution(conv, x)
+            out, pooled = norm_and_pool(norm, conv(x), early)
+            return torch.addcmul(torch.ones_like(out), out, weights_of(gate, pooled, out))
+
+    given = (torch.randn(3, 4, 3, 2), torch.randn(8, 4 // groups, 1, 1), torch.rand(8) + 0.5, torch.randn(1, 1, 3))
+    assert torch.autograd.gradcheck(block, [g.double().requires_grad_() for g in given])
+
+
+def test_it_is_one_model_with_the_patched_one() -> None:
+    patched = _patched(torchvision.models.resnet50())
+    fast = optimize_training(patched)
+    assert [id(p) for p in fast.parameters()] == [id(p) for p in patched.parameters()]
+    assert list(fast.state_dict()) == list(patched.state_dict())
+    x = torch.randn(2, *SIZE).double()
+    optimizer = torch.optim.SGD(fast.parameters(), lr=1e-9)
+    _step(fast, x)
+    optimizer.step()
+    assert torch.equal(fast.eval()(x), patched.eval()(x))
+    again = pickle.loads(pickle.dumps(fast))
+    assert torch.equal(again.eval()(x), fast.eval()(x))
+    twice = optimize_training(pickle.loads(pickle.dumps(patched)))
+    assert _count(twice, torch.addcmul) == 16
+    torch.manual_seed(0)
+    compiled = torch.compile(fast.train(), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), fast(x), rtol=1e-9, atol=1e-9)
+
+
+def test_what_has_no_attention_is_refused() -> None:
+    with pytest.raises(PlanError, match="inject"):
+        optimize_training(torchvision.models.resnet18())
