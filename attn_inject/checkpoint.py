@@ -24,10 +24,10 @@ from torch import nn
 
 from . import attention as attentions
 from .applying import apply_plan
-from .errors import AttentionError, CheckpointError, PlanError, SourceError, TraceError
+from .errors import AttnInjectError, CheckpointError
 from .files.atomic import write_atomically
 from .files.exported import read_onnx_record, read_pt2_record, write_onnx, write_pt2
-from .files.pt import read_pt, write_pt
+from .files.pt import must_be_file, read_pt, write_pt
 from .files.record import Record, record_from_text, record_to_text
 from .files.safetensors_file import read_safetensors, write_safetensors
 from .injected import InjectedModule
@@ -125,13 +125,14 @@ def checked_suffix(path: Path) -> str:
 def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool = False) -> InjectedModule:
     """The patched model of a `.pt` or `.safetensors`, equal to the bit to the one that was saved.
 
-    The source is built anew and patched by the saved plan; then the saved tensors take their places. Nothing is
-    downloaded, and no code from the file runs.
+    The source is built anew and patched by the saved plan; then the saved tensors take their places. No code from the
+    file runs. Nothing is downloaded, but for an attention-only file the weights of a pretrained source.
 
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.
         trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
-            `file.py` as its source, a `package.module:Class` as its attention (`register_attention` is the other way).
+            `file.py` as its source, a `package.module:Class` as its attention (`register_attention` is the other way);
+            and to build a source whose name or arguments make timm or torchvision read further files.
 
     Raises:
         CheckpointError: a file that is damaged, of another format, or for another model; or a source that needs `model`
@@ -141,13 +142,14 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     target = Path(path)
     record, tensors = _read(target)
     _must_trust_attention(target, record, trust_source)
-    original = model if model is not None else _rebuilt(target, record, trust_source)
+    _must_not_outgrow(target, record, tensors)
+    original = model if model is not None else _rebuilt(target, record, tensors, trust_source)
     if record.attention_only and fingerprint(original) != record.fingerprint:
         raise CheckpointError(f"{target} is for another model: its layers have other names or shapes")
     try:
         patched = apply_plan(original, record.plan, check=False)
-    except (PlanError, AttentionError, TraceError) as error:
-        raise CheckpointError(f"{target} does not fit the model: {error}") from error
+    except AttnInjectError as error:
+        raise CheckpointError(f"{target} does not fit the model: {_line(error)}") from error
     _put(patched, tensors, record, target)
     inner, _ = injected_part(patched)
     inner.injection = replace(inner.injection, verification=record.verification)
@@ -168,7 +170,7 @@ def inspect(path: str | Path) -> CheckpointInfo:
     if suffix in (".pt", ".safetensors"):
         record, tensors = _read(target)
     else:
-        _must_be_file(target)
+        must_be_file(target)
         read: Callable[[Path], str] = read_pt2_record if suffix == ".pt2" else read_onnx_record
         record = record_from_text(read(target), target)
     new = tuple(f"{insertion.module}." for insertion in record.plan.insertions)
@@ -192,18 +194,9 @@ def inspect(path: str | Path) -> CheckpointInfo:
     )
 
 
-def _must_be_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"cannot read {path}: it is a folder")
-    if not path.is_file():
-        raise CheckpointError(f"cannot read {path}: there is no such file")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty")
-
-
 def _read(path: Path) -> tuple[Record, dict[str, torch.Tensor]]:
     suffix = checked_suffix(path)
-    _must_be_file(path)
+    must_be_file(path)
     if suffix in (".pt2", ".onnx"):
         raise CheckpointError(f"{path} is an export for other programs to run: load a .pt or .safetensors instead")
     text: str | None
@@ -224,12 +217,70 @@ def _must_trust_attention(path: Path, record: Record, trust_source: bool) -> Non
     for name in dict.fromkeys(insertion.attention for insertion in record.plan.insertions):
         if ":" in name and not name.startswith("timm:") and name not in known and not trust_source:
             raise CheckpointError(
-                f"{path} names the code {name!r} as its attention, which is not imported from a file's word alone: "
-                "use register_attention, or trust_source=True"
+                f"{path} names the code {name[:200]!r} as its attention, which is not imported from a file's word "
+                "alone: use register_attention, or trust_source=True"
             )
 
 
-def _rebuilt(path: Path, record: Record, trust_source: bool) -> nn.Module:
+def _must_not_outgrow(path: Path, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse attention that needs more weights than the file has, before any memory is taken for it."""
+    held = sum(tensor.numel() for tensor in tensors.values())
+    needed = 0
+    for insertion in record.plan.insertions:
+        try:
+            with torch.device("meta"):
+                module = attentions.build(
+                    insertion.attention, insertion.channels, ndim=len(insertion.site.size), options=insertion.options
+                )
+            needed += sum(tensor.numel() for tensor in module.state_dict().values())
+        except Exception:
+            # What cannot be made at all is told when it is made.
+            continue
+        if needed > held:
+            raise CheckpointError(f"{path} does not fit: its attention has more weights than the file")
+
+
+def _must_be_plain(path: Path, source: Source) -> None:
+    """Refuse a source that sends its library to files or servers of the file's choosing.
+
+    timm reads `checkpoint_path` and what `pretrained_cfg` names, its older versions with an unpickler that runs code.
+    torchvision fetches `weights`.
+    """
+    for name, value in source.args.items():
+        reads = any(word in name for word in ("checkpoint", "pretrained", "weights", "cache_dir"))
+        if reads and value is not None and not isinstance(value, bool):
+            raise CheckpointError(f"{path} names a source with {name}, which reads further files: " + _TRUST)
+        if name.startswith("pretrained") and value:
+            raise CheckpointError(f"{path} names a source with {name}, which fetches weights: " + _TRUST)
+    if ":" in source.name or "/" in source.name:
+        raise CheckpointError(f"{path} names {source.name[:60]!r}, which is no model of {source.kind}'s own: " + _TRUST)
+
+
+_TRUST = "pass the model, or trust_source=True"
+# How much larger than twice its file a source may be: attention that was replaced is in the source and not in the file.
+_SLACK = 10_000_000
+
+
+def _must_not_dwarf(path: Path, source: Source, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a source that is another or a far larger model than the file's, before any memory is taken for it."""
+    try:
+        twin = build(source, device="meta")
+    except AttnInjectError:
+        return  # What cannot be built at all is told when it is built.
+    if record.attention_only:
+        if fingerprint(twin) != record.fingerprint:
+            raise CheckpointError(f"{path} is for another model: its layers have other names or shapes")
+        return
+    needed, held = (sum(t.numel() for t in all_.values()) for all_ in (twin.state_dict(), tensors))
+    if needed > 2 * held + _SLACK:
+        raise CheckpointError(f"{path} is for another model: its source has {needed:,} weights, and the file {held:,}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _rebuilt(path: Path, record: Record, tensors: Mapping[str, torch.Tensor], trust_source: bool) -> nn.Module:
     source = record.plan.source
     if source is None or source.kind == "object":
         raise CheckpointError(
@@ -237,17 +288,22 @@ def _rebuilt(path: Path, record: Record, trust_source: bool) -> nn.Module:
         )
     if source.kind in ("module", "file") and not trust_source:
         raise CheckpointError(
-            f"{path} names the code {source.name!r} as its source, which is not imported from a file's word alone: "
-            "pass the model, or trust_source=True"
+            f"{path} names the code {source.name[:200]!r} as its source, which is not imported from a file's word "
+            f"alone: {_TRUST}"
         )
     if record.attention_only and source.seed is None and not source.pretrained and source.checkpoint is None:
         raise CheckpointError(f"{path} holds the attention only, of a model with random weights: pass that model")
     # Where the file has all weights, nothing need be downloaded or read for them.
     wanted = source if record.attention_only else replace(source, pretrained=False, checkpoint=None)
     try:
+        if not trust_source:
+            _must_be_plain(path, wanted)
+            _must_not_dwarf(path, wanted, record, tensors)
         return build(wanted)
-    except SourceError as error:
-        raise CheckpointError(f"{path} names a source that cannot be built: {error}") from error
+    except CheckpointError:
+        raise
+    except AttnInjectError as error:
+        raise CheckpointError(f"{path} names a source that cannot be built: {_line(error)}") from error
 
 
 def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record, path: Path) -> None:
@@ -256,10 +312,11 @@ def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record
     expected = set(attention_state_dict(patched)) if record.attention_only else set(own)
     _must_match(expected, set(tensors), path)
     for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} is {tuple(tensor.shape)}, and the model's is {tuple(own[name].shape)}"
-            )
+        shapes = tuple(tensor.shape), tuple(own[name].shape)
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(f"{path}: {name} is {str(shapes[0])[:60]}, and the model's is {shapes[1]}")
+        if _family(tensor) != _family(own[name]):
+            raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, and the model's {own[name].dtype}")
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(floating) == 1 and not record.attention_only:
         # Buffers that no state dict holds follow the model's type.
@@ -279,11 +336,17 @@ def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record
             parameter.requires_grad_(name not in frozen)
 
 
+def _family(tensor: torch.Tensor) -> object:
+    """What may not change between a model and its file: floats may be of another width, all else is as it was."""
+    return "float" if tensor.is_floating_point() else tensor.dtype
+
+
 def _must_match(expected: set[str], given: set[str], path: Path) -> None:
     for label, names in (("lacks", sorted(expected - given)), ("has unexpected", sorted(given - expected))):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(f"{path} {label} {', '.join(names[:3])}{more}: it is for another model")
+            few = ", ".join(name if name.isprintable() and len(name) < 200 else ascii(name[:60]) for name in names[:3])
+            raise CheckpointError(f"{path} {label} {few}{more}: it is for another model")
 
 
 def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

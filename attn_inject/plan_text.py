@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -39,7 +39,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     result: dict[str, Any] = {"format": FORMAT}
     for item in fields(plan):
         value = getattr(plan, item.name)
-        if item.name == "factory" or value is None or value == ():
+        if item.name == "factory" or value is None or (value == () and item.default == ()):
             continue
         if item.name == "insertions":
             value = [_insertion_to_dict(insertion) for insertion in value]
@@ -69,7 +69,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+        return {str(key): _plain(item) for key, item in value.items()}
     if value is None or isinstance(value, (str, int, float, bool, Site)):
         return value
     raise PlanError(f"the option value {value!r} cannot be written down: use numbers, words, lists or tables")
@@ -87,13 +87,15 @@ def plan_from_dict(data: Any) -> Plan:
     if isinstance(version, bool) or not isinstance(version, int):
         raise PlanError("the plan has no format number: it was not written by attn-inject")
     if version > FORMAT or version < 1:
-        raise PlanError(f"the plan is of format {version}, and this version reads up to {FORMAT}: update attn-inject")
+        raise PlanError(
+            f"the plan is of format {shown(version)}, and this version reads up to {FORMAT}: update attn-inject"
+        )
     values = _read("the plan", {k: v for k, v in table.items() if k != "format"}, _PLAN, ("insertions", "attention"))
     plan = Plan(**values)
     modules = [insertion.module for insertion in plan.insertions]
     if len(set(modules)) < len(modules):
-        twice = next(module for module in modules if modules.count(module) > 1)
-        raise PlanError(f"the plan names the module {twice} twice")
+        twice = Counter(modules).most_common(1)[0][0]
+        raise PlanError(f"the plan names the module {twice[:60]} twice")
     return plan
 
 
@@ -113,7 +115,12 @@ def plan_from_json(text: str | bytes) -> Plan:
 
 
 def plan_to_toml(plan: Plan) -> str:
-    """The plan as TOML."""
+    """The plan as TOML.
+
+    Raises:
+        PlanError: an option is None, which TOML has no word for; JSON has.
+
+    """
     return "\n".join(_toml(plan_to_dict(plan), "")).strip() + "\n"
 
 
@@ -135,7 +142,8 @@ def _parsed(text: str | bytes, language: str, parse: Callable[[str], Any]) -> An
     except PlanError:
         raise
     except (ValueError, RecursionError, OverflowError) as error:
-        raise PlanError(f"the plan is no valid {language}: {str(error) or type(error).__name__}") from error
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PlanError(f"the plan is no valid {language}: {said}") from error
 
 
 def _no_constant(word: str) -> Any:
@@ -159,6 +167,8 @@ def _toml(table: Mapping[str, Any], prefix: str) -> list[str]:
 
 
 def _toml_value(value: Any) -> str:
+    if value is None:
+        raise PlanError("an option of the plan is None, which TOML has no word for: write it as JSON")
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     if isinstance(value, Mapping):
@@ -169,6 +179,15 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value)
+
+
+def shown(value: Any) -> str:
+    """`value` in few words: a whole number may have more digits than Python prints, a list more levels than it can."""
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "a table"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value[:40] if isinstance(value, str) else value)
 
 
 # Readers: each takes where it is (for the error) and a value, and gives the checked value.
@@ -211,7 +230,7 @@ def _path(where: str, value: Any) -> str:
 
 def _whole(where: str, value: Any, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MAX_NUMBER:
-        raise PlanError(f"{where} must be a whole number from {least}, got {str(value)[:40]}")
+        raise PlanError(f"{where} must be a whole number from {least}, got {shown(value)}")
     return value
 
 
@@ -221,14 +240,14 @@ def _positive(where: str, value: Any) -> int:
 
 def _flag(where: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise PlanError(f"{where} must be true or false, got {str(value)[:40]}")
+        raise PlanError(f"{where} must be true or false, got {shown(value)}")
     return value
 
 
 def _one_of(allowed: tuple[str, ...]) -> Reader:
     def read(where: str, value: Any) -> str:
         if not isinstance(value, str) or value not in allowed:
-            raise PlanError(f"{where} must be one of {', '.join(allowed)}, got {str(value)[:40]!r}")
+            raise PlanError(f"{where} must be one of {', '.join(allowed)}, got {shown(value)}")
         return value
 
     return read
@@ -248,7 +267,8 @@ def _free(where: str, value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (int, float)):
-        if not math.isfinite(value) or abs(value) > _MAX_NUMBER:
+        # Not isfinite first: a whole number may be too large to become a float.
+        if not abs(value) <= _MAX_NUMBER:
             raise PlanError(f"{where} must be a finite number of sensible size")
         return value
     if isinstance(value, str):

@@ -101,9 +101,9 @@ def parse_recipe(content: bytes, where: str = "the recipe") -> Recipe:
 def _check_keys(table: Mapping[str, Any], where: str) -> None:
     for key in table:
         if key not in _KEYS:
-            close = difflib.get_close_matches(key, _KEYS, n=1)
+            close = difflib.get_close_matches(key[:60], _KEYS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(_KEYS)}"
-            raise PlanError(f"{where} has an unknown key '{key}': {hint}")
+            raise PlanError(f"{where} has an unknown key {key[:60]!r}: {hint}")
     missing = [key for key in _REQUIRED if key not in table]
     if missing:
         raise PlanError(f"{where} lacks {', '.join(missing)}")

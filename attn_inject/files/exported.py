@@ -42,6 +42,8 @@ def _export(model: nn.Module, inputs: Sequence[Any]) -> torch.export.ExportedPro
 def read_pt2_record(path: Path) -> str:
     """The record of a `.pt2`, without touching anything else in it.
 
+    torch stores members as they are. A compressed one is refused: `zipfile` unpacks bzip2 and lzma without a bound.
+
     Raises:
         CheckpointError: there is none.
 
@@ -51,11 +53,17 @@ def read_pt2_record(path: Path) -> str:
             found = [m for m in archive.infolist() if m.filename.rpartition("/")[2] in (_EXTRA, KEY)]
             if len(found) != 1 or found[0].file_size > MAX_TEXT:
                 raise CheckpointError(f"{path} holds no plan; it was not written by attn-inject")
+            if found[0].compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"{path}: its plan is compressed, which torch never does")
             return archive.read(found[0]).decode("utf-8")
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} is no whole .pt2 file ({error})") from error
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:
+        # zipfile raises struct.error, EOFError and more beside its own BadZipFile for archives that are cut or forged.
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path} is no whole .pt2 file ({said})") from error
 
 
 def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -> None:

@@ -93,6 +93,22 @@ def as_tensors(value: Any, path: object) -> dict[str, torch.Tensor]:
     return dict(value)
 
 
+def must_be_file(path: Path) -> None:
+    """Raise CheckpointError unless `path` is a file with something in it, that may be read."""
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"cannot read {path}: it is a folder")
+        if not path.exists():
+            raise CheckpointError(f"cannot read {path}: there is no such file")
+        if not path.is_file():
+            raise CheckpointError(f"cannot read {path}: it is no ordinary file")
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path} is empty")
+    except OSError as error:
+        # A name that is too long, or a folder on the way that may not be entered.
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def load_checked(path: Path) -> Any:
     """`torch.load(path, weights_only=True)` behind the checks of this module, onto the CPU.
 
@@ -106,6 +122,11 @@ def load_checked(path: Path) -> Any:
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, NotImplementedError) as error:
+        if _is_legacy(path):
+            raise CheckpointError(
+                f"{path} has the file format of torch before 1.6, whose sizes cannot be checked before they are "
+                "believed: load it with torch.load(weights_only=True) and save it anew"
+            ) from error
         raise CheckpointError(f"{path} is no whole torch file ({error})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds something else than tensors, and is not read") from error
@@ -116,6 +137,12 @@ def load_checked(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
+
+
+def _is_legacy(path: Path) -> bool:
+    """Whether a file starts as those of torch before 1.6: a pickle of their magic number."""
+    with path.open("rb") as file:
+        return file.read(16)[2:15] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def _check_archive(path: Path) -> None:

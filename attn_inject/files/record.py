@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError, PlanError
-from ..plan_text import FORMAT, MAX_TEXT, plan_from_dict, plan_to_dict
+from ..plan_text import FORMAT, MAX_TEXT, plan_from_dict, plan_to_dict, shown
 from ..types import Check, Plan, Verification
 
 KEY = "attn_inject"
@@ -72,7 +72,7 @@ def record_from_text(text: str | bytes, path: object) -> Record:
         raise CheckpointError(f"{path}: the format number is missing or wrong")
     if version > FORMAT:
         raise CheckpointError(
-            f"{path}: format {version} is newer than this version reads ({FORMAT}): update attn-inject"
+            f"{path}: format {shown(version)} is newer than this version reads ({FORMAT}): update attn-inject"
         )
     if unknown := sorted(set(data) - _KEYS):
         raise CheckpointError(f"{path}: the record has an unknown key {unknown[0][:60]!r}")

@@ -81,6 +81,9 @@ def _factory(source: Source) -> Callable[[], Any]:
     if source.kind == "timm":
         import timm
 
+        # `hf-hub:` and `local-dir:` names are looked up by timm itself.
+        if ":" not in source.name and not timm.is_model(source.name.partition(".")[0]):
+            raise SourceError(f"this timm has no model {source.name[:60]!r}")
         return lambda: timm.create_model(source.name, pretrained=source.pretrained, **args)
     if source.kind == "cifar":
         from .. import cifar

@@ -10,6 +10,7 @@ import random
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,17 @@ def _rezip(
                 new.writestr(member.filename, data)
         for name, data in (extra or {}).items():
             new.writestr(name, data)
+    return out.getvalue()
+
+
+def _forged_directory(content: bytes, member: str, change: dict[str, int]) -> bytes:
+    """The zip with another entry for `member` in its directory; the members stay as they are."""
+    out = io.BytesIO(content)
+    with zipfile.ZipFile(out, "a") as archive:
+        info = next(m for m in archive.infolist() if m.filename.endswith(member))
+        for name, value in change.items():
+            setattr(info, name, value)
+        archive._didModify = True
     return out.getvalue()
 
 
@@ -134,9 +146,24 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
     for number in range(6):
         position = generator.randrange(200, len(content) - 200)
         yield f"flipped{number}.pt", content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1 :]
+    for what, change in (
+        ("overlapping", {"header_offset": 0}),
+        ("terabytes", {"file_size": 2**42, "compress_size": 2**42}),
+        ("encrypted", {"flag_bits": 1}),
+        ("offset", {"header_offset": len(content) - 1}),
+    ):
+        yield f"zip-{what}.pt", _forged_directory(content, "data/3", change)
+    buffer = io.BytesIO()
+    torch.save({"attn_inject": "{}", "state_dict": {"conv1.weight": torch.zeros(1).expand(2**40)}}, buffer)
+    yield "expanded.pt", buffer.getvalue()
     yield "text.pt", b"hello"
     yield "safetensors.pt", st_file.read_bytes()
     yield "pt.safetensors", content
+    yield from _headers_and_records(st_file, canary)
+    yield from _exports(pt2, evil)
+
+
+def _headers_and_records(st_file: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
     tensors = st_file.read_bytes()
     for name, length in (("terabytes", 2**43), ("negative", 2**64 - 1), ("zero", 0), ("one", 1)):
         yield f"{name}.safetensors", struct.pack("<Q", length) + tensors[8:]
@@ -154,6 +181,12 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
             offsets(-4, 10),
             offsets(0, 2**60),
             offsets(10, 0),
+            offsets(0, float("nan")),
+            offsets(0, 10**400),
+            lambda h: h[first].update(dtype="I32"),
+            lambda h: h["bn1.bias"].update(data_offsets=h["bn1.weight"]["data_offsets"]),
+            lambda h: h.update({"a\nb" * 500: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}),
+            lambda h: h.pop(first),
             lambda h: h[first].update(shape=[2**40, 2**40]),
             lambda h: h[first].update(dtype="F1000"),
             lambda h: h[first].update(shape="x"),
@@ -170,6 +203,10 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
         [
             lambda r: r.update(format=99),
             lambda r: r.update(format="1"),
+            lambda r: r.update(format=10**4000),
+            lambda r: r.pop("format"),
+            lambda r: r.pop("plan"),
+            lambda r: r["plan"].update(format=10**4000),
             lambda r: r.update(surprise=1),
             lambda r: r["plan"].update(format=2),
             lambda r: r["plan"].update(surprise=1),
@@ -177,6 +214,14 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
             lambda r: r["plan"]["insertions"][0].update(channels=17),
             lambda r: r["plan"]["insertions"][0].update(channels=-1),
             lambda r: r["plan"]["insertions"][0].update(channels=float("1e300")),
+            lambda r: r["plan"]["insertions"][0].update(channels=float("nan")),
+            lambda r: r["plan"]["insertions"][0].update(channels=10**400),
+            lambda r: r["plan"]["insertions"][0].update(options={"gamma": float("nan")}),
+            lambda r: r["plan"]["insertions"][0].update(options={"gamma": float("inf")}),
+            lambda r: r["plan"]["insertions"][0].update(options={"k": 10**400}),
+            lambda r: r["plan"]["insertions"][0].update(attention="se", options={"rd_channels": 10**9}),
+            lambda r: r["plan"]["insertions"][0].update(replaces="../.."),
+            lambda r: r["plan"].update(scope="../.."),
             lambda r: r["plan"]["insertions"][0].update(module="../../etc"),
             lambda r: r["plan"]["insertions"][0].update(module="conv1"),
             lambda r: r["plan"]["insertions"][0].update(attention="nothing"),
@@ -189,6 +234,20 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
             lambda r: r["plan"].update(source={"kind": "file", "name": f"{canary}.py:make"}),
             lambda r: r["plan"].update(source={"kind": "module", "name": "os:getcwd"}),
             lambda r: r["plan"].update(source={"kind": "cifar", "name": "resnet1000"}),
+            lambda r: r["plan"].update(source={"kind": "cifar", "name": "resnet20", "args": {"num_classes": 10**9}}),
+            lambda r: r["plan"].update(source={"kind": "torchvision", "name": "nope"}),
+            lambda r: r["plan"].update(
+                source={"kind": "torchvision", "name": "resnet18", "args": {"weights": "DEFAULT"}}
+            ),
+            lambda r: r["plan"].update(
+                source={"kind": "torchvision", "name": "resnet18", "args": {"pretrained": True}}
+            ),
+            lambda r: r["plan"].update(source={"kind": "timm", "name": "nope"}),
+            lambda r: r["plan"].update(source={"kind": "timm", "name": "hf-hub:nobody/nothing"}),
+            lambda r: r["plan"].update(source={"kind": "timm", "name": f"local-dir:{canary.parent}"}),
+            lambda r: r["plan"].update(
+                source={"kind": "timm", "name": "test_resnet", "args": {"checkpoint_path": f"{canary.parent}/evil.pth"}}
+            ),
             lambda r: r["plan"].update(source={"kind": "alien", "name": "x"}),
             lambda r: r.update(aliases={"a": "b"}),
             lambda r: r.update(frozen=[1]),
@@ -196,13 +255,26 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
         ]
     ):
         yield f"record{number}.safetensors", _record(st_file, edit)
+
+
+def _exports(pt2: Path, evil: bytes) -> Iterator[tuple[str, bytes]]:
     yield "tampered.pt2", _rezip(pt2, lambda n, d: evil if n.endswith((".pt", ".pkl", "sample_inputs")) else d)
     yield "planless.pt2", _rezip(pt2, lambda n, d: None if "attn_inject" in n else d)
     yield "pickle.pt2", evil
+    yield "cut.pt2", pt2.read_bytes()[:-30]
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", method) as archive:
+            archive.writestr("m/extra/attn_inject.json", b" " * 30_000_000)
+        size = struct.pack("<I", 30_000_000)
+        yield f"bomb{method}.pt2", packed.getvalue().replace(size, struct.pack("<I", 1000))
+    yield "text.onnx", b"hello"
+    yield "pickle.onnx", evil
 
 
 def test_nothing_in_a_bad_file_runs_and_each_is_one_clear_line(good: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
+    torch.save(Payload(canary), tmp_path / "evil.pth")
     (tmp_path / "canary.py").write_text(f"open({str(canary)!r}, 'w').close()\ndef make(): pass\n")
     count = 0
     for name, content in corpus(good, canary):
@@ -218,7 +290,7 @@ def test_nothing_in_a_bad_file_runs_and_each_is_one_clear_line(good: Path, tmp_p
             assert "\n" not in str(error), name
         assert not canary.exists(), name
         count += 1
-    assert count >= 50
+    assert count >= 130
 
 
 def test_folders_and_missing_files(tmp_path: Path) -> None:
@@ -230,6 +302,8 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=words):
             load(tmp_path / name)
+    with pytest.raises(CheckpointError, match="File name too long"):
+        load(tmp_path / f"{'x' * 300}.pt")
     (tmp_path / "empty.pt").touch()
     with pytest.raises(CheckpointError, match="is empty"):
         inspect(tmp_path / "empty.pt")
@@ -255,6 +329,29 @@ def test_plans_survive_both_texts() -> None:
         plan = patched(**options).injection.plan
         assert plan_from_json(plan_to_json(plan)) == plan
         assert plan_from_toml(plan_to_toml(plan)) == plan
+
+
+def test_what_fuzzing_found_in_plans() -> None:
+    start = "format = 1\nattention = 'se'\ninsertions = []\n"
+    with pytest.raises(PlanError, match="input_shape 0 must be a whole number from 1, got a number of 20000 bits"):
+        plan_from_toml(f"{start}input_shape = [0x{'f' * 5000}]")
+    with pytest.raises(PlanError, match="the plan is of format a number of 20000 bits"):
+        plan_from_toml(start.replace("1", "0x" + "f" * 5000, 1))
+    assert plan_from_json(plan_to_json(plan_from_toml(start + "kinds = []"))).kinds == ()
+    for levels in range(900, 1000):
+        # Between the depth at which the parser gives up and the depth at which Python can still print a list.
+        text = f'{{"format":1,"attention":"se","insertions":[],"input_shape":[{"[" * levels}{"]" * levels}]}}'
+        with pytest.raises(PlanError):
+            plan_from_json(text)
+
+
+def test_an_option_that_is_none_is_not_the_default() -> None:
+    plan = patched().injection.plan
+    first = replace(plan.insertions[0], options={"act": None, "more": {"x": None}})
+    plan = replace(plan, insertions=(first, *plan.insertions[1:]))
+    assert plan_from_json(plan_to_json(plan)) == plan
+    with pytest.raises(PlanError, match="TOML has no word for"):
+        plan_to_toml(plan)
 
 
 json_like = st.recursive(
