@@ -88,7 +88,7 @@ k = 7
     [
         (SOUND + 'placment = "pre"', "unknown key 'placment': did you mean placement?"),
         (SOUND + "zzz = 1", "unknown key 'zzz': the keys are name, "),
-        (SOUND + '"a\\nb" = 1', "unknown key 'a\\\\nb': the keys are name, "),
+        (SOUND + '"a\\nb" = 1', "unknown key 'a\\nb': the keys are name, "),
         (SOUND.replace('paper = "p"', ""), "the recipe lacks paper"),
         (SOUND.replace("= 8", "= 8.0"), "expect_sites must be a whole number"),
         (SOUND.replace("= 8", "= true"), "expect_sites must be a whole number"),
