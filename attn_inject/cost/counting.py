@@ -185,13 +185,16 @@ class _Counter(TorchDispatchMode):
         operands = list(_tensors((args, kwargs)))
         known = {tensor.untyped_storage()._cdata for tensor in operands}
         fresh = [tensor for tensor in _tensors(result) if tensor.untyped_storage()._cdata not in known]
+        # What `out=` names is written only.
+        written = {argument.name for argument in operation._schema.arguments if argument.is_out}
+        read = _tensors((args, {name: value for name, value in kwargs.items() if name not in written}))
         moved = not operation.is_view and bool(fresh or operation._schema.is_mutable)
         cost = Cost(
             macs=macs,
             flops=2 * macs + (rest or 0),
             activations=sum(tensor.numel() for tensor in fresh),
             activation_bytes=sum(_bytes(tensor) for tensor in fresh),
-            bytes_read=sum(_bytes(tensor) for tensor in operands) if moved else 0,
+            bytes_read=sum(_bytes(tensor) for tensor in read) if moved else 0,
             bytes_written=sum(_bytes(tensor) for tensor in _tensors(result)) if moved else 0,
         )
         self.total += cost

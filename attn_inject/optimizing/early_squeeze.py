@@ -11,7 +11,9 @@ the bytes, and M is smaller than W. Conditions:
      norm after one.
  E2. The attention is a pure gate (`ChannelGate`), called once, on that value itself.
  E3. The convolution's input is smaller than its output, or nothing is gained.
-The pool is placed directly before the convolution, so that in-place changes of its input have happened for both.
+ E4. At run time: the part of the map that is not read is larger than M, which a single image in the last stages misses;
+     then the pool is taken at the output after all.
+The call is placed directly after the gated value, before anything can change the convolution's input.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class EarlyGate(nn.Module):
-    """The gate's weights from the *input* of the convolution: (N, C_in, *spatial) -> (N, C, 1, ...).
+    """The gate's weights from the *input* of the convolution, or from its output where E4 fails.
+
+    Shapes: (N, C_in, *spatial), (N, C, *spatial) -> (N, C, 1, ...).
 
     Args:
         gate: the attention. weight, bias: M (H, C_in) and m (H,).
@@ -46,12 +50,18 @@ class EarlyGate(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C_in, *spatial) -> (N, C)."""
+    def pays(self, x: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether the early pool reads less than the late one (E4)."""
+        return value.numel() - x.numel() > self.weight.numel()
+
+    def logits(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """(N, C_in, *spatial), (N, C, *spatial) -> (N, C)."""
+        if not self.pays(x, value):
+            return self.attention.logits(self.attention.pool(value))
         return self.attention.excite(F.linear(x.mean(tuple(range(2, x.dim()))), self.weight, self.bias))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _as_map(self.attention.open(self.logits(x)), x)
+    def forward(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return _as_map(self.attention.open(self.logits(x, value)), x)
 
 
 class LateGate(nn.Module):
@@ -63,12 +73,12 @@ class LateGate(nn.Module):
         super().__init__()
         self.attention = gate
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
+    def logits(self, value: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, C)."""
-        return self.attention.logits(self.attention.pool(x))
+        return self.attention.logits(self.attention.pool(value))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _as_map(self.attention.open(self.logits(x)), x)
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return _as_map(self.attention.open(self.logits(value)), value)
 
 
 def _as_map(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -102,8 +112,8 @@ def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> b
     name = f"{child}_weights"
     path = f"{home}.{name}" if home else name
     setattr(root.get_submodule(home), name, LateGate(gate) if entry is None else _merged(gate, entry))
-    with graph.inserting_before(node if entry is None else entry.node):
-        weights = graph.call_module(path, (value if entry is None else entry.node.args[0],))
+    with graph.inserting_after(value):
+        weights = graph.call_module(path, (value,) if entry is None else (entry.node.args[0], value))
     with graph.inserting_before(node):
         product = graph.call_function(torch.mul, (value, weights))
     product.meta["gate"] = weights

@@ -56,7 +56,7 @@ def use_gate_kernels(root: nn.Module, graph: fx.Graph) -> int:
 
 
 class Logits(nn.Module):
-    """A gate before its sigmoid: (N, C', *spatial) -> (N, C), from the input or the output of the last convolution."""
+    """A gate before its sigmoid: what `maker` takes -> (N, C)."""
 
     traced_whole = True
 
@@ -68,18 +68,18 @@ class Logits(nn.Module):
     def attention(self) -> ChannelGate:
         return self.maker.attention
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, *maps: torch.Tensor) -> torch.Tensor:
         maker = self.maker
-        if isinstance(maker, EarlyGate) and x.shape[0] < _MANY_IMAGES and _may_launch(x, maker.weight):
+        if isinstance(maker, EarlyGate) and len(maps[0]) < _MANY_IMAGES and _may_launch(maps[0], maker.weight):
             layers = _two_layers(maker.attention)
             kernels = _kernels()
-            if layers is not None and kernels is not None:
+            if layers is not None and kernels is not None and maker.pays(*maps):
                 w2, b2, silu = layers
-                pooled = x.mean(tuple(range(2, x.dim()))).contiguous()
+                pooled = maps[0].mean(tuple(range(2, maps[0].dim()))).contiguous()
                 done = _launched(kernels.two_layers, pooled, maker.weight, maker.bias, w2, b2, silu=silu)
                 if done is not None:
                     return done
-        return maker.logits(x)
+        return maker.logits(*maps)
 
 
 def _two_layers(gate: ChannelGate) -> tuple[torch.Tensor, torch.Tensor | None, bool] | None:

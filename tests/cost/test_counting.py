@@ -113,3 +113,15 @@ def test_a_model_that_needs_values_is_refused():
 def test_an_input_of_the_wrong_shape_is_refused_with_the_shape():
     with pytest.raises(TraceError, match=r"shape \(1, 2, 4, 4\)"):
         count(nn.Conv2d(3, 4, 1), (X,))
+
+
+def test_what_is_only_written_is_not_read() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x + 1
+            return torch.addcmul(x, y, y[:, :, :1, :1], out=y)
+
+    x = torch.empty(2, 3, 4, 4)
+    size = x.numel() * 4
+    total = count(Net(), (x,)).total
+    assert (total.bytes_read, total.bytes_written) == (size + 2 * size + 2 * 3 * 4, 2 * size)

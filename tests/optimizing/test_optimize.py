@@ -233,3 +233,17 @@ def test_the_merged_first_step_is_exact(attention: str, form: str) -> None:
         assert fast.rewritten.pooled_early == 1
         x = torch.randn(3, 3, 8, 8).double()
         assert _apart(fast(x), patched(x)) <= 1e-12
+
+
+def test_the_pool_is_taken_where_less_is_read() -> None:
+    """One small image's map is less to read than the merged layer, many images' maps are more (E4)."""
+    torch.manual_seed(0)
+    patched = inject(_shaken(torchvision.models.resnet50()), "eca", input_size=SIZE).eval()
+    fast = optimize(patched, disable=["gate_kernel"])
+    gate = fast.get_submodule("layer4.2.eca_weights")
+    for images, early in ((1, False), (256, True)):
+        x, value = torch.randn(images, 512, 7, 7), torch.randn(images, 2048, 7, 7)
+        assert gate.pays(x, value) is early
+    x = torch.randn(20, *SIZE)
+    with torch.no_grad():
+        assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]
