@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -148,8 +149,7 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     }
     for parameter in new.values():
         parameter.requires_grad_(True)
-    real = _real_inputs(_smallest(twin, inputs), device)
-    outputs = _tensors(twin(*real))
+    real, outputs = _smallest_pass(twin, inputs, device)
     plain: list[torch.Tensor] | None = None
     checks: list[Check] = []
     bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
@@ -206,31 +206,29 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
 
 
-def _smallest(twin: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The inputs with a batch of one and the smallest spatial size that the graph runs through, keeping the aspect."""
+def _smallest_pass(
+    twin: nn.Module, inputs: tuple[Any, ...], device: torch.device
+) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
+    """(inputs, outputs) of a real pass at the smallest size that runs, with a batch of one, keeping the aspect."""
+    for smaller in _smaller(inputs):
+        real = _real_inputs(smaller, device)
+        try:
+            return real, _tensors(twin(*real))
+        except (RuntimeError, ValueError, AssertionError):
+            # Too small, or of another size than the network is made for.
+            continue
+    real = _real_inputs(inputs, device)
+    return real, _tensors(twin(*real))
+
+
+def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
     first = inputs[0]
     if len(inputs) > 1 or not isinstance(first, torch.Tensor) or first.dim() < 3:
-        return inputs
-    graph = twin.graph_of("eval")  # type: ignore[operator]
+        return
     extent = max(first.shape[2:])
-    for trial in (*_TRIAL_EXTENTS, extent):
-        if trial > extent:
-            continue
+    for trial in (*(size for size in _TRIAL_EXTENTS if size < extent), extent):
         size = [max(math.ceil(d * trial / extent), 1) for d in first.shape[2:]]
-        candidate = (first.new_empty((1, first.shape[1], *size)),)
-        try:
-            propagate(twin, _without_values(graph), candidate)
-            return candidate
-        except TraceError:
-            continue
-    return inputs
-
-
-def _without_values(graph: fx.Graph) -> fx.Graph:
-    """A copy to try sizes on, so that the values of the traced size stay in the graph."""
-    import copy
-
-    return copy.deepcopy(graph)
+        yield (first.new_empty((1, first.shape[1], *size)),)
 
 
 def _real_inputs(inputs: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:

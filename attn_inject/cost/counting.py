@@ -150,7 +150,7 @@ class _Counter(TorchDispatchMode):
         if result is not NotImplemented:
             return result
         args, kwargs = self._on_one_device(args, kwargs)
-        result = operation(*args, **kwargs)
+        result = _result(operation, args, kwargs)
         self._add(operation, args, kwargs, result)
         return result
 
@@ -201,6 +201,13 @@ class _Counter(TorchDispatchMode):
         for path in set(self.owners):
             self.work[path] = self.work.get(path, Cost()) + cost
         self.hold(fresh)
+
+
+def _result(operation: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the operation gives. An eval norm's shapes are its input's; torch would work them out in Python, slowly."""
+    if operation is torch.ops.aten._native_batch_norm_legit_no_training.default and args[0].is_meta:
+        return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
+    return operation(*args, **kwargs)
 
 
 def _dead(reference: StorageWeakRef) -> bool:
