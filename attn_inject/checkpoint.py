@@ -365,14 +365,21 @@ def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
 
 
 def _example(inner: InjectedModule) -> tuple[Any, ...]:
-    """Real inputs of the shapes that the model was traced with, on its device."""
+    """Real inputs of the shapes that the model was traced with, on its device and in its precision.
+
+    The model may have been made `half()` since; an export for inputs of the old precision could not be run.
+    """
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
+    precisions = {p.dtype for p in inner.parameters() if p.is_floating_point()}
+    own = precisions.pop() if len(precisions) == 1 else None
     values = [node.meta.get("val") for node in inner.graph_of("eval").nodes if node.op == "placeholder"]
     if any(value is None for value in values):
         raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
     generator = torch.Generator().manual_seed(0)
     return tuple(
-        torch.randn(value.shape, generator=generator).to(device=device, dtype=value.dtype)
+        torch.randn(value.shape, generator=generator).to(
+            device=device, dtype=own if own is not None and value.is_floating_point() else value.dtype
+        )
         if isinstance(value, torch.Tensor)
         else value
         for value in values

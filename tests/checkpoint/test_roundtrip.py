@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,56 +19,73 @@ from attn_inject import CheckpointError, inject, load, save
 from attn_inject.checkpoint import inspect
 from attn_inject.zoo import build, parse_source
 
-from .nets import SIZE, patched
+from .nets import DTYPES, NETWORKS, SIZE, assert_export_holds, assert_same, patched
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-def _same(a: nn.Module, b: nn.Module) -> None:
-    ours, theirs = a.state_dict(), b.state_dict()
-    assert list(ours) == list(theirs)
-    for key, tensor in ours.items():
-        assert tensor.dtype == theirs[key].dtype
-        assert torch.equal(tensor, theirs[key]), key
-
-
-NETWORKS = {
-    "cifar:resnet20": ("se", SIZE),
-    "cifar:preactresnet20": ("se-var2", SIZE),
-    "torchvision:resnet18": ("eca", (3, 64, 64)),
-    "torchvision:mobilenet_v3_small": ("eca", (3, 64, 64)),
-    "torchvision:squeezenet1_1": ("eca", (3, 64, 64)),
-    "torchvision:shufflenet_v2_x0_5": ("eca-ns", (3, 64, 64)),
-    "torchvision:mnasnet0_5": ("eca", (3, 64, 64)),
-    "timm:resnet10t": ("timm:cbam", (3, 64, 64)),
-    "timm:test_resnet": ("eca", (3, 64, 64)),
-    "timm:repghostnet_050": ("eca", (3, 64, 64)),
-}
-
-
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_ten_networks(name: str, suffix: str, tmp_path: Path) -> None:
+def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     attention, size = NETWORKS[name]
-    model = patched(name, attention, input_size=size)
+    model = patched(name, attention, input_size=size).to(dtype)
     save(model, tmp_path / f"m{suffix}")
     again = load(tmp_path / f"m{suffix}")
-    _same(model, again)
-    x = torch.randn(2, *size)
+    assert_same(model, again)
+    assert {tensor.dtype for tensor in again.state_dict().values()} <= {dtype, torch.int64}
+    x = torch.randn(2, *size).to(dtype)
     assert torch.equal(again(x), model(x))
     assert not again.training
     assert again.injection.plan == model.injection.plan
     assert again.injection.verification == model.injection.verification
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_dtypes(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
-    model = patched().to(dtype)
-    save(model, tmp_path / f"m{suffix}")
-    again = load(tmp_path / f"m{suffix}")
-    _same(model, again)
-    assert torch.equal(again(torch.ones(1, *SIZE, dtype=dtype)), model(torch.ones(1, *SIZE, dtype=dtype)))
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_exports_in_three_precisions(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
+    """On one network; `tests/zoo/test_round_trips.py` has the ten."""
+    assert_export_holds(patched(attention="se").to(dtype), SIZE, tmp_path / f"m{suffix}")
+
+
+SAVING = """
+import copy, sys, torch
+from tests.checkpoint.nets import DTYPES, NETWORKS, patched
+from attn_inject import save
+
+torch.set_num_threads(1)
+for name, (attention, size) in NETWORKS.items():
+    patched_once = patched(name, attention, input_size=size)
+    for dtype in DTYPES:
+        model = copy.deepcopy(patched_once).to(dtype)
+        x = torch.randn(2, *size).to(dtype)
+        stem = f"{sys.argv[1]}/{name}-{dtype}"
+        torch.save((x, model(x).detach(), model.state_dict()), f"{stem}.io")
+        for suffix in (".pt", ".safetensors"):
+            save(model, f"{stem}{suffix}")
+"""
+
+
+def test_from_one_process_to_another(tmp_path: Path) -> None:
+    """Saved there, loaded here: weights and outputs are equal to the bit."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", SAVING, str(tmp_path)], check=True, cwd=tmp_path, env=environment)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as there: sums are made in as many parts as there are threads
+    try:
+        for name, dtype in itertools.product(NETWORKS, DTYPES):
+            x, y, state = torch.load(tmp_path / f"{name}-{dtype}.io", weights_only=True)
+            for suffix in (".pt", ".safetensors"):
+                again = load(tmp_path / f"{name}-{dtype}{suffix}")
+                own = again.state_dict()
+                assert list(own) == list(state)
+                for key, tensor in state.items():
+                    assert own[key].dtype == tensor.dtype
+                    assert torch.equal(own[key], tensor), key
+                assert torch.equal(again(x), y)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -88,7 +107,7 @@ def test_flags_modes_and_ties_survive(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="only its maker had"):
         load(tmp_path / f"m{suffix}")
     again = load(tmp_path / f"m{suffix}", original)
-    _same(model, again)
+    assert_same(model, again)
     assert again.training
     assert not again.inner.conv1.weight.requires_grad
     assert again.inner.fc.weight.requires_grad
@@ -112,7 +131,7 @@ def test_attention_only_fits_copies_of_its_model_and_no_other(tmp_path: Path) ->
     model = patched()
     save(model, tmp_path / "a.safetensors", attention_only=True)
     again = load(tmp_path / "a.safetensors")
-    _same(model, again)
+    assert_same(model, again)
     fresh = build(parse_source("cifar:resnet20", seed=9))
     other = load(tmp_path / "a.safetensors", fresh)
     assert torch.equal(other.layer1[0].eca.conv.weight, model.layer1[0].eca.conv.weight)
@@ -152,7 +171,7 @@ def test_scope_and_replaced_modules(tmp_path: Path) -> None:
     model = inject(holder, "eca", scope="0", existing="replace", input_size=(3, 64, 64)).eval()
     save(model, tmp_path / "m.pt")
     again = load(tmp_path / "m.pt", holder)
-    _same(model, again)
+    assert_same(model, again)
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(again(x), model(x))
 
