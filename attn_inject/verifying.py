@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -193,13 +193,34 @@ def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter]) -> Che
     )
     if not isinstance(total, torch.Tensor):
         return Check("gradients", False, "no output depends on a new parameter")
-    grads = torch.autograd.grad(total, list(new.values()), allow_unused=True)
-    missing = [name for name, grad in zip(new, grads, strict=True) if grad is None]
-    nonzero = sum(grad is not None and bool(grad.any()) for grad in grads)
+    reached = _reached(total, new)
+    missing = [name for name in new if name not in reached]
     figure = (
-        f"{len(new) - len(missing)} of {len(new)} new parameters reached, {nonzero} with a gradient other than zero"
+        f"{len(reached)} of {len(new)} new parameters reached, {sum(reached.values())} with a gradient other than zero"
     )
     return Check("gradients", not missing, figure + (f"; not {', '.join(missing[:4])}" if missing else ""))
+
+
+def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, bool]:
+    """Which parameters get a gradient, and whether it is other than zero; each gradient is let go at once."""
+    reached: dict[str, bool] = {}
+
+    def note(name: str) -> Callable[[torch.Tensor], None]:
+        def hook(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            reached[name] = bool(parameter.grad.any())
+            parameter.grad = None
+
+        return hook
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(note(name))  # type: ignore[no-untyped-call]
+        for name, parameter in new.items()
+    ]
+    total.backward(inputs=list(new.values()))  # type: ignore[no-untyped-call]
+    for handle in handles:
+        handle.remove()
+    return reached
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:
