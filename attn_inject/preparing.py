@@ -47,9 +47,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             raise TraceError(
                 f"{where} is a scripted module, whose code cannot be traced: pass the module it was scripted from"
             )
-        if type(module).__module__.startswith(
-            ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-        ) and not _is_float(module):
+        if _is_quantized(module):
             raise TraceError(f"{where} is quantized: inject into the float model and quantize the result")
         if isinstance(module, nn.parallel.DistributedDataParallel) or (name and hasattr(module, "_orig_mod")):
             raise TraceError(
@@ -58,8 +56,14 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_float(module: nn.Module) -> bool:
-    return type(module).__name__ == "FloatFunctional"
+def _is_quantized(module: nn.Module) -> bool:
+    """Whether it computes in integers; `FloatFunctional`, the float stand-in of quantizable models, does not."""
+    homes = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+    if not type(module).__module__.startswith(homes):
+        return False
+    from torch.ao.nn.quantized import FloatFunctional
+
+    return not isinstance(module, FloatFunctional)
 
 
 def materialised(model: nn.Module, inputs: tuple[Any, ...] | None) -> nn.Module:

@@ -29,8 +29,8 @@ from attn_inject.errors import TraceError
 
 from .oracle import residual_blocks
 
-# Detection models have no graph from the top, flow and quantized ones are no float classifiers; a `scope` reaches the
-# former.
+# Detection models have no graph from the top (a `scope` reaches them), flow models take pairs, and the quantizable ones
+# are compared with their float twins in test_sweep.py.
 _NOT_FROM_THE_TOP = ("*rcnn*", "retinanet*", "ssd*", "fcos*", "raft*", "quantized_*", "swin*", "vit_*", "mvit*")
 
 

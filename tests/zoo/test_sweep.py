@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 
 import pytest
+import torch
+import torchvision
+
+from attn_inject import find_sites
 
 from .sweep import sweep
 
 pytestmark = pytest.mark.zoo
 
-# Where the two differ, and why ours is right. Anything else is a failure.
-ORACLE_SEES_MORE = {
-    "*:lraspp_*": "adds maps of two resolutions (R6), which the oracle does not ask about",
-    "timm:nasnetalarge": "combines sums in cells (R7)",
-    "timm:pnasnet5large": "combines sums in cells (R7)",
-    "timm:mvitv2_*": "adds attention heads, not maps: the oracle looks at rank 4 only",
-    "timm:mobilevitv2_*": "its transformer cannot be traced into, and works on unfolded tokens",
-    "timm:gcvit_*": "the branch's only convolution is that of a query shared by many blocks",
-}
-ORACLE_SEES_LESS = {
-    "timm:dpn*": "the shortcut is a slice, where the oracle starts afresh",
-    "timm:efficientvim_*": "the branch is f(x) - x, of which x is an affine ancestor",
+# Where the two differ, why ours is right, and the two numbers of sites. Anything else is a failure.
+DIFFERENT = {
+    "adds maps of two resolutions (R6), which the oracle does not ask about": {
+        (10, 11): ["torchvision:lraspp_mobilenet_v3_large"],
+    },
+    "combines sums in cells (R7)": {(0, 26): ["timm:nasnetalarge"], (0, 42): ["timm:pnasnet5large"]},
+    "adds attention heads, not maps: the oracle looks at rank 4 only": {
+        (0, 24): ["timm:mvitv2_base", "timm:mvitv2_base_cls"],
+        (0, 80): ["timm:mvitv2_huge_cls"],
+        (0, 48): ["timm:mvitv2_large", "timm:mvitv2_large_cls"],
+        (0, 16): ["timm:mvitv2_small", "timm:mvitv2_small_cls"],
+        (0, 10): ["timm:mvitv2_tiny"],
+    },
+    "its transformer cannot be traced into, and works on unfolded tokens": {
+        (1, 19): [f"timm:mobilevitv2_{width}" for width in ("050", "075", "100", "125", "150", "175", "200")],
+    },
+    "the branch's only convolution is that of a query shared by many blocks": {
+        (11, 15): [f"timm:gcvit_{size}" for size in ("base", "small", "tiny", "xtiny", "xxtiny")],
+    },
+    "the shortcut is a slice, where the oracle starts afresh": {
+        (16, 0): ["timm:dpn48b"],
+        (22, 0): ["timm:dpn68", "timm:dpn68b"],
+        (30, 0): ["timm:dpn92"],
+        (32, 0): ["timm:dpn98"],
+        (35, 0): ["timm:dpn107"],
+        (43, 0): ["timm:dpn131"],
+    },
+    "the branch is f(x) - x, of which x is an affine ancestor": {
+        (12, 0): [f"timm:efficientvim_{size}" for size in ("m1", "m1_dist", "m2", "m2_dist", "m3", "m3_dist")],
+        (18, 0): ["timm:efficientvim_m4", "timm:efficientvim_m4_dist"],
+    },
 }
 # Every CNN family that has at least this many members traced; a sweep that silently lost its models would fail here.
 _LEAST = 700
@@ -39,14 +61,19 @@ def test_every_cnn_traces(rows: list) -> None:  # type: ignore[type-arg]
 
 
 def test_sites_are_those_of_the_oracle(rows: list) -> None:  # type: ignore[type-arg]
-    wrong = {
-        row.name: (row.extra, row.missing)
-        for row in rows
-        if (row.extra and not _known(row.name, ORACLE_SEES_LESS))
-        or (row.missing and not _known(row.name, ORACLE_SEES_MORE))
-    }
-    assert wrong == {}
+    known = {name: counts for group in DIFFERENT.values() for counts, names in group.items() for name in names}
+    differing = {row.name: (row.residual, row.oracle) for row in rows if row.extra or row.missing}
+    assert differing == known
 
 
-def _known(name: str, table: dict[str, str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in table)
+@pytest.mark.parametrize("name", [n for n in torchvision.models.list_models() if n.startswith("quantized_")])
+def test_quantizable_networks_have_the_sites_of_their_float_twins(name: str) -> None:
+    """Their adds are `FloatFunctional`s, and their layers are made for fusing."""
+    with torch.device("meta"):
+        quantizable = torchvision.models.get_model(name, quantize=False)
+        plain = torchvision.models.get_model(name.removeprefix("quantized_"))
+    ours, twins = find_sites(quantizable), find_sites(plain)
+    assert [(s.kind, s.block, s.channels, s.size) for s in ours] == [
+        (s.kind, s.block, s.channels, s.size) for s in twins
+    ]
+    assert ours
