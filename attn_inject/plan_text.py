@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import keyword
 import re
 import tomllib
 from collections import Counter
@@ -328,6 +329,9 @@ def _insertion(where: str, value: Any) -> Insertion:
     insertion = Insertion(**_read(where, value, _INSERTION, ("site", "module", "attention", "channels")))
     if not insertion.module:
         raise PlanError(f"{where}: module must not be empty")
+    if word := next((part for part in insertion.module.split(".") if keyword.iskeyword(part)), None):
+        # The graph's code calls the module by its path.
+        raise PlanError(f"{where}: module must not have {word!r} in it, which is a word of Python's own")
     return insertion
 
 

@@ -134,7 +134,10 @@ def install(skeleton: nn.Module, insertion: Insertion, plan: Plan, aside: dict[s
     if like is not None:
         module = module.to(device=like.device, dtype=like.dtype)
     module.train(parent.training)
-    if isinstance(getattr(parent, child, None), nn.Module):
+    held = getattr(parent, child, None)
+    if child in parent._parameters or child in parent._buffers or not isinstance(held, nn.Module | None):
+        raise PlanError(f"the plan puts {insertion.module} where the model has a {type(held).__name__}")
+    if held is not None:
         # What it replaces, or an `Identity` that kept its place.
         _set_aside(skeleton, insertion.module, aside)
     setattr(parent, child, module)

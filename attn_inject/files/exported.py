@@ -6,6 +6,7 @@ where it lies, as bytes.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,8 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -
         program = torch.onnx.export(exported, dynamo=True, verbose=False, optimize=False, **opset)  # type: ignore[arg-type]
     except Exception as error:
         # The exporter's own errors differ from release to release; what it cannot do is a fact about this model.
-        raise CheckpointError(f"torch.onnx cannot export this model: {str(error).strip().splitlines()[0]}") from error
+        said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"torch.onnx cannot export this model: {said[0]}") from error
     if program is None:
         raise CheckpointError("torch.onnx.export gave no program for this model")
     onnxscript.optimizer.fold_constants(program.model)

@@ -224,6 +224,8 @@ def _headers_and_records(st_file: Path, canary: Path) -> Iterator[tuple[str, byt
             lambda r: r["plan"].update(scope="../.."),
             lambda r: r["plan"]["insertions"][0].update(module="../../etc"),
             lambda r: r["plan"]["insertions"][0].update(module="conv1"),
+            lambda r: r["plan"]["insertions"][0].update(module="None"),
+            lambda r: r["plan"]["insertions"][0].update(module="layer1.0.forward"),
             lambda r: r["plan"]["insertions"][0].update(attention="nothing"),
             lambda r: r["plan"]["insertions"][0].update(attention="os:system"),
             lambda r: r["plan"]["insertions"][0]["site"].update(block="a..b"),
