@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from .aliasing import alias
 from .errors import RewriteError
 from .injected import InjectedModule
 from .preparing import not_kept
 from .reading import Reading, read, submodule
 from .rewriting import rewrite
-from .tracing import alias
 from .types import Plan
 from .verifying import injected_part, verify
 

@@ -13,12 +13,15 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
+from .aliasing import alias
+from .choosing import Choices, wanted_kinds
 from .errors import PlanError
-from .planning import Choices, plan_for, wanted_kinds
+from .fingerprint import fingerprint
+from .planning import plan_for
 from .reading import Reading, read
 from .rewriting import install
 from .sites.placement import Edit, edit_for
-from .tracing import alias, fingerprint, trace
+from .tracing import trace
 from .types import DEFAULT_KINDS, Existing, Init, Injection, Insertion, Kind, Placement, Plan, Preset, Source
 from .versions import versions
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from . import attention as attentions
+from .aliasing import alias
 from .applying import apply_plan
 from .errors import AttnInjectError, CheckpointError
 from .files.atomic import write_atomically
@@ -30,9 +31,9 @@ from .files.exported import read_onnx_record, read_pt2_record, write_onnx, write
 from .files.pt import must_be_file, read_pt, write_pt
 from .files.record import Record, record_from_text, record_to_text
 from .files.safetensors_file import read_safetensors, write_safetensors
+from .fingerprint import fingerprint
 from .injected import InjectedModule
 from .new_parameters import attention_state_dict
-from .tracing import alias, fingerprint
 from .types import Plan, Source, Verification
 from .verifying import injected_part
 from .zoo import build

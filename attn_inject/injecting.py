@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from .applying import apply_to
+from .choosing import Choices, wanted_kinds
 from .injected import InjectedModule
-from .planning import Choices, plan_for, wanted_kinds
+from .planning import plan_for
 from .reading import read
 from .types import DEFAULT_KINDS, Existing, Init, Kind, Placement, Preset, Source
 
@@ -43,8 +44,8 @@ def inject(
 
     Args:
         attention: a name (`attention.names()`, `timm:NAME`, `package.module:Class`), a class, or a function of the
-            channel
-            count; it must map (N, C, *spatial) to the same shape. "none" with existing="replace" takes attention out.
+            channel count; it must map (N, C, *spatial) to the same shape. "none" with existing="replace" takes
+            attention out.
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         input_size: (channels, *spatial) or (*spatial) of one input, or one number; guessed from the model if None.
         kinds: which sites: "residual", "mixed", and, asked for by name only, "plain" (blocks without a skip add whose
@@ -57,8 +58,7 @@ def inject(
         init: "paper", or "identity": the patched model starts by computing exactly what the original does.
         existing: what to do where a block already has channel attention: "stack", "skip" or "replace". What an earlier
             `inject` put in is never gated again: the other blocks get theirs, or there is an error if none is left.
-        preset: "paper", "timm" (names, forms and widths of timm's attention models), or "ecanet" (the authors'
-        kernels).
+        preset: "paper", "timm" (names, forms and widths of timm's models), or "ecanet" (the authors' kernel sizes).
         name: the attribute name of the new modules, instead of the attention's own.
         every: take every n-th site. min_channels: leave narrower sites out.
         stage_options: options for single stages, such as `{2: {"k": 3}}`.

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import nn
 
 from . import attention as attentions
-from .attention import Attention, child_name
+from .attention import Attention
+from .choosing import Choices, check, listing, no_sites, selected, wanted_kinds
 from .errors import AttentionError, PlanError
 from .injected import InjectedModule
 from .presets import preset_options
-from .reading import Reading, checked_kinds, read
+from .reading import Reading, read
 from .sites.anatomy import Anatomy
 from .sites.placement import Edit, edit_for
 from .sites.select import GraphSites
 from .types import (
     DEFAULT_KINDS,
-    EXISTING,
-    INITS,
-    PLACEMENTS,
-    PRESETS,
     Existing,
     Init,
     Insertion,
@@ -37,26 +32,6 @@ from .types import (
     Sites,
     Source,
 )
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Which sites, and what to put there; the arguments of `inject` in one value."""
-
-    attention: str | type | Callable[..., Any]
-    placement: Placement = "standard"
-    include: str | Sequence[str] | None = None
-    exclude: str | Sequence[str] | None = None
-    stages: int | Sequence[int] | None = None
-    every: int = 1
-    min_channels: int = 0
-    init: Init = "paper"
-    existing: Existing = "stack"
-    preset: Preset | None = None
-    name: str | None = None
-    stage_options: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    source: Source | None = None
 
 
 def find_sites(
@@ -117,12 +92,6 @@ def make_plan(
     return plan_for(reading, choices)
 
 
-def wanted_kinds(kinds: Sequence[Kind] | Kind, existing: Existing) -> tuple[Kind, ...]:
-    """The kinds of sites to look for: with existing="replace", what the network already has is one of them."""
-    given = checked_kinds(kinds)
-    return (*given, "attention") if existing == "replace" and "attention" not in given else given
-
-
 def plan_for(reading: Reading, choices: Choices) -> Plan:
     """The plan of `choices` on a model already read.
 
@@ -131,16 +100,16 @@ def plan_for(reading: Reading, choices: Choices) -> Plan:
         AttentionError: an unknown attention or option, or settings impossible for a site's channels.
 
     """
-    _check(choices)
+    check(choices)
     sites = reading.located.sites
     if not sites:
-        raise PlanError(_no_sites(sites))
-    chosen = _selected(sites, choices)
+        raise PlanError(no_sites(sites))
+    chosen = selected(sites, choices)
     if not chosen:
         raise PlanError(
             f"none of the {len(sites)} sites is left after the filters: "
-            f"blocks are {_listing([s.block for s in sites])}, "
-            f"stages {_listing(sorted({str(s.stage) for s in sites}))}"
+            f"blocks are {listing([s.block for s in sites])}, "
+            f"stages {listing(sorted({str(s.stage) for s in sites}))}"
         )
     earlier = _earlier_insertions(reading)
     chosen = [site for site in chosen if site.key not in {i.site.key for i in earlier}]
@@ -179,69 +148,6 @@ def plan_for(reading: Reading, choices: Choices) -> Plan:
         factory=factory,
         **base,  # type: ignore[arg-type]
     )
-
-
-def _check(choices: Choices) -> None:
-    for label, value, allowed in (
-        ("placement", choices.placement, PLACEMENTS),
-        ("init", choices.init, INITS),
-        ("existing", choices.existing, EXISTING),
-        ("preset", choices.preset, (None, *PRESETS)),
-    ):
-        if value not in allowed:
-            names = [str(a) for a in allowed if a is not None]
-            near = difflib.get_close_matches(str(value), names, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise PlanError(f"{label} must be one of {', '.join(names)}; got {value!r}{hint}")
-    if not isinstance(choices.every, int) or choices.every < 1:
-        raise PlanError(f"every must be a whole number from 1, got {choices.every!r}")
-    if choices.attention == "none" and choices.existing != "replace":
-        raise PlanError("attention 'none' takes attention out, so it needs existing='replace'")
-    if choices.name is not None and child_name(str(choices.name)) != choices.name:
-        raise PlanError(f"name must be an attribute name such as 'se', got {choices.name!r}")
-
-
-def _selected(sites: Sites, choices: Choices) -> list[Site]:
-    include, exclude = _patterns(choices.include), _patterns(choices.exclude)
-    stages = (choices.stages,) if isinstance(choices.stages, int) else choices.stages
-    for pattern in (*include, *exclude):
-        if not any(fnmatchcase(site.block, pattern) for site in sites):
-            near = difflib.get_close_matches(pattern, [site.block for site in sites], 2)
-            hint = (
-                f"; did you mean {', '.join(near)}?" if near else f"; blocks are {_listing([s.block for s in sites])}"
-            )
-            raise PlanError(f"pattern {pattern!r} matches no block{hint}")
-    if stages is not None and (missing := sorted(set(stages) - {site.stage for site in sites})):
-        there = ", ".join(map(str, sorted({site.stage for site in sites})))
-        raise PlanError(f"no sites in stage {', '.join(map(str, missing))}: the stages with sites are {there}")
-    kept = [
-        site
-        for site in sites
-        if (not include or any(fnmatchcase(site.block, pattern) for pattern in include))
-        and not any(fnmatchcase(site.block, pattern) for pattern in exclude)
-        and (stages is None or site.stage in stages)
-        and site.channels >= choices.min_channels
-    ]
-    return kept[:: choices.every]
-
-
-def _patterns(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
-
-
-def _listing(names: Iterable[str], limit: int = 6) -> str:
-    unique = list(dict.fromkeys(name or "(root)" for name in names))
-    return ", ".join(unique[:limit]) + (f", ... ({len(unique)} in all)" if len(unique) > limit else "")
-
-
-def _no_sites(sites: Sites) -> str:
-    if not sites.skipped:
-        return "no sites: there are neither adds nor concats of feature maps (kinds='stage' gates resolutions instead)"
-    reasons: dict[str, int] = {}
-    for skip in sites.skipped:
-        reasons[f"{skip.operation} {skip.reason}"] = reasons.get(f"{skip.operation} {skip.reason}", 0) + 1
-    seen = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
-    return f"no sites: {seen} (kinds='stage' gates the network's resolutions instead)"
 
 
 def _earlier_insertions(reading: Reading) -> tuple[Insertion, ...]:
@@ -286,7 +192,7 @@ def _insertions(
         for adjustment in _try(entry, insertion, len(site.size)):
             adjusted.setdefault(adjustment, []).append(module)
         insertions.append(insertion)
-    notes = [f"{entry.name}: {what} at {_listing(where, 3)}" for what, where in adjusted.items()]
+    notes = [f"{entry.name}: {what} at {listing(where, 3)}" for what, where in adjusted.items()]
     return tuple(insertions), [*refused, *notes]
 
 

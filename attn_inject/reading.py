@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import fx, nn
 
+from .aliasing import alias
 from .errors import PlanError
 from .injected import InjectedModule
 from .preparing import materialised, unwrap
 from .shapes import annotate
 from .sites import Located, locate
-from .tracing import Trace, alias, trace
+from .tracing import Trace, trace
 from .types import DEFAULT_KINDS, KINDS, Kind
 
 

@@ -18,13 +18,14 @@ import torch
 from torch import fx, nn
 
 from . import attention as attentions
+from .aliasing import alias
 from .errors import PlanError
+from .fingerprint import fingerprint
 from .injected import InjectedModule
 from .reading import Reading, submodule
 from .sites.anatomy import Anatomy
 from .sites.placement import Edit, edit_for
 from .sites.select import GraphSites
-from .tracing import alias, fingerprint
 from .types import Injection, Insertion, Plan, Site
 from .versions import versions
 

@@ -68,7 +68,7 @@ def annotate(
 
 
 def _with_inputs(trace: Trace, inputs: tuple[Any, ...]) -> Trace:
-    return Trace(trace.skeleton, trace.graphs, trace.constants, inputs, trace.fixed_arguments, trace.losses)
+    return Trace(trace.skeleton, trace.graphs, trace.constants, inputs, trace.fixed_arguments)
 
 
 def _candidate_shapes(trace: Trace, input_size: Iterable[int] | None) -> list[tuple[int, ...]]:

@@ -2,11 +2,11 @@
 
 What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 
-1. Leaves. Besides `torch.nn` and classes marked `traced_whole`, the modules and functions that timm registers as
-   untraceable stay whole (only where timm is loaded at all). A registered module that holds convolutions is traced into
-   when it can be: it may contain block ends.
+1. Leaves (`leaves.py`). Besides `torch.nn` and classes marked `traced_whole`, the modules and functions that timm
+   registers as untraceable stay whole (only where timm is loaded at all). A registered module that holds convolutions
+   is traced into when it can be: it may contain block ends.
 2. The caller's model is never touched. Tracing runs on an alias: the same classes and the same weight storage in new
-   modules (`alias`), so that modes, constants and statistics of the original stay as they are.
+   modules (`aliasing`), so that modes, constants and statistics of the original stay as they are.
 3. Buffers are read at run time, not frozen into the graph, so that loading a state dict later has its effect.
 4. Arguments with a default keep that default; a proxy in their place would take the wrong side of `if mask is None`.
    `Trace.fixed_arguments` names them.
@@ -17,23 +17,21 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import inspect
-import sys
 import traceback
 import types
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
+from .aliasing import alias
 from .errors import TraceError
+from .leaves import Leaves
 from .proxies import FollowingProxy, Held
 
 MODES = ("eval", "train")
@@ -52,42 +50,11 @@ class Trace:
     constants: dict[str, torch.Tensor]
     inputs: tuple[Any, ...] = ()
     fixed_arguments: tuple[str, ...] = ()
-    losses: tuple[str, ...] = field(default=())
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """Shape of the first tensor input, batch included."""
         return next((tuple(x.shape) for x in self.inputs if isinstance(x, torch.Tensor)), None)
-
-
-def alias(model: nn.Module) -> nn.Module:
-    """The same modules again over the same storage: new `Parameter` objects that share memory, shared buffers.
-
-    Modes, flags, hooks and children can be changed on the alias without the original noticing; no weight is copied.
-    """
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = _alias_parameter(parameter)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer
-    # A patched model's graphs are read-only to whoever works on an alias.
-    for module in model.modules():
-        for graphs in (vars(module).get("_inj_graphs"), vars(module).get("_inj_pristine")):
-            memo.update({id(graph): graph for graph in (graphs or {}).values()})
-    # Gradients and non-leaf tensors kept as plain attributes cannot be deep-copied; they are shared instead.
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value
-    return copy.deepcopy(model, memo)
-
-
-def _alias_parameter(parameter: nn.Parameter) -> nn.Parameter:
-    if type(parameter) is not nn.Parameter:
-        return parameter
-    twin = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-    vars(twin).update(vars(parameter))
-    return twin
 
 
 def trace(
@@ -99,14 +66,14 @@ def trace(
 ) -> Trace:
     """Trace `model` in each of `modes`. Shapes are not yet known: see `shapes.annotate`.
 
-    `whole` are paths of submodules that stay single calls, beside those that `_Leaves` knows.
+    `whole` are paths of submodules that stay single calls, beside those that `Leaves` knows.
 
     Raises:
         TraceError: naming the line at which the model cannot be followed.
 
     """
     skeleton = alias(model)
-    leaves = _Leaves()
+    leaves = Leaves()
     leaves.keep_whole(skeleton.get_submodule(path) for path in whole)
     graphs: dict[str, fx.Graph] = {}
     constants: dict[str, torch.Tensor] = {}
@@ -125,25 +92,7 @@ def trace(
     return Trace(skeleton, graphs, constants, inputs, fixed)
 
 
-def traceable(model: nn.Module) -> bool:
-    """Whether `trace` would succeed on `model` in eval mode."""
-    try:
-        trace(model, modes=("eval",))
-    except TraceError:
-        return False
-    return True
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A digest of the model's structure: names, shapes and order of its parameters and buffers, not values."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{name}:{tuple(tensor.shape)};".encode())
-    return digest.hexdigest()
-
-
-def _trace_once(skeleton: nn.Module, leaves: _Leaves, arguments: int, mode: str) -> _Tracer:
+def _trace_once(skeleton: nn.Module, leaves: Leaves, arguments: int, mode: str) -> _Tracer:
     while True:
         tracer = _Tracer(skeleton, leaves, arguments, mode)
         try:
@@ -157,60 +106,12 @@ def _trace_once(skeleton: nn.Module, leaves: _Leaves, arguments: int, mode: str)
             leaves.close(culprit)
 
 
-class _Leaves:
-    """Which modules and functions stay whole in the graph."""
-
-    def __init__(self) -> None:
-        self.functions: tuple[Callable[..., Any], ...] = ()
-        self._registered: tuple[type, ...] = ()
-        self._closed: set[type] = set()
-        self._whole: set[nn.Module] = set()
-        if "timm.models" in sys.modules:
-            from timm.models._features_fx import get_notrace_functions, get_notrace_modules
-
-            self.functions = tuple(get_notrace_functions())  # type: ignore[no-untyped-call]
-            self._registered = tuple(get_notrace_modules())  # type: ignore[no-untyped-call]
-
-    def keep_whole(self, modules: Iterable[nn.Module]) -> None:
-        self._whole.update(modules)
-
-    def is_leaf(self, module: nn.Module) -> bool:
-        if isinstance(module, torch.jit.ScriptModule) or type(module) in self._closed or module in self._whole:
-            return True
-        if getattr(type(module), "traced_whole", False):
-            return True
-        if parametrize.is_parametrized(module):
-            return True
-        return type(module) in self._registered and not _holds_convolutions(module)
-
-    def can_close(self, module: nn.Module) -> bool:
-        return type(module) not in self._closed and (type(module) in self._registered or _is_layer(module))
-
-    def close(self, module: nn.Module) -> None:
-        self._closed.add(type(module))
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """Whether the module is somebody's kind of a torch.nn layer, with its control flow (a batch norm of one's own)."""
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    homes = [base.__module__ for base in type(module).__mro__ if base is not nn.Module]
-    return (
-        not isinstance(module, containers)
-        and any(home.startswith("torch.nn.modules") for home in homes)
-        and not _holds_convolutions(module)
-    )
-
-
-def _holds_convolutions(module: nn.Module) -> bool:
-    return any(isinstance(child, nn.modules.conv._ConvNd) for child in module.modules() if child is not module)
-
-
 class _Tracer(fx.Tracer):
     """Records for every node the module whose `forward` runs it (`meta["block"]`) and the call (`meta["call"]`)."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, skeleton: nn.Module, leaves: _Leaves, arguments: int, mode: str) -> None:
+    def __init__(self, skeleton: nn.Module, leaves: Leaves, arguments: int, mode: str) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
         self.arguments = arguments
@@ -394,7 +295,7 @@ def _has_forward(module: nn.Module) -> bool:
 def _traces_quietly(module: nn.Module) -> bool:
     twin = alias(module)
     twin.eval()
-    leaves = _Leaves()
+    leaves = Leaves()
     tracer = _Tracer(twin, leaves, 0, "eval")
     try:
         with _private_buffers(twin, tracer):

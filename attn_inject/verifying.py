@@ -22,11 +22,11 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_structure
 
+from .aliasing import alias
 from .errors import PlanError, TraceError
 from .injected import InjectedModule
 from .preparing import unwrap
 from .shapes import propagate
-from .tracing import alias
 from .types import Check, Plan, Verification
 
 _TRIAL_EXTENTS = (64, 128, 192)

@@ -18,14 +18,14 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # From the ground up. A unit is a module of attn_inject or a folder of it; one may import what stands on lower floors.
 FLOORS = (
     ("errors", "recipes", "types"),
-    ("plan_text", "proxies", "versions"),
+    ("aliasing", "fingerprint", "leaves", "plan_text", "proxies", "versions"),
     ("files",),
     ("cache", "cifar", "weights"),
     ("attention", "injected", "tracing", "zoo"),
     ("cost", "preparing", "shapes"),
     ("sites",),
     ("reading", "verifying"),
-    ("new_parameters", "optimizing", "presets", "reporting", "rewriting"),
+    ("choosing", "new_parameters", "optimizing", "presets", "reporting", "rewriting"),
     ("applying", "planning"),
     ("injecting", "recipe"),
     ("attaching", "checkpoint", "comparing"),

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..aliasing import alias
 from ..errors import PlanError, RewriteError
 from ..reading import read, shaped_graph
-from ..tracing import alias
 from ..verifying import injected_part
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add

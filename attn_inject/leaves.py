@@ -1,0 +1,59 @@
+"""Which modules and functions a trace keeps whole: `torch.nn`'s own, and what timm and the caller name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+class Leaves:
+    """Which modules and functions stay whole in the graph."""
+
+    def __init__(self) -> None:
+        self.functions: tuple[Callable[..., Any], ...] = ()
+        self._registered: tuple[type, ...] = ()
+        self._closed: set[type] = set()
+        self._whole: set[nn.Module] = set()
+        if "timm.models" in sys.modules:
+            from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+
+            self.functions = tuple(get_notrace_functions())  # type: ignore[no-untyped-call]
+            self._registered = tuple(get_notrace_modules())  # type: ignore[no-untyped-call]
+
+    def keep_whole(self, modules: Iterable[nn.Module]) -> None:
+        self._whole.update(modules)
+
+    def is_leaf(self, module: nn.Module) -> bool:
+        if isinstance(module, torch.jit.ScriptModule) or type(module) in self._closed or module in self._whole:
+            return True
+        if getattr(type(module), "traced_whole", False):
+            return True
+        if parametrize.is_parametrized(module):
+            return True
+        return type(module) in self._registered and not _holds_convolutions(module)
+
+    def can_close(self, module: nn.Module) -> bool:
+        return type(module) not in self._closed and (type(module) in self._registered or _is_layer(module))
+
+    def close(self, module: nn.Module) -> None:
+        self._closed.add(type(module))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether the module is somebody's kind of a torch.nn layer, with its control flow (a batch norm of one's own)."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    homes = [base.__module__ for base in type(module).__mro__ if base is not nn.Module]
+    return (
+        not isinstance(module, containers)
+        and any(home.startswith("torch.nn.modules") for home in homes)
+        and not _holds_convolutions(module)
+    )
+
+
+def _holds_convolutions(module: nn.Module) -> bool:
+    return any(isinstance(child, nn.modules.conv._ConvNd) for child in module.modules() if child is not module)
