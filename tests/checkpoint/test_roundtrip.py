@@ -48,7 +48,7 @@ def test_exports_in_three_precisions(dtype: torch.dtype, suffix: str, tmp_path: 
 
 
 def test_from_one_process_to_another(tmp_path: Path) -> None:
-    """Saved there, loaded here: weights and outputs are equal to the bit. `.ci/run` does it across versions of torch."""
+    """Saved there, loaded here: weights and outputs are equal to the bit. `.ci/run` does it across torches."""
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-m", "tests.checkpoint.exchange", "write", str(tmp_path)], check=True, cwd=root)
     assert exchange.read(tmp_path) == 60
