@@ -39,6 +39,7 @@ _HOME = {
     "load": "checkpoint",
     "make_plan": "planning",
     "optimize": "optimizing",
+    "optimize_training": "optimizing",
     "register_attention": "attention",
     "remove": "applying",
     "report": "reporting",

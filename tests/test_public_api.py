@@ -27,6 +27,7 @@ SIGNATURES = {
     "report": "original patched device",
     "verify": "original patched",
     "optimize": "patched example_inputs",
+    "optimize_training": "patched example_inputs",
     "save": "patched path",
     "load": "path model",
     "remove": "patched",
