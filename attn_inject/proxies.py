@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,10 +35,33 @@ class FollowingProxy(fx.Proxy):
     def __itruediv__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
+    def __iter__(self) -> Iterator[Any]:
+        parts = _number_of_parts(self.node)
+        return super().__iter__() if parts is None else iter([self[index] for index in range(parts)])  # type: ignore[index]
+
+    def __len__(self) -> int:
+        parts = _number_of_parts(self.node)
+        return super().__len__() if parts is None else parts
+
     def __setitem__(self, index: Any, value: Any) -> None:
         self._changed("call_function", index_assign, (self, index, value), {})
 
 
+def _number_of_parts(node: fx.Node) -> int | None:
+    """How many tensors a chunk or a split gives, where its arguments say so: what lets code iterate over them.
+
+    A chunk of fewer channels than chunks gives fewer; then the shapes say so, with an error that names the node.
+    """
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name not in ("chunk", "split", "tensor_split") or not node.args:
+        return None
+    given = node.args[1] if len(node.args) > 1 else next((node.kwargs[k] for k in _COUNTS if k in node.kwargs), None)
+    if isinstance(given, (tuple, list)):
+        return len(given) + (name == "tensor_split")
+    return given if isinstance(given, int) and name != "split" else None
+
+
+_COUNTS = ("chunks", "split_size_or_sections", "split_size", "indices_or_sections", "sections", "indices")
 _SHAPE_FACTS = ("shape", "ndim", "dtype", "size", "dim", "numel", "nelement", "ndimension")
 
 

@@ -286,3 +286,17 @@ REFUSED: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 def cross_stage() -> nn.Module:
     """CSP: the concat's part holds a residual block of its own."""
     return _plain(_cross_stage, out=32, a=conv(16, 16, 1), b=conv(16, 16, 1), block=Block(SPELLINGS["+"]))
+
+
+def unpacked_parts() -> nn.Module:
+    """YOLO's C2f: the parts of a chunk in a list that grows, every part of a split taken by iteration."""
+
+    def run(m: Lambda, x: torch.Tensor) -> torch.Tensor:
+        parts = list(m.a(x).chunk(2, dim=1))
+        parts.append(parts[-1] + m.c(torch.relu(m.b(parts[-1]))))
+        joined = m.d(torch.cat(parts, 1))
+        first, *rest = torch.split(joined, [4, 4, 8], dim=1)
+        assert len(joined.chunk(4, 1)) == 4
+        return torch.cat([first, *rest], 1)
+
+    return Toy(Lambda(run, a=conv(16, 16, 1), b=conv(8, 8), c=conv(8, 8), d=conv(24, 16, 1)))

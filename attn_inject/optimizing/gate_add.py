@@ -4,8 +4,9 @@ The multiply and the add become one operation in the branch's own memory, and th
 Conditions:
  G1. The product is one that `early_squeeze` wrote: its gate has one position per channel.
  G2. The product's only reader is an add of two maps of one shape.
- G3. The branch is fresh memory: the output of a convolution or norm that nothing but the product (and the gate, which
-     has finished before) reads. Nobody else can see it overwritten.
+ G3. The branch is fresh memory: the output of one of torch's own convolutions, norms or activations, which nothing but
+     the product (and the gate, which has finished before) reads. Nobody else can see it overwritten. An activation in
+     place is as fresh as what it works on.
  G4. The ReLU is the add's only reader; what it overwrites is then nobody else's.
 Only for inference: autograd would need what is overwritten.
 """
@@ -19,7 +20,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
-_FRESH = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+_FRESH = tuple(
+    f"torch.nn.modules.{home}" for home in ("activation", "batchnorm", "conv", "instancenorm", "normalization")
+)
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_ACTIVATIONS = (F.relu, F.silu, F.gelu, torch.relu)
 
 
 def gate_and_add(branch: torch.Tensor, gate: torch.Tensor, shortcut: torch.Tensor, relu: bool) -> torch.Tensor:
@@ -85,12 +90,15 @@ def _value(node: object) -> object:
 
 
 def _is_fresh(root: nn.Module, branch: object, allowed: set[object]) -> bool:
-    return (
-        isinstance(branch, fx.Node)
-        and branch.op == "call_module"
-        and isinstance(root.get_submodule(str(branch.target)), _FRESH)
-        and set(branch.users) <= allowed
-    )
+    if not isinstance(branch, fx.Node) or not set(branch.users) <= allowed:
+        return False
+    if branch.op == "call_module":
+        module = root.get_submodule(str(branch.target))
+        known, in_place = type(module).__module__ in _FRESH, bool(getattr(module, "inplace", False))
+    else:
+        known = branch.target in _CONVOLUTIONS + _ACTIVATIONS
+        in_place = branch.target in _ACTIVATIONS and (len(branch.args) > 1 or bool(branch.kwargs.get("inplace")))
+    return known and (not in_place or _is_fresh(root, branch.args[0], {branch}))
 
 
 def _sole_relu(root: nn.Module, join: fx.Node) -> fx.Node | None:

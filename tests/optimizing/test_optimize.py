@@ -247,3 +247,57 @@ def test_the_pool_is_taken_where_less_is_read() -> None:
     x = torch.randn(20, *SIZE)
     with torch.no_grad():
         assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("last", "fused"),
+    [
+        (nn.GroupNorm(4, 16), 1),
+        (nn.SiLU(), 1),
+        (nn.SiLU(inplace=True), 1),
+        (nn.Sequential(nn.Identity(), nn.ReLU(inplace=True)), 1),
+        (nn.Hardtanh(), 1),
+        (nn.MaxPool2d(3, 1, 1), 0),
+    ],
+)
+def test_what_is_fresh_memory(last: nn.Module, fused: int) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b, self.last = toys.conv(3, 16), toys.conv(16, 16), toys.conv(16, 16), last
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return F.relu(x + self.last(self.b(F.relu(self.a(x)))))
+
+    torch.manual_seed(0)
+    patched = inject(Net().eval(), "se", reduction=4, input_size=(3, 16, 16)).eval()
+    fast = optimize(patched)
+    assert fast.rewritten.adds_fused == fused
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]
+        assert torch.equal(fast(x), fast(x))
+
+
+def test_an_activation_in_place_on_what_others_read_is_not_fresh() -> None:
+    """The branch and the value beside it are one memory: overwriting the branch would change what is read later."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b, self.act = toys.conv(3, 16), toys.conv(16, 16), toys.conv(16, 16), nn.ReLU(True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            y = self.b(F.relu(self.a(x)))
+            out = F.relu(x + self.act(y))
+            return out + y.mean()
+
+    torch.manual_seed(0)
+    patched = inject(Net().eval(), "se", reduction=4, input_size=(3, 16, 16)).eval()
+    fast = optimize(patched)
+    assert fast.rewritten.adds_fused == 0
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]

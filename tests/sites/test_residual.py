@@ -63,6 +63,13 @@ def test_gated_value(net: str) -> None:
     _same_at_identity(model, (3, 16, 16))
 
 
+def test_parts_of_a_chunk_can_be_iterated_over() -> None:
+    model = toys.unpacked_parts()
+    (site,) = find_sites(model, input_size=(3, 16, 16))
+    assert (site.node, site.channels) == ("body_c", 8)
+    _same_at_identity(model, (3, 16, 16))
+
+
 def test_shared_block_is_one_site_called_twice() -> None:
     model = toys.shared_block()
     (site,) = find_sites(model, input_size=(3, 16, 16))
