@@ -49,7 +49,9 @@ _HARMLESS = {
 def write_pt(path: Path, text: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write the two entries to `path`."""
     try:
-        torch.save({KEY: text, "state_dict": dict(tensors)}, path)
+        with path.open("wb") as file:
+            # Not by name: torch would write the temporary name into the file, and no two files would be the same.
+            torch.save({KEY: text, "state_dict": dict(tensors)}, file)
     except RuntimeError as error:
         # torch reports a failing disk as a RuntimeError of its zip writer.
         raise OSError(f"torch could not write the file ({str(error).splitlines()[0]})") from error

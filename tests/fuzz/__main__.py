@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import hashlib
 import json
 import logging
@@ -133,7 +132,7 @@ def _plain(run: Run, runs: int, seed: int) -> None:
             kept.append(data)
 
 
-def _guided(run: Run, runs: int, seconds: float, seed: int, corpus: Path, report: Path | None) -> None:
+def _guided(run: Run, runs: int, seconds: float, seed: int, corpus: Path, report: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, content in enumerate(run.seeds):
         (corpus / f"seed{number}").write_bytes(content)
@@ -147,9 +146,16 @@ def _guided(run: Run, runs: int, seconds: float, seed: int, corpus: Path, report
             return atheris.Mutate(data, most)  # type: ignore[no-any-return]
         return run.target.change(bytes(data), chance)[:most]  # type: ignore[no-any-return]
 
+    for content in run.seeds:
+        run.target.check(content, run.work)
+    run.memory = _peak()  # of this process
+    found = 0
+
     def test(data: bytes) -> None:
+        nonlocal found
         run.one(data)
-        if report is not None and sum(run.ends.values()) % 500 == 0:
+        if sum(run.ends.values()) % 100 == 0 or len(run.found) > found:
+            found = len(run.found)
             report.write_text(json.dumps(run.summary(), indent=1) + "\n")
 
     # Corpus, leak and memory limits are this program's own.
@@ -167,6 +173,18 @@ def _guided(run: Run, runs: int, seconds: float, seed: int, corpus: Path, report
     arguments += [f"-max_total_time={seconds:.0f}"] if seconds < 1e9 else []
     atheris.Setup(arguments, test, custom_mutator=changed)
     atheris.Fuzz()
+
+
+def _forked(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    """libFuzzer ends its process itself: it has one of its own, whose report says how it went to the last hundred."""
+    report = args.report or Path(tempfile.mkdtemp()) / "report.json"
+    report.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        _guided(run, args.runs, args.seconds, args.seed, args.corpus or Path(tempfile.mkdtemp()), report)
+    os.waitpid(child, 0)
+    summary: dict[str, Any] = json.loads(report.read_text())
+    return summary
 
 
 def _covered(run: Run, inputs: list[bytes]) -> None:
@@ -220,7 +238,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, help="where atheris keeps the inputs that reached something new")
     parser.add_argument("--coverage", action="store_true", help="run --corpus once and print the lines that it reaches")
     parser.add_argument("--findings", type=Path, default=Path(tempfile.gettempdir()) / "attn-inject-findings")
-    parser.add_argument("--report", type=Path, help="where to write the summary, and again every 500 inputs")
+    parser.add_argument("--report", type=Path, help="where to write the summary, and again every 100 inputs")
     args = parser.parse_args()
     logging.disable()
     warnings.simplefilter("ignore")
@@ -233,15 +251,12 @@ def main() -> int:
             _covered(run, [path.read_bytes() for path in sorted(args.corpus.iterdir())])
         elif atheris is None or args.plain:
             _plain(run, args.runs, args.seed)
-        else:
-            with contextlib.suppress(SystemExit):
-                _guided(run, args.runs, args.seconds, args.seed, args.corpus or Path(tempfile.mkdtemp()), args.report)
-        summary = json.dumps(run.summary(), indent=1)
+        summary = run.summary() if atheris is None or args.plain or args.coverage else _forked(run, args)
         if args.report is not None:
-            args.report.write_text(summary + "\n")
-        print(summary, flush=True)
+            args.report.write_text(json.dumps(summary, indent=1) + "\n")
+        print(json.dumps(summary, indent=1), flush=True)
         os.chdir("/")
-    return 1 if run.found else 0
+    return 1 if summary["found"] else 0
 
 
 if __name__ == "__main__":
