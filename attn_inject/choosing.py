@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,8 +13,10 @@ from .attention import child_name
 from .errors import PlanError
 from .reading import checked_kinds
 from .types import (
+    DEFAULT_KINDS,
     EXISTING,
     INITS,
+    KINDS,
     PLACEMENTS,
     PRESETS,
     Existing,
@@ -104,11 +107,12 @@ def listing(names: Iterable[str], limit: int = 6) -> str:
     return ", ".join(unique[:limit]) + (f", ... ({len(unique)} in all)" if len(unique) > limit else "")
 
 
-def no_sites(sites: Sites) -> str:
-    if not sites.skipped:
-        return "no sites: there are neither adds nor concats of feature maps (kinds='stage' gates resolutions instead)"
-    reasons: dict[str, int] = {}
-    for skip in sites.skipped:
-        reasons[f"{skip.operation} {skip.reason}"] = reasons.get(f"{skip.operation} {skip.reason}", 0) + 1
-    seen = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
-    return f"no sites: {seen} (kinds='stage' gates the network's resolutions instead)"
+def no_sites(sites: Sites, kinds: Sequence[Kind]) -> str:
+    """Why there is nothing to gate, from what was seen and refused."""
+    if not set(kinds) & set(DEFAULT_KINDS):
+        return f"no sites of kind {' or '.join(kinds)}: the kinds are {', '.join(KINDS)}"
+    counts = Counter(f"{skip.operation} {skip.reason}" for skip in sites.skipped)
+    seen = "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
+    return (
+        f"no sites: {seen or 'there are neither adds nor concats of feature maps'} (the kind stage gates resolutions)"
+    )

@@ -103,7 +103,7 @@ def plan_for(reading: Reading, choices: Choices) -> Plan:
     check(choices)
     sites = reading.located.sites
     if not sites:
-        raise PlanError(no_sites(sites))
+        raise PlanError(no_sites(sites, reading.kinds))
     chosen = selected(sites, choices)
     if not chosen:
         raise PlanError(

@@ -20,10 +20,11 @@ from .types import DEFAULT_KINDS, KINDS, Kind
 
 @dataclass(frozen=True)
 class Reading:
-    """A model, the part of it that is patched (`scope`, or all of it), and what was found there."""
+    """A model, the part of it that is patched (`scope`, or all of it), and the sites of some kinds found there."""
 
     model: nn.Module
     scope: str | None
+    kinds: tuple[Kind, ...]
     trace: Trace
     located: Located
 
@@ -54,7 +55,7 @@ def read(
     traced = retrace(part) if isinstance(part, InjectedModule) else trace(part, inputs=inputs or ())
     shape = (input_size,) if isinstance(input_size, int) else input_size
     traced = annotate(traced, example_inputs=inputs, input_size=shape)
-    return Reading(model, scope, traced, locate(traced, kinds))
+    return Reading(model, scope, kinds, traced, locate(traced, kinds))
 
 
 def retrace(patched: InjectedModule) -> Trace:

@@ -379,6 +379,7 @@ def test_no_sites_and_bad_choices_say_what_to_do() -> None:
     for net, options, words in (
         (flat, {}, "no sites: there are neither adds nor concats"),
         (toys.REFUSED["fusion"][1](), {}, "no sites: 1 x add both operands are nonlinear"),
+        (model, {"kinds": "plain"}, "no sites of kind plain: the kinds are residual, mixed, plain"),
         (model, {"include": "layer1.*"}, "pattern 'layer1.*' matches no block"),
         (model, {"stages": 4}, "the stages with sites are 0"),
         (model, {"placement": "standart"}, "did you mean standard"),
