@@ -295,12 +295,12 @@ def _rebuilt(path: Path, record: Record, tensors: Mapping[str, torch.Tensor], tr
     if record.attention_only and source.seed is None and not source.pretrained and source.checkpoint is None:
         raise CheckpointError(f"{path} holds the attention only, of a model with random weights: pass that model")
     # Where the file has all weights, nothing need be downloaded or read for them.
-    wanted = source if record.attention_only else replace(source, pretrained=False, checkpoint=None)
+    wanted = source if record.attention_only else replace(source, checkpoint=None)
     try:
         if not trust_source:
             _must_be_plain(path, wanted)
             _must_not_dwarf(path, wanted, record, tensors)
-        return build(wanted)
+        return build(wanted, fetch=record.attention_only)
     except CheckpointError:
         raise
     except AttnInjectError as error:

@@ -251,6 +251,27 @@ def test_files_that_are_none(state: State, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from attn_inject import load
+    from attn_inject.cli.main import run
+    from attn_inject.zoo import build, parse_source
+
+    state = build(parse_source("cifar:resnet20", seed=9)).state_dict()
+    torch.save({"model": _other(state), "model_ema": _prefixed("module.", state)}, tmp_path / "f.pth")
+    command = ["cifar:resnet20", "--attention", "eca", "--checkpoint", str(tmp_path / "f.pth"), "--no-bench"]
+    assert run([*command, "--out", str(tmp_path / "m.pt")]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"{len(state)} of {len(state)} tensors from f.pth (its 'model_ema'), without the prefix 'module.'" in words
+    loaded = load(tmp_path / "m.pt").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    torch.save({"state_dict": Net().state_dict()}, tmp_path / "f.pth")
+    assert run([*command, "--out", str(tmp_path / "n.pt")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "tensors match): it lacks" in error
+    assert not (tmp_path / "n.pt").exists()
+
+
 def test_a_patched_models_own_files_are_weights_for_its_like(tmp_path: Path) -> None:
     """A saved file of this library holds its plan beside a `state_dict`: with the same attention in place, it fits."""
     from .toys import Block, Toy, _iadd

@@ -29,13 +29,15 @@ def build(
     device: torch.device | str | None = None,
     trust: bool = True,
     tell: Callable[[str], None] | None = None,
+    fetch: bool = True,
 ) -> nn.Module:
     """The model that `source` names, with its weights.
 
     `device="meta"` builds the structure without allocating weights (and loads none). With `source.seed` the random
     weights are repeatable and the caller's random state is left alone. `trust=False` refuses sources whose building
     runs code outside the zoos: it is for sources that were read from a saved file. `tell` is handed one line on what
-    was read from `source.checkpoint`.
+    was read from `source.checkpoint`. `fetch=False` gives the network that pretrained weights imply (torchvision's
+    googlenet and inception_v3 then transform their input), with random weights in it.
 
     Raises SourceError when the model cannot be imported or built, or its weights cannot be fetched or do not fit.
     """
@@ -47,9 +49,12 @@ def build(
         )
     meta = device is not None and torch.device(device).type == "meta"
     if meta:
-        source = dataclasses.replace(source, pretrained=False, checkpoint=None)
+        fetch, source = False, dataclasses.replace(source, checkpoint=None)
+    if not fetch and source.kind != "torchvision":
+        source = dataclasses.replace(source, pretrained=False)
     make = _factory(source)
-    with _seeded(source.seed), _quiet(), _told(source):
+    withheld = contextlib.nullcontext() if fetch or not source.pretrained else _withheld()
+    with _seeded(source.seed), _quiet(), _told(source), withheld:
         model = _on_meta(make) if meta else make()
     if not isinstance(model, nn.Module):
         raise SourceError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module")
@@ -182,6 +187,29 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The default weight initialization of", FutureWarning)
         yield
+
+
+class _Withheld(dict[str, Any]):
+    """What torchvision's builders get for weights that nobody wants."""
+
+
+@contextlib.contextmanager
+def _withheld() -> Iterator[None]:
+    """torchvision builds as with pretrained weights, and neither fetches nor loads them."""
+    from torchvision.models._api import WeightsEnum
+
+    fetch, put = WeightsEnum.get_state_dict, nn.Module.load_state_dict
+
+    def put_others(self: nn.Module, state_dict: Any, *args: Any, **options: Any) -> Any:
+        return None if isinstance(state_dict, _Withheld) else put(self, state_dict, *args, **options)
+
+    WeightsEnum.get_state_dict = lambda *_, **__: _Withheld()
+    nn.Module.load_state_dict = put_others  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        WeightsEnum.get_state_dict = fetch
+        nn.Module.load_state_dict = put  # type: ignore[method-assign]
 
 
 def _on_meta(make: Callable[[], Any]) -> Any:

@@ -34,16 +34,30 @@ def _child_that_saves_forever(model: torch.nn.Module, path: Path) -> int:
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_fifty_saves_killed_at_random_moments(kill: signal.Signals, tmp_path: Path) -> None:
-    model = patched()
-    path = tmp_path / "m.pt"
-    save(model, path)
+    """A hundred for both signals. What is there afterwards is the old file or the new one, to the byte."""
+    old, new = patched(seed=1), patched(seed=2)
     generator = random.Random(int(kill))
-    for _ in range(50):
-        child = _child_that_saves_forever(model, path)
-        time.sleep(generator.uniform(0.001, 0.04))
-        os.kill(child, kill)
-        os.waitpid(child, 0)
-        assert inspect(path).tensors == len(model.state_dict())
+    survived = 0
+    for suffix in (".pt", ".safetensors"):
+        path = tmp_path / f"m{suffix}"
+        save(new, path)
+        new_bytes = path.read_bytes()
+        save(old, path)
+        old_bytes = path.read_bytes()
+        assert old_bytes != new_bytes
+        for _ in range(25):
+            path.write_bytes(old_bytes)
+            child = _child_that_saves_forever(new, path)
+            time.sleep(generator.uniform(0, 0.04))
+            os.kill(child, kill)
+            os.waitpid(child, 0)
+            content = path.read_bytes()
+            assert content in (old_bytes, new_bytes)
+            survived += content == old_bytes
+        assert inspect(path).tensors == len(new.state_dict())
+    assert survived > 0
+    # Temporary files of those that were struck while they wrote: the kills did not all fall between two saves.
+    assert list(tmp_path.glob(".m-*"))
 
 
 def test_two_writers_leave_one_whole_file(tmp_path: Path) -> None:

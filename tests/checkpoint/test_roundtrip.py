@@ -147,6 +147,33 @@ def test_scope_and_replaced_modules(tmp_path: Path) -> None:
     assert torch.equal(again(x), model(x))
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+def test_networks_that_differ_with_pretrained_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision's two then transform their input, and googlenet has no side branches; nothing is fetched on load."""
+    from torchvision.models._api import WeightsEnum
+
+    more = {"resnet18": {}}.get(name, {"aux_logits": True, "init_weights": False})
+    weights = torchvision.models.get_model(name, **more).state_dict()
+    source = parse_source(f"torchvision:{name}", pretrained=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: weights)
+        original = build(source)
+    model = inject(original, "eca", source=source, input_size=(3, 96, 96)).eval()
+    save(model, tmp_path / "m.pt")
+    again = load(tmp_path / "m.pt")
+    assert_same(model, again)
+    assert getattr(again, "transform_input", False) == (name != "resnet18")
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+    save(model, tmp_path / "a.pt", attention_only=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: weights)
+        assert_same(model, load(tmp_path / "a.pt"))
+
+
 def test_inspect_says_what_it_is(tmp_path: Path) -> None:
     model = patched()
     save(model, tmp_path / "m.pt")
