@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from .attention import Attention
 from .errors import PlanError
 from .types import Preset, Site, Sites
@@ -29,22 +31,36 @@ _ECANET_KERNELS: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {
 # Their MobileNetV2: no neighbours below 96 channels, three from there on; all 17 blocks, or the ten with a skip add.
 _ECANET_WIDTHS = {((1, 2, 3, 7, 4), 320): 96, ((1, 2, 5, 2), 160): 96}
 _TIMM_SE = {"form": "conv", "bias": True, "divisor": 8}
+# Under which names timm's blocks keep a place, None or an `Identity`, for attention at the end of their branch.
+_TIMM_PLACES = ("attn_last", "attn3", "se", "attn")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Options that a preset sets, for all sites and for single blocks, and the name it gives the new modules."""
+    """Options that a preset sets, and the names it gives the new modules: for all sites, and for single blocks."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     by_block: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     child: str | None = None
+    child_by_block: Mapping[str, str] = field(default_factory=dict)
 
     def for_site(self, site: Site) -> dict[str, Any]:
         return {**self.options, **self.by_block.get(site.block, {})}
 
+    def child_for(self, site: Site) -> str | None:
+        return self.child_by_block.get(site.block, self.child)
 
-def preset_options(preset: Preset | None, entry: Attention, sites: Sites, given: Mapping[str, Any]) -> Settings:
+
+def preset_options(
+    preset: Preset | None,
+    entry: Attention,
+    sites: Sites,
+    given: Mapping[str, Any],
+    root: nn.Module | None = None,
+) -> Settings:
     """The settings of `preset` for `entry`; options the caller gave win.
+
+    `root` is the network, where `timm` looks what its blocks have prepared for attention.
 
     Raises:
         PlanError: `ecanet` for another attention than ECA, or for a network whose kernel sizes the authors never set.
@@ -54,7 +70,14 @@ def preset_options(preset: Preset | None, entry: Attention, sites: Sites, given:
         return Settings()
     if preset == "timm":
         own = _TIMM_SE if entry.name == "se" else {}
-        return Settings({k: v for k, v in own.items() if k not in given}, child="se")
+        blocks = {site.block: root.get_submodule(site.block) for site in sites} if root is not None else {}
+        gains = {path: {"gain": block.attn_gain} for path, block in blocks.items() if hasattr(block, "attn_gain")}
+        return Settings(
+            {k: v for k, v in own.items() if k not in given},
+            by_block=gains if "gain" in entry.options and "gain" not in given else {},
+            child="se",
+            child_by_block={path: _timm_place(block) for path, block in blocks.items()},
+        )
     if entry.name != "eca":
         raise PlanError(f"preset ecanet sets ECA's kernel sizes, and the attention is {entry.name}")
     if "k" in given:
@@ -73,3 +96,10 @@ def preset_options(preset: Preset | None, entry: Attention, sites: Sites, given:
         f"preset ecanet knows ResNet-18/34/50/101/152 and MobileNetV2, not a network with {shape[0]} blocks: "
         "give k, or stage_options with a k for each stage"
     )
+
+
+def _timm_place(block: nn.Module) -> str:
+    """The name under which a block of timm's keeps a place for attention at its end; `se` where it keeps none."""
+    missing = object()
+    held = {name: getattr(block, name, missing) for name in _TIMM_PLACES}
+    return next((name for name, value in held.items() if value is None or type(value) is nn.Identity), "se")

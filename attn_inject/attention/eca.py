@@ -45,6 +45,7 @@ class ECA(ChannelGate):
         k: the kernel size, odd; adaptive if None.
         gamma, b: of the adaptive k.
         gate: "sigmoid" or "hardsigmoid".
+        gain: multiplies the gate (timm's norm-free networks: 2); 1 if None, and 2 with init="identity".
         init: "identity" zeroes the kernel and doubles the gate, so that it starts at exactly 1.
 
     Raises:
@@ -60,9 +61,10 @@ class ECA(ChannelGate):
         gamma: float = 2,
         b: float = 1,
         gate: str = "sigmoid",
+        gain: float | None = None,
         init: str = "paper",
     ) -> None:
-        super().__init__(gate=gate, init=init)
+        super().__init__(gate=gate, init=init, gain=gain)
         self.k = adaptive_kernel_size(channels, gamma, b) if k is None else checked_kernel_size(k)
         self.conv = nn.Conv1d(1, 1, self.k, padding=self.k // 2, bias=False)
         if init == "identity":

@@ -1,7 +1,7 @@
 """What all pure channel gates share: pool the map, turn the pooled vector into weights, multiply.
 
     y = mean of x over its spatial axes              (N, C)
-    w = sigma(z(y)), or 2 sigma(z(y)) with init="identity" and z starting at 0, so that w starts at exactly 1
+    w = g sigma(z(y)), with g = 1, or g = 2 with init="identity" and z starting at 0, so that w starts at exactly 1
     out = x * w
 
 `gate` is public so that a caller who has the pooled vector already can use it: `forward(x) == x * gate(pool(x))`; and
@@ -56,16 +56,32 @@ def whole_number(label: str, value: object, least: int = 1) -> int:
     return value
 
 
+def _gain(gain: float | None, init: str) -> float:
+    """g, the factor of the gate.
+
+    Raises:
+        AttentionError: it is no positive number, or not the 2 that an identity start needs.
+
+    """
+    if gain is None:
+        return 2.0 if init == "identity" else 1.0
+    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain < math.inf:
+        raise AttentionError(f"gain must be a number above 0, got {gain!r}")
+    if init == "identity" and gain != 2:
+        raise AttentionError(f"init='identity' needs gain 2 (twice the gate's half), got {gain!r}")
+    return float(gain)
+
+
 class ChannelGate(nn.Module):
     """Base of the gates: subclasses give `squeeze`, (N, C) -> (N, H), and `excite`, (N, H) -> (N, C), if H is not C."""
 
     traced_whole = True
 
-    def __init__(self, *, gate: str = "sigmoid", init: str = "paper") -> None:
+    def __init__(self, *, gate: str = "sigmoid", init: str = "paper", gain: float | None = None) -> None:
         super().__init__()
         self.gate_name = gate
         self._activation = choice(GATES, "gate", gate)
-        self.scale = 2.0 if init == "identity" else 1.0
+        self.scale = _gain(gain, init)
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, H): the affine first step of the gate."""

@@ -47,6 +47,7 @@ class SE(ChannelGate):
         divisor: round the hidden width to a multiple of it (timm: 8). min_width: the least hidden width.
         rd_channels: the hidden width itself, instead of all that.
         gate: "sigmoid" or "hardsigmoid". act: the activation between the layers.
+        gain: multiplies the gate (timm's norm-free networks: 2); 1 if None, and 2 with init="identity".
         form: "linear" keeps the weights as (out, in), "conv" as (out, in, 1, 1), for state dicts; the results are the
         same.
         init: "identity" zeroes the last layer and doubles the gate, so that it starts at exactly 1.
@@ -68,9 +69,10 @@ class SE(ChannelGate):
         gate: str = "sigmoid",
         act: str = "relu",
         form: str = "linear",
+        gain: float | None = None,
         init: str = "paper",
     ) -> None:
-        super().__init__(gate=gate, init=init)
+        super().__init__(gate=gate, init=init, gain=gain)
         whole_number("channels", channels)
         hidden = hidden_width(channels, reduction, divisor, min_width) if rd_channels is None else rd_channels
         whole_number("rd_channels", hidden)

@@ -16,6 +16,9 @@ from torch import nn
 from ..errors import AttentionError
 from . import Attention, child_name
 
+# Divisible by 7 and by 8, the blocks that timm's windowed attentions cut a map into.
+_EXTENT = 56
+
 
 @functools.cache
 def timm_names() -> tuple[str, ...]:
@@ -27,11 +30,12 @@ def timm_attention(name: str) -> Attention:
     """The attention `timm:NAME`.
 
     Raises:
-        AttentionError: timm makes none of that name, or one that does not keep the shape.
+        AttentionError: timm makes none of that name, or one that does not keep the shape. What timm cannot make from a
+        channel count alone has a name too: with the options it wants (a feature size, say) it can be made.
 
     """
     plain = name.removeprefix("timm:")
-    if plain not in _all_names() or not _keeps_shape(plain):
+    if plain not in _all_names() or _keeps_shape(plain) is False:
         near = difflib.get_close_matches(plain, timm_names(), 1)
         hint = f" (did you mean timm:{near[0]}?)" if near else ""
         raise AttentionError(
@@ -86,13 +90,13 @@ def _all_names() -> tuple[str, ...]:
 
 
 @functools.cache
-def _keeps_shape(plain: str) -> bool:
-    x = torch.empty(2, 64, 8, 8, device="meta")
+def _keeps_shape(plain: str) -> bool | None:
+    """Whether the module timm makes from a channel count maps to the same shape; None if it makes none from that."""
+    x = torch.empty(2, 64, _EXTENT, _EXTENT, device="meta")
     try:
         with torch.device("meta"):
             module = _factory(plain)(64)
             out = module(x)
     except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError):
-        # What timm cannot make from a channel count alone (a feature size is needed) is not for a table.
-        return False
+        return None
     return isinstance(out, torch.Tensor) and out.shape == x.shape
