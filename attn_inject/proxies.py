@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -35,9 +35,11 @@ class FollowingProxy(fx.Proxy):
     def __itruediv__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
-    def __iter__(self) -> Iterator[Any]:
+    @property
+    def __iter__(self) -> Callable[[], Iterator[Any]]:
+        # A property: fx reads how many values are unpacked (`n, c, h, w = x.size()`) from the frame that calls it.
         parts = _number_of_parts(self.node)
-        return super().__iter__() if parts is None else iter([self[index] for index in range(parts)])  # type: ignore[index]
+        return super().__iter__ if parts is None else lambda: iter([self[index] for index in range(parts)])  # type: ignore[index]
 
     def __len__(self) -> int:
         parts = _number_of_parts(self.node)

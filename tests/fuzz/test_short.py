@@ -43,7 +43,7 @@ BREAKING = (
     "{}['x']",
     "raise_(PlanError('a' + chr(10) + 'b'))",
     "raise_(PlanError(''))",
-    "len(b'x' * 700 * 2**20)",
+    "len(b'x' * 1500 * 2**20)",
 )
 WATCHED = """
 import json, pathlib, sys
