@@ -168,7 +168,7 @@ def _insertions(
     reading: Reading, entry: Attention, chosen: list[Site], choices: Choices
 ) -> tuple[tuple[Insertion, ...], list[str]]:
     graph = next(iter(reading.located.graphs.values()))
-    settings = preset_options(choices.preset, entry, reading.located.sites, choices.options)
+    settings = preset_options(choices.preset, entry, reading.located.sites, choices.options, reading.trace.skeleton)
     taken: set[str] = set()
     insertions: list[Insertion] = []
     refused: list[str] = []
@@ -180,7 +180,7 @@ def _insertions(
             refused.append(f"{site.block or '(root)'}: {outcome}")
             continue
         edit, home, replaces = outcome
-        child = choices.name or settings.child or entry.child
+        child = choices.name or settings.child_for(site) or entry.child
         module = _free_name(reading.trace.skeleton, home, child, taken, replaces)
         taken.add(module)
         options = {**choices.options, **settings.for_site(site), **choices.stage_options.get(site.stage, {})}

@@ -74,7 +74,9 @@ def larger_than_memory() -> str:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    print(f"1 thread, torch {torch.__version__.partition('+')[0]}; process time, best of four; memory of the first call")
+    print(
+        f"1 thread, torch {torch.__version__.partition('+')[0]}; process time, best of four; memory of the first call"
+    )
     inject(torchvision.models.resnet18(), "eca")
     print("| model | attention | model, MB | inject, s | memory beyond model and attention, MB |")
     print("|---|---|---:|---:|---:|")
