@@ -96,8 +96,9 @@ class ChannelGate(nn.Module):
         return self.excite(self.squeeze(pooled))
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, *spatial) -> (N, C): the mean over the spatial axes."""
-        return x.mean(tuple(range(2, x.dim())))
+        """(N, C, *spatial) -> (N, C): the mean over the spatial axes; a vector is its own mean."""
+        # torch takes no axes for all axes.
+        return x.mean(tuple(range(2, x.dim()))) if x.dim() > 2 else x
 
     def gate(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): the weights of the channels."""

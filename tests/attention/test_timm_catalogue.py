@@ -1,0 +1,131 @@
+"""timm's catalogue: every name its `create_attn` knows is listed or refused with a reason, and works as timm's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.layers.create_attn import create_attn
+from torch import nn
+
+from attn_inject import AttentionError, inject
+from attn_inject.attention import build, names, resolve
+from attn_inject.attention.catalogue import catalogue
+from attn_inject.attention.timm_made import _all_names, timm_names
+
+from .. import toys
+
+# What timm makes only with options that a channel count does not tell.
+WITH_OPTIONS = {
+    "ge": ({"use_mlp": False}, "act_layer"),  # its MLP fails in timm 1.0.31 itself
+    "bottleneck": ({"feat_size": (56, 56)}, "feature size"),
+}
+# An extent that the windows of all of them divide, at every stage of a network that strides 8 times: 7 and 8.
+EXTENTS = {"bat": 224, "halo": 256}
+
+
+def test_every_name_of_timm_is_listed_or_wants_options() -> None:
+    assert {*timm_names(), *WITH_OPTIONS} == set(_all_names())
+    for name in timm_names():
+        made = create_attn(name, 64).eval()
+        x = torch.randn(1, 64, 56, 56)
+        with torch.no_grad():
+            assert made(x).shape == x.shape
+
+
+def test_the_list_has_every_one_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTN_INJECT_CACHE", str(tmp_path))
+    rows = {name: (count, line) for name, count, line in catalogue()}
+    assert {*(f"timm:{name}" for name in timm_names())} <= set(rows) <= {*names(), *(f"timm:{n}" for n in timm_names())}
+    for name in timm_names():
+        count, line = rows[f"timm:{name}"]
+        assert count == sum(p.numel() for p in create_attn(name, 256).parameters())
+        assert line
+
+
+@pytest.mark.parametrize("channels", [8, 64, 256])
+@pytest.mark.parametrize("name", timm_names())
+def test_builds_at_any_width(name: str, channels: int) -> None:
+    module = build(f"timm:{name}", channels)
+    assert type(module) is type(create_attn(name, channels))
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_those_that_want_options_say_so_and_work_with_them(name: str) -> None:
+    options, words = WITH_OPTIONS[name]
+    with pytest.raises(AttentionError, match=f"^timm:{name} cannot be made for 64 channels: .*{words}[^\n]*$"):
+        build(f"timm:{name}", 64)
+    module = build(f"timm:{name}", 64, options=options).eval()
+    with torch.no_grad():
+        assert module(x := torch.randn(1, 64, 56, 56)).shape == x.shape
+
+
+def test_an_odd_width_is_refused_in_one_sentence() -> None:
+    """Grouped or multi-headed ones need divisible channels; whatever timm raises is an `AttentionError` here."""
+    refused = []
+    for name in timm_names():
+        try:
+            build(f"timm:{name}", 7)
+        except AttentionError as error:
+            assert "\n" not in str(error)
+            assert f"timm:{name} cannot be made for 7 channels" in str(error)
+            refused.append(name)
+    assert refused
+
+
+@pytest.mark.parametrize("name", timm_names())
+def test_works_in_a_model(name: str) -> None:
+    """Forward, backward, and the identity start to the bit."""
+    torch.manual_seed(0)
+    model = toys.Toy(toys.Block(toys.SPELLINGS["+"], 16, 64), out=64)
+    x = torch.randn(2, 3, 56, 56)
+    patched = inject(model, f"timm:{name}", input_size=(3, 56, 56)).train()
+    patched(x).square().sum().backward()
+    (insertion,) = patched.injection.plan.insertions
+    grads = {n: p.grad for n, p in patched.named_parameters()}
+    assert all(grad is not None and grad.isfinite().all() for grad in grads.values())
+    new = [grad for path, grad in grads.items() if path.startswith(insertion.module)]
+    assert any(grad.abs().max() > 0 for grad in new)
+    same = inject(model, f"timm:{name}", init="identity", input_size=(3, 56, 56)).eval()
+    with torch.no_grad():
+        assert torch.equal(same(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("name", timm_names())
+def test_a_network_that_timm_builds_with_it_is_the_twin(name: str) -> None:
+    """Strict loading and equal outputs, for the networks that timm can make but has no name for."""
+    theirs = timm.create_model("resnet18", block_args={"attn_layer": name})
+    size = EXTENTS.get(name, 64)
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in theirs.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+                # The statistics of one pass, so that eval outputs are of the size of train outputs.
+                module.momentum = 1.0
+        for parameter in theirs.parameters():
+            if not parameter.any():
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) / 2)
+        theirs.train()(x)
+    plain = timm.create_model("resnet18")
+    ours = inject(plain, f"timm:{name}", preset="timm", input_size=(3, size, size))
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    plain.load_state_dict(theirs.state_dict(), strict=False)
+    with torch.no_grad():
+        for mode in (False, True):
+            torch.manual_seed(2)
+            a = ours.train(mode)(x)
+            torch.manual_seed(2)
+            b = theirs.train(mode)(x)
+            assert b.isfinite().all()
+            assert (a - b).abs().max() <= 1e-6
+            # The attention does something here, so that this could fail.
+            assert (b - plain.train(mode)(x)).abs().max() > 1e-3
+
+
+def test_summaries_are_timms_first_lines() -> None:
+    assert resolve("timm:cbam").summary
+    assert "Module" not in resolve("timm:se").summary.split()[0]
