@@ -56,7 +56,7 @@ def preset_options(
     entry: Attention,
     sites: Sites,
     given: Mapping[str, Any],
-    root: nn.Module | None = None,
+    root: nn.Module,
 ) -> Settings:
     """The settings of `preset` for `entry`; options the caller gave win.
 
@@ -70,13 +70,13 @@ def preset_options(
         return Settings()
     if preset == "timm":
         own = _TIMM_SE if entry.name == "se" else {}
-        blocks = {site.block: root.get_submodule(site.block) for site in sites} if root is not None else {}
+        blocks = {site.block: root.get_submodule(site.block) for site in sites}
         gains = {path: {"gain": block.attn_gain} for path, block in blocks.items() if hasattr(block, "attn_gain")}
         return Settings(
             {k: v for k, v in own.items() if k not in given},
             by_block=gains if "gain" in entry.options and "gain" not in given else {},
             child="se",
-            child_by_block={path: _timm_place(block) for path, block in blocks.items()},
+            child_by_block={path: _timm_place(path, block) for path, block in blocks.items()},
         )
     if entry.name != "eca":
         raise PlanError(f"preset ecanet sets ECA's kernel sizes, and the attention is {entry.name}")
@@ -98,8 +98,13 @@ def preset_options(
     )
 
 
-def _timm_place(block: nn.Module) -> str:
-    """The name under which a block of timm's keeps a place for attention at its end; `se` where it keeps none."""
+def _timm_place(path: str, block: nn.Module) -> str:
+    """The name under which a block of timm's keeps a place for attention at its end; `se` where it keeps none.
+
+    What stands in such a place already (existing="replace") hands its own name on.
+    """
+    if (name := path.rpartition(".")[2]) in _TIMM_PLACES:
+        return name
     missing = object()
     held = {name: getattr(block, name, missing) for name in _TIMM_PLACES}
     return next((name for name, value in held.items() if value is None or type(value) is nn.Identity), "se")

@@ -22,36 +22,34 @@ from attn_inject import find_sites, inject
 from attn_inject.attention import resolve
 from attn_inject.presets import preset_options
 
-# timm's norm-free blocks call it `attn_last`, and double what comes out of it.
-NORM_FREE: dict[str, object] = {"name": "attn_last", "gain": 2.0}
-# Attended network: (plain network, attention, options beside the preset).
-TWINS: dict[str, tuple[str, str, dict[str, object]]] = {
-    "seresnet18": ("resnet18", "se", {}),
-    "seresnet34": ("resnet34", "se", {}),
-    "seresnet50": ("resnet50", "se", {}),
-    "seresnet50t": ("resnet50t", "se", {}),
-    "seresnetaa50d": ("resnetaa50d", "se", {}),
-    "seresnext50_32x4d": ("resnext50_32x4d", "se", {}),
-    "ecaresnet26t": ("resnet26t", "eca", {}),
-    "ecaresnet50d": ("resnet50d", "eca", {}),
-    "ecaresnet50t": ("resnet50t", "eca", {}),
-    "nf_seresnet26": ("nf_resnet26", "se", NORM_FREE),
-    "nf_ecaresnet26": ("nf_resnet26", "eca", NORM_FREE),
+# Attended network: (plain network, attention).
+TWINS = {
+    "seresnet18": ("resnet18", "se"),
+    "seresnet34": ("resnet34", "se"),
+    "seresnet50": ("resnet50", "se"),
+    "seresnet50t": ("resnet50t", "se"),
+    "seresnetaa50d": ("resnetaa50d", "se"),
+    "seresnext50_32x4d": ("resnext50_32x4d", "se"),
+    "ecaresnet26t": ("resnet26t", "eca"),
+    "ecaresnet50d": ("resnet50d", "eca"),
+    "ecaresnet50t": ("resnet50t", "eca"),
+    "nf_seresnet26": ("nf_resnet26", "se"),
+    "nf_ecaresnet26": ("nf_resnet26", "eca"),
 }
-LARGE: dict[str, tuple[str, str, dict[str, object]]] = {
-    "seresnet101": ("resnet101", "se", {}),
-    "seresnet152": ("resnet152", "se", {}),
-    "seresnet152d": ("resnet152d", "se", {}),
-    "seresnet200d": ("resnet200d", "se", {}),
-    "seresnext101_32x4d": ("resnext101_32x4d", "se", {}),
-    "seresnext101_32x8d": ("resnext101_32x8d", "se", {}),
-    "seresnext101_64x4d": ("resnext101_64x4d", "se", {}),
-    "ecaresnet101d": ("resnet101d", "eca", {}),
-    "ecaresnet200d": ("resnet200d", "eca", {}),
-    "nf_seresnet50": ("nf_resnet50", "se", NORM_FREE),
-    "nf_seresnet101": ("nf_resnet101", "se", NORM_FREE),
-    "nf_ecaresnet50": ("nf_resnet50", "eca", NORM_FREE),
-    "nf_ecaresnet101": ("nf_resnet101", "eca", NORM_FREE),
+LARGE = {
+    "seresnet101": ("resnet101", "se"),
+    "seresnet152": ("resnet152", "se"),
+    "seresnet152d": ("resnet152d", "se"),
+    "seresnet200d": ("resnet200d", "se"),
+    "seresnext101_32x4d": ("resnext101_32x4d", "se"),
+    "seresnext101_32x8d": ("resnext101_32x8d", "se"),
+    "seresnext101_64x4d": ("resnext101_64x4d", "se"),
+    "ecaresnet101d": ("resnet101d", "eca"),
+    "ecaresnet200d": ("resnet200d", "eca"),
+    "nf_seresnet50": ("nf_resnet50", "se"),
+    "nf_seresnet101": ("nf_resnet101", "se"),
+    "nf_ecaresnet50": ("nf_resnet50", "eca"),
+    "nf_ecaresnet101": ("nf_resnet101", "eca"),
 }
 # Gated after the norm and activation of the spatial convolution (RegNet, byobnet), or between a block's two
 # convolutions (DarkNet): (plain, attended).
@@ -113,15 +111,15 @@ def _check(twin: str, ours: nn.Module) -> None:
 
 @pytest.mark.parametrize("twin", TWINS)
 def test_strict_loading_and_equal_outputs(twin: str) -> None:
-    plain, attention, options = TWINS[twin]
-    _check(twin, inject(timm.create_model(plain), attention, preset="timm", **options))
+    plain, attention = TWINS[twin]
+    _check(twin, inject(timm.create_model(plain), attention, preset="timm"))
 
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("twin", LARGE)
 def test_large_ones_too(twin: str) -> None:
-    plain, attention, options = LARGE[twin]
-    _check(twin, inject(timm.create_model(plain), attention, preset="timm", **options))
+    plain, attention = LARGE[twin]
+    _check(twin, inject(timm.create_model(plain), attention, preset="timm"))
 
 
 @pytest.mark.parametrize(
@@ -134,22 +132,22 @@ def test_torchvisions_networks_take_timms_weights(plain: str, twin: str) -> None
 
 
 # With attention already in the network, its successor stands where it stood, inside a branch too:
-# (attended network, attended network, attention, options).
-SWAPPED: list[tuple[str, str, str, dict[str, object]]] = [
-    ("seresnet50t", "ecaresnet50t", "eca", {}),
-    ("seresnet33ts", "eca_resnet33ts", "eca", {"name": "attn"}),
-    ("seresnet33ts", "gcresnet33ts", "timm:gca", {"name": "attn"}),
-    ("seresnext26ts", "eca_resnext26ts", "eca", {"name": "attn"}),
-    ("seresnext26ts", "gcresnext26ts", "timm:gca", {"name": "attn"}),
-    ("nf_seresnet26", "nf_ecaresnet26", "eca", {"name": "attn_last"}),
-    ("ese_vovnet39b", "eca_vovnet39b", "eca", {"name": "attn"}),
+# (attended network, attended network, attention).
+SWAPPED = [
+    ("seresnet50t", "ecaresnet50t", "eca"),
+    ("seresnet33ts", "eca_resnet33ts", "eca"),
+    ("seresnet33ts", "gcresnet33ts", "timm:gca"),
+    ("seresnext26ts", "eca_resnext26ts", "eca"),
+    ("seresnext26ts", "gcresnext26ts", "timm:gca"),
+    ("nf_seresnet26", "nf_ecaresnet26", "eca"),
+    ("ese_vovnet39b", "eca_vovnet39b", "eca"),
 ]
 
 
-@pytest.mark.parametrize(("attended", "twin", "attention", "options"), SWAPPED)
-def test_one_attention_for_another(attended: str, twin: str, attention: str, options: dict[str, object]) -> None:
+@pytest.mark.parametrize(("attended", "twin", "attention"), SWAPPED)
+def test_one_attention_for_another(attended: str, twin: str, attention: str) -> None:
     model = timm.create_model(attended)
-    _check(twin, inject(model, attention, existing="replace", kinds=("attention",), preset="timm", **options))
+    _check(twin, inject(model, attention, existing="replace", kinds=("attention",), preset="timm"))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +177,7 @@ def test_the_comparison_can_fail() -> None:
     """A network of the same names and shapes that blurs before it strides, and a gain left out."""
     for twin, plain, options in (
         ("seresnet18", "resnetblur18", {}),
-        ("nf_seresnet26", "nf_resnet26", {**NORM_FREE, "gain": 1.0}),
+        ("nf_seresnet26", "nf_resnet26", {"gain": 1.0}),
     ):
         theirs = _shaken(timm.create_model(twin), x := _input())
         ours = inject(timm.create_model(plain), "se", preset="timm", **options)
@@ -272,7 +270,7 @@ def _candidates(names: list[str]) -> Iterator[tuple[str, str, set[str]]]:
 def test_no_pair_is_missing() -> None:
     """Every network of timm against every other: names and shapes first, then what they compute."""
     found = {(a, b) for a, b, added in _candidates(timm.list_models()) if _same_without(a, b, added)}
-    assert found == {(plain, twin) for twin, (plain, *_) in (TWINS | LARGE).items()} | INSIDE
+    assert found == {(plain, twin) for twin, (plain, _) in (TWINS | LARGE).items()} | INSIDE
 
 
 # timm's class: our name for it, options, and an extent that its blocks divide.
