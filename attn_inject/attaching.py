@@ -168,7 +168,7 @@ def _maker(reading: Reading, insertion: Insertion) -> tuple[str, tuple[int, ...]
 def _place(reading: Reading, insertion: Insertion, mode: str) -> tuple[str, tuple[int, ...] | None]:
     found = reading.located.graphs[mode]
     anatomy = found.found[insertion.site.key][0]
-    edit = edit_for(found.flow, anatomy, insertion.placement, found.attended)
+    edit = edit_for(found, anatomy, insertion.placement)
     if isinstance(edit, str):
         raise PlanError(f"{insertion.site.block or '(root)'}: {edit}")
     path = _returned_by(edit)

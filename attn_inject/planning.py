@@ -17,8 +17,8 @@ from .injected import InjectedModule
 from .presets import preset_options
 from .reading import Reading, read
 from .sites.anatomy import Anatomy
+from .sites.found import GraphSites
 from .sites.placement import Edit, edit_for
-from .sites.select import GraphSites
 from .types import (
     DEFAULT_KINDS,
     Existing,
@@ -198,7 +198,7 @@ def _insertions(
 
 def _edit(graph: GraphSites, anatomy: Anatomy, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
     """(edit, path of the module that the attention lives in, path of what it replaces), or why there is none."""
-    edit = edit_for(graph.flow, anatomy, choices.placement, graph.attended)
+    edit = edit_for(graph, anatomy, choices.placement)
     if isinstance(edit, str):
         return edit
     if site.kind == "attention":

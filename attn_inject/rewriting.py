@@ -24,8 +24,8 @@ from .fingerprint import fingerprint
 from .injected import InjectedModule
 from .reading import Reading, submodule
 from .sites.anatomy import Anatomy
+from .sites.found import GraphSites
 from .sites.placement import Edit, edit_for
-from .sites.select import GraphSites
 from .types import Injection, Insertion, Plan, Site
 from .versions import versions
 
@@ -84,7 +84,7 @@ class _Change:
 def _edits(found: GraphSites, insertion: Insertion) -> Iterator[_Change]:
     """The edit of an insertion in every call of its block."""
     for anatomy in _anatomies(found, insertion.site):
-        edit = edit_for(found.flow, anatomy, insertion.placement, found.attended)
+        edit = edit_for(found, anatomy, insertion.placement)
         if isinstance(edit, str):
             raise PlanError(f"{insertion.site.block or '(root)'}: {edit}")
         if edit.channels != insertion.channels:

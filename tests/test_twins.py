@@ -135,6 +135,7 @@ def test_torchvisions_networks_take_timms_weights(plain: str, twin: str) -> None
 # (attended network, attended network, attention).
 SWAPPED = [
     ("seresnet50t", "ecaresnet50t", "eca"),
+    ("ecaresnet50t", "seresnet50t", "se"),
     ("seresnet33ts", "eca_resnet33ts", "eca"),
     ("seresnet33ts", "gcresnet33ts", "timm:gca"),
     ("seresnext26ts", "eca_resnext26ts", "eca"),
@@ -157,11 +158,7 @@ def test_one_attention_for_another(attended: str, twin: str, attention: str) -> 
         ("resnet33ts", "seresnet33ts"),
         ("regnetx_002", "regnety_002"),
         ("darknet21", "sedarknet21"),
-        pytest.param(
-            "resnet26t",
-            "ecaresnet26t",
-            marks=pytest.mark.xfail(reason="timm's ECA expands its gate, and is not recognised as attention"),
-        ),
+        ("resnet26t", "ecaresnet26t"),
     ],
 )
 def test_without_its_attention_a_network_is_the_plain_one(plain: str, attended: str) -> None:

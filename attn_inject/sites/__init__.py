@@ -1,5 +1,6 @@
 """From a trace to its sites and skips, reading only."""
 
-from .select import Located, analyse, locate
+from .found import Located
+from .select import analyse, locate
 
 __all__ = ["Located", "analyse", "locate"]

@@ -1,8 +1,10 @@
 """Channel attention that a block already has, recognised by structure.
 
 A1. A multiply of two data-carrying values, one of them a map, the other (the gate) with no more than one position per
-    channel and derived from the map (or from what the map derives from) by a spatial mean.
-A2. The gate's last operation before the multiply is nonlinear (sigmoid-like), apart from views.
+    channel (before it is spread over the map, where it is) and derived from the map (or from what the map derives
+    from) by a spatial mean.
+A2. The gate's last operation before the multiply is nonlinear (sigmoid-like), apart from views and from scaling or
+    shifting by constants (relu6(x + 3) / 6, 1 + tanh(x)).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import fx
 
 from .anatomy import Anatomy
 from .flow import Flow
-from .operations import name_of
+from .operations import Operations, name_of
 
 _MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "__mul__", "__imul__"}
 
@@ -47,7 +49,8 @@ def _attended(flow: Flow, node: fx.Node) -> Attended | None:
     operands = flow.operations.sources(node)
     if len(operands) != 2:
         return None
-    for features, gate in (operands, operands[::-1]):
+    for features, spread in (operands, operands[::-1]):
+        gate = _before_spreading(flow, spread)
         fmap, weights = features.meta.get("val"), gate.meta.get("val")
         if not (isinstance(fmap, torch.Tensor) and isinstance(weights, torch.Tensor)):
             continue
@@ -59,14 +62,37 @@ def _attended(flow: Flow, node: fx.Node) -> Attended | None:
     return None
 
 
+def _before_spreading(flow: Flow, gate: fx.Node) -> fx.Node:
+    """The value that `expand` or an upsampling repeats at every position; `gate` itself if nothing does."""
+    step = gate
+    while flow.operations.is_rearrangement(step) or flow.operations.upsamples(step):
+        sources = flow.operations.sources(step)
+        before, after = (node.meta.get("val") for node in (sources[0], step))
+        if not (isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)):
+            break
+        step = sources[0]
+        if before.numel() < after.numel():
+            gate = step
+    return gate
+
+
 def _is_gate(flow: Flow, features: fx.Node, gate: fx.Node) -> bool:
     fork = flow.fork(features, gate)
     if fork is None or not flow.is_nonlinear(gate, fork):
         return False
+    operations = flow.operations
     step = gate
-    while flow.operations.is_rearrangement(step) and len(flow.operations.sources(step)) == 1:
-        step = flow.operations.sources(step)[0]
-    return flow.operations.is_nonlinear(step)
+    while len(operations.sources(step)) == 1 and (
+        operations.is_rearrangement(step) or operations.is_slice(step) or _scales_or_shifts(operations, step)
+    ):
+        step = operations.sources(step)[0]
+    return operations.is_nonlinear(step)
+
+
+def _scales_or_shifts(operations: Operations, node: fx.Node) -> bool:
+    """Whether the node multiplies, divides or adds a number."""
+    constants = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, int | float)]
+    return bool(constants) and (operations.is_gain(node) or operations.is_addition(node))
 
 
 def existing_attention(flow: Flow, anatomy: Anatomy, attended: dict[fx.Node, Attended]) -> str:

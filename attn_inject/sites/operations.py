@@ -44,7 +44,7 @@ _DIVISIONS = {"div", "div_", "truediv", "itruediv", "divide", "true_divide"}
 _REARRANGEMENTS = {
     "permute", "transpose", "swapaxes", "movedim", "moveaxis", "contiguous", "to", "type_as", "float", "clone", "view",
     "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "roll", "detach", "requires_grad_", "t",
-    "view_as", "reshape_as", "expand_as", "type", "half", "bfloat16", "double", "rearrange", "alias",
+    "view_as", "reshape_as", "expand_as", "broadcast_to", "type", "half", "bfloat16", "double", "rearrange", "alias",
 }  # fmt: skip
 _SLICES = {"getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select"}
 _AFFINE = (

@@ -7,7 +7,6 @@ the attention reads what the convolution read and stands in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,8 @@ from torch import fx
 
 from ..types import Placement
 from .anatomy import Anatomy
-from .attended import Attended
 from .flow import Flow
+from .found import GraphSites
 from .operations import name_of
 
 
@@ -34,13 +33,13 @@ class Edit:
         return int(self.value.meta["val"].shape[self.channel_axis])
 
 
-def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement, attended: Mapping[fx.Node, Attended]) -> Edit | str:
+def edit_for(graph: GraphSites, anatomy: Anatomy, placement: Placement) -> Edit | str:
     """The edit that puts an attention at `placement`, or why this block has no such place.
 
     Existing attention (kind "attention") is always replaced where it is.
     """
     if anatomy.kind == "attention":
-        found = attended[anatomy.gated]
+        found = graph.attended[anatomy.gated]
         return Edit(found.features, found.channel_axis, replaced=found.product)
     if placement == "standard":
         return Edit(anatomy.gated, anatomy.channel_axis)
@@ -48,14 +47,24 @@ def edit_for(flow: Flow, anatomy: Anatomy, placement: Placement, attended: Mappi
         return f"placement {placement} needs a residual block, and this is a {anatomy.kind} site"
     match placement:
         case "post":
-            return Edit(after_activation(flow, anatomy.join), anatomy.channel_axis)
+            return _at(graph, placement, after_activation(graph.flow, anatomy.join))
         case "identity":
             assert anatomy.shortcut is not None
-            return Edit(anatomy.shortcut, anatomy.channel_axis, readers=(anatomy.join,))
+            return _at(graph, placement, anatomy.shortcut, readers=(anatomy.join,))
         case "pre":
-            return _before_branch(flow, anatomy)
+            return _before_branch(graph, anatomy)
         case _:
-            return _at_spatial_convolution(flow, anatomy, placement)
+            return _at_spatial_convolution(graph.flow, anatomy, placement)
+
+
+def _at(
+    graph: GraphSites, placement: Placement, value: fx.Node, readers: tuple[fx.Node, ...] | None = None
+) -> Edit | str:
+    """The edit at `value`, on the channel axis that it has there: a branch may have moved it (ConvNeXt)."""
+    axis = graph.axes[value]
+    if axis is None:
+        return f"placement {placement} needs a value whose channel axis is known, and that of {value.name} is not"
+    return Edit(value, axis, readers=readers)
 
 
 def after_activation(flow: Flow, join: fx.Node) -> fx.Node:
@@ -80,7 +89,8 @@ def _is_activation(flow: Flow, node: fx.Node) -> bool:
     )
 
 
-def _before_branch(flow: Flow, anatomy: Anatomy) -> Edit | str:
+def _before_branch(graph: GraphSites, anatomy: Anatomy) -> Edit | str:
+    flow = graph.flow
     fork, branch = anatomy.fork, anatomy.branch
     if fork is None or branch is None or not isinstance(fork.meta["val"], torch.Tensor):
         return "placement pre needs a block whose branch starts from one value"
@@ -91,7 +101,7 @@ def _before_branch(flow: Flow, anatomy: Anatomy) -> Edit | str:
         len(entries := flow.entries(branch, fork)) == 1 and _is_in_place(flow, entries[0]) and entries[0] is not branch
     ):
         fork = entries[0]
-    return Edit(fork, anatomy.channel_axis, readers=tuple(flow.entries(branch, fork)))
+    return _at(graph, "pre", fork, readers=tuple(flow.entries(branch, fork)))
 
 
 def _is_in_place(flow: Flow, node: fx.Node) -> bool:

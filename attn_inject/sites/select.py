@@ -5,41 +5,21 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import fx, nn
 
 from ..errors import TraceError
 from ..tracing import Trace
 from ..types import Kind, Site, Sites, Skipped
-from .anatomy import Anatomy, Refusal
-from .attended import Attended, anatomy_of, existing_attention, find_attention
+from .anatomy import Anatomy
+from .attended import anatomy_of, existing_attention, find_attention
 from .concat import find_mixed
 from .flow import Flow
+from .found import GraphSites, Key, Located
 from .layout import channel_axes
 from .plain import find_plain
 from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size
-
-Key = tuple[str, str, int]
-
-
-@dataclass(frozen=True)
-class GraphSites:
-    """What the rules found in one graph: for each site's key its anatomy in every call of the block."""
-
-    flow: Flow
-    found: dict[Key, list[Anatomy]]
-    refusals: list[Refusal]
-    attended: dict[fx.Node, Attended]
-
-
-@dataclass(frozen=True)
-class Located:
-    """The sites of a trace, with their nodes in each graph."""
-
-    sites: Sites
-    graphs: dict[str, GraphSites]
 
 
 def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
@@ -62,7 +42,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
             key = (anatomy.kind, anatomy.block, counters[frame])
             counters[frame] += 1
             sites.setdefault(key, []).append(anatomy)
-    return GraphSites(flow, sites, [*adds, *concats], attended)
+    return GraphSites(flow, sites, [*adds, *concats], attended, axes)
 
 
 def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:

@@ -1,0 +1,92 @@
+"""Channel attention that a block has already, in the spellings that people's own code uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_inject import find_sites, inject
+
+from ..toys import Lambda, Toy, conv
+
+Gate = Callable[[Tensor, Tensor], Tensor]  # (map, logits of shape (N, C)) -> gated map
+
+
+def _in_place(x: Tensor, logits: Tensor) -> Tensor:
+    x *= torch.sigmoid(logits)[:, :, None, None]
+    return x
+
+
+SPELLINGS: dict[str, Gate] = {
+    "broadcast": lambda x, logits: x * torch.sigmoid(logits)[:, :, None, None],
+    "gate first": lambda x, logits: logits.sigmoid().view(2, 16, 1, 1) * x,
+    "expand_as": lambda x, logits: x * torch.sigmoid(logits).view(2, 16, 1, 1).expand_as(x),
+    "expand": lambda x, logits: torch.mul(x, torch.sigmoid(logits)[..., None, None].expand(-1, -1, 16, 16)),
+    "broadcast_to": lambda x, logits: x * torch.broadcast_to(torch.sigmoid(logits)[..., None, None], x.shape),
+    "upsampled": lambda x, logits: x * F.interpolate(torch.sigmoid(logits)[..., None, None], size=x.shape[2:]),
+    "in place": _in_place,
+    "mul_": lambda x, logits: x.mul_(F.hardsigmoid(logits)[:, :, None, None]),
+    "relu6": lambda x, logits: x * (F.relu6(logits + 3) / 6).reshape(2, 16, 1, 1),
+    "relu6 times": lambda x, logits: x * (F.relu6(logits + 3) * (1 / 6))[..., None, None],
+    "doubled": lambda x, logits: x * 2.0 * (2 * torch.sigmoid(logits))[:, :, None, None],
+    "around one": lambda x, logits: x * (1 + torch.tanh(logits))[:, :, None, None],
+    "channels last": lambda x, logits: (x.permute(0, 2, 3, 1) * torch.sigmoid(logits)[:, None, None]).permute(
+        0, 3, 1, 2
+    ),
+}
+OTHERS: dict[str, Gate] = {
+    "no gate": lambda x, logits: x,
+    "affine": lambda x, logits: x * (0.5 * logits)[:, :, None, None],
+    "spatial": lambda x, logits: x * torch.sigmoid(x.mean(1, keepdim=True)),
+    "spatial, spread": lambda x, logits: x * torch.sigmoid(x.mean(1, keepdim=True)).expand_as(x),
+    "every position": lambda x, logits: x * torch.sigmoid(x),
+    "added": lambda x, logits: x + torch.sigmoid(logits)[:, :, None, None],
+}
+
+# What is left of a spelling without its gate, where that is not the map itself.
+KEPT: dict[str, Gate] = {"doubled": lambda x, logits: x * 2.0}
+
+
+class Attention(Lambda):
+    """Squeeze, two layers, and what `gate` does with the logits."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(
+            lambda m, x: gate(x, m.up(torch.relu(m.down(x.mean((2, 3)))))),
+            down=nn.Linear(16, 4),
+            up=nn.Linear(4, 16),
+        )
+
+
+def _net(gate: Gate) -> nn.Module:
+    torch.manual_seed(0)
+    block = Lambda(lambda m, x: x + m.se(m.bn(m.b(torch.relu(m.a(x))))), a=conv(16, 16), b=conv(16, 16))
+    block.bn, block.se = nn.BatchNorm2d(16), Attention(gate)
+    return Toy(block).eval()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_gate_is_recognised_and_taken_out(spelling: str) -> None:
+    model = _net(SPELLINGS[spelling])
+    (site,) = find_sites(model, kinds=("attention",), example_inputs=torch.zeros(2, 3, 16, 16))
+    assert (site.block, site.channels) == ("body.se", 16)
+    stripped = inject(model, "none", existing="replace", example_inputs=torch.zeros(2, 3, 16, 16))
+    plain = _net(KEPT.get(spelling, OTHERS["no gate"]))
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(stripped.eval()(x), expected := plain(x))
+    assert not torch.allclose(model(x), expected, atol=1e-3)
+    swapped = inject(model, "eca", existing="replace", example_inputs=torch.zeros(2, 3, 16, 16))
+    # A module that does more than gate stays, with the successor inside.
+    home = "body.se" if spelling == "channels last" else "body"
+    assert [i.module for i in swapped.injection.plan.insertions] == [f"{home}.eca"]
+
+
+@pytest.mark.parametrize("spelling", OTHERS)
+def test_what_is_no_channel_gate_is_not(spelling: str) -> None:
+    model = _net(OTHERS[spelling])
+    assert not find_sites(model, kinds=("attention",), example_inputs=torch.zeros(2, 3, 16, 16))
