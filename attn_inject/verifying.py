@@ -29,7 +29,7 @@ from .preparing import unwrap
 from .shapes import propagate
 from .types import Check, Plan, Verification
 
-_TRIAL_EXTENTS = (64, 128, 192)
+_TRIAL_EXTENTS = (32, 64, 128, 192)
 
 
 def verify(original: nn.Module, patched: nn.Module) -> Verification:

@@ -2,17 +2,19 @@
 
     python -m tests.bench.injecting [NAME ...]
 
-A small network goes first, so that imports and libraries' own workspaces are not counted. Linux only: the peak of the
-resident memory is reset and read through /proc.
+Each row is a process of its own, in which a small network goes first, so that imports and libraries' own workspaces
+are not counted. Linux only: the peak of the resident memory is reset and read through /proc.
 """
 
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,6 +43,7 @@ def build(name: str) -> nn.Module:
 
 
 def measure(name: str, attention: str) -> str:
+    inject(torchvision.models.resnet18(), "eca")
     model = build(name)
     held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 1e6
     times, memory = [], []
@@ -59,6 +62,7 @@ def measure(name: str, attention: str) -> str:
 
 def larger_than_memory() -> str:
     """Sites of a network whose weights would take terabytes, planned on the meta device."""
+    inject(torchvision.models.resnet18(), "eca")
     with torch.device("meta"):
         model = torchvision.models.resnet152(width_per_group=64 * 128)
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 1e12
@@ -72,18 +76,22 @@ def larger_than_memory() -> str:
     return f"{size:.1f} TB of weights: {sites} sites and inject in {took:.2f} s, {megabytes('VmHWM') - before:.1f} MB"
 
 
+def alone(function: Callable[..., str], *arguments: str) -> str:
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(function, arguments)
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     print(
         f"1 thread, torch {torch.__version__.partition('+')[0]}; process time, best of four; memory of the first call"
     )
-    inject(torchvision.models.resnet18(), "eca")
     print("| model | attention | model, MB | inject, s | memory beyond model and attention, MB |")
     print("|---|---|---:|---:|---:|")
     for name in sys.argv[1:] or ("torchvision:resnet18", "torchvision:resnet50", "torchvision:resnet152"):
         for attention in ("se", "eca"):
-            print(measure(name, attention), flush=True)
-    print(larger_than_memory())
+            print(alone(measure, name, attention), flush=True)
+    print(alone(larger_than_memory))
 
 
 if __name__ == "__main__":
