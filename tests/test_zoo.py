@@ -111,8 +111,12 @@ def test_a_torchvision_model_is_built_without_timm() -> None:
     )
 
 
-def test_a_model_registered_in_this_process_is_known() -> None:
+def test_a_model_registered_in_this_process_is_known_here_and_kept_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.models import _api
+
+    monkeypatch.setenv("ATTN_INJECT_CACHE", str(tmp_path))
 
     @_api.register_model()
     def net_of_this_test() -> nn.Module:
@@ -120,6 +124,7 @@ def test_a_model_registered_in_this_process_is_known() -> None:
 
     try:
         assert str(parse_source("net_of_this_test")) == "torchvision:net_of_this_test"
+        assert "net_of_this_test" not in (tmp_path / "torchvision-models.json").read_text()
     finally:
         del _api.BUILTIN_MODELS["net_of_this_test"]
 

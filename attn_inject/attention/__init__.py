@@ -74,6 +74,11 @@ def names() -> list[str]:
     return [*_TABLE, *_registered]
 
 
+def library_names() -> list[str]:
+    """The papers' attentions alone."""
+    return [*_TABLE]
+
+
 def summary_of(name: str) -> tuple[str, str]:
     """(one line, arXiv number) of an attention of the table; empty for others."""
     entry = _TABLE.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cache import cached
-from . import names, resolve
+from . import library_names, resolve
 
 _CHANNELS = 256
 
@@ -11,7 +11,8 @@ _CHANNELS = 256
 def catalogue() -> list[tuple[str, int, str]]:
     """(name, parameters at 256 channels, one line) of every attention of the library and of timm.
 
-    Kept on disk for the installed versions, since counting means importing torch and timm.
+    Kept on disk for the installed versions, since counting means importing torch and timm; what this process has
+    registered is not there in the next one, and not in the table.
     """
     rows = cached("attentions", ("torch", "timm"), _count)
     return [(str(name), int(count), str(line)) for name, count, line in rows]
@@ -25,7 +26,7 @@ def _count() -> list[list[str | int]]:
 
     rows: list[list[str | int]] = []
     with torch.device("meta"):
-        for name in [*names(), *(f"timm:{plain}" for plain in timm_names())]:
+        for name in [*library_names(), *(f"timm:{plain}" for plain in timm_names())]:
             entry = resolve(name)
             module = build(entry, _CHANNELS)
             rows.append([name, sum(p.numel() for p in module.parameters()), entry.summary])

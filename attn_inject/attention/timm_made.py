@@ -66,11 +66,13 @@ def _factory(plain: str) -> Callable[..., nn.Module]:
 def _class_of(plain: str) -> tuple[Any, str]:
     from timm.layers.create_attn import get_attn
 
-    cls = get_attn(plain)  # type: ignore[no-untyped-call]
-    # Not inspect.getdoc: a class without a docstring would show nn.Module's.
-    doc = (getattr(cls, "func", cls).__doc__ or "").strip().splitlines()
-    plain_class = getattr(cls, "func", cls)
-    return cls, doc[0].strip(" '") if doc else f"timm's {plain_class.__name__}"
+    made_by = get_attn(plain)  # type: ignore[no-untyped-call]
+    cls = getattr(made_by, "func", made_by)
+    # Not inspect.getdoc of the class: without a docstring of its own it would show nn.Module's.
+    own, homes = cls.__doc__, inspect.getdoc(inspect.getmodule(cls)) or "timm"
+    told = own.strip().splitlines()[0] if own else f"{homes.strip().splitlines()[0]} ({cls.__name__})"
+    settings = getattr(made_by, "keywords", {})
+    return made_by, ", ".join([told.strip(" '."), *(f"{key}={value}" for key, value in settings.items())])
 
 
 @functools.cache

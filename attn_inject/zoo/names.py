@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..cache import cached
@@ -91,13 +92,24 @@ def _list_torchvision() -> dict[str, str]:
         "video": zoo.video,
         "optical flow": zoo.optical_flow,
     }
-    return {name: task for task, module in tasks.items() for name in zoo.list_models(module=module)}
+    return {
+        name: task
+        for task, module in tasks.items()
+        for name in zoo.list_models(module=module)
+        if _is_from("torchvision", zoo.get_model_builder(name))
+    }
 
 
 def _list_timm() -> dict[str, list[str]]:
     import timm
 
-    return {"architectures": timm.list_models(), "tagged": timm.list_pretrained()}
+    own = [name for name in timm.list_models() if _is_from("timm", timm.model_entrypoint(name))]
+    return {"architectures": own, "tagged": [tag for tag in timm.list_pretrained() if tag.partition(".")[0] in own]}
+
+
+def _is_from(library: str, builder: Callable[..., object]) -> bool:
+    """Whether a builder is the library's own: what a caller registered is there in this process only."""
+    return builder.__module__.partition(".")[0] == library
 
 
 def _list_cifar() -> list[str]:
