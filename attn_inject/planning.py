@@ -161,7 +161,8 @@ def _strip(chosen: list[Site], choices: Choices, base: dict[str, Any]) -> Plan:
         raise PlanError("no chosen block has channel attention that could be taken out")
     if choices.options:
         raise PlanError(f"attention 'none' takes no options, got {', '.join(choices.options)}")
-    return Plan(insertions=(), attention="none", removals=attended, **base)
+    what = f"the channel attention of {len(attended)} blocks is taken out: {listing(s.block for s in attended)}"
+    return Plan(insertions=(), attention="none", removals=attended, notes=(what,), **base)
 
 
 def _insertions(

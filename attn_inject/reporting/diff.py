@@ -14,7 +14,6 @@ from typing import Any
 from torch import fx
 
 from ..injected import InjectedModule
-from ..types import Insertion
 from .data import BlockDiff, BlockNode, DiffLine
 
 _SYMBOLS: Mapping[Any, str] = {
@@ -25,11 +24,13 @@ _SYMBOLS: Mapping[Any, str] = {
 _CONTEXT, _LONG = 3, 40
 
 
-def block_diffs(patched: InjectedModule, insertions: Iterable[Insertion]) -> tuple[BlockDiff, ...]:
-    """Diff every block that an insertion touched, in eval mode; equal diffs become one."""
+def block_diffs(patched: InjectedModule) -> tuple[BlockDiff, ...]:
+    """Diff every block that attention went into or out of, in eval mode; equal diffs become one."""
+    plan = patched.injection.plan
+    touched = [*(insertion.site.block for insertion in plan.insertions), *(site.block for site in plan.removals)]
     graphs = [_nodes_by_block(graph) for graph in (patched.pristine_graph_of("eval"), patched.graph_of("eval"))]
     found: dict[tuple[Any, ...], list[str]] = {}
-    for block in dict.fromkeys(insertion.site.block for insertion in insertions):
+    for block in dict.fromkeys(touched):
         before, after = (_Listing(block, _inside(nodes, block)) for nodes in graphs)
         key = (_diff(before, after), before.graph(after, "gone"), after.graph(before, "new"))
         found.setdefault(key, []).append(block)

@@ -69,7 +69,7 @@ def gather(
         outside=_in_convention(outside, convention),
         speeds=speeds.races,
         unknown=_larger(before.unknown, after.unknown),
-        diffs=block_diffs(part, insertions) if isinstance(part, InjectedModule) else (),
+        diffs=block_diffs(part) if isinstance(part, InjectedModule) else (),
         notes=injection.plan.notes if injection is not None else (),
         not_kept=injection.not_kept if injection is not None else (),
         checks=injection.verification.checks if injection is not None and injection.verification is not None else (),
@@ -119,7 +119,8 @@ def _title(original: nn.Module, scope: str, injection: Injection | None) -> str:
     if injection is None:
         return name
     name = name if injection.plan.source is None else str(injection.plan.source)
-    return f"{name}{f' ({scope})' if scope else ''} + {injection.plan.attention}"
+    changed = "without its attention" if injection.plan.removals else f"+ {injection.plan.attention}"
+    return f"{name}{f' ({scope})' if scope else ''} {changed}"
 
 
 def _cost(counted: Count, held: Holding) -> Cost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -86,6 +87,21 @@ def test_a_scope_is_reported_on_alone():
     assert report.total("parameters").before == sum(p.numel() for p in model.body.parameters())
     assert "(body)" in report.title
     assert_adds_up(report)
+
+
+def test_what_is_taken_out_is_named_shown_and_counted():
+    with torch.device("meta"):
+        model = timm.create_model("seresnet18")
+    stripped = attn_inject.inject(model, "none", existing="replace")
+    made = attn_inject.report(model, stripped, bench=False)
+    assert made.title == "ResNet without its attention"
+    assert made.notes[0].startswith("the channel attention of 8 blocks is taken out: layer1.0.se, layer1.1.se, ")
+    assert sum(len(diff.blocks) for diff in made.diffs) == 8
+    assert {line.mark for diff in made.diffs for line in diff.lines} == {"gone"}
+    with torch.device("meta"):
+        plain = timm.create_model("resnet18")
+    assert made.total("parameters").after == sum(p.numel() for p in plain.parameters())
+    assert_adds_up(made)
 
 
 def test_a_model_against_itself_adds_nothing(net):
