@@ -26,7 +26,7 @@ SPELLINGS: dict[str, Gate] = {
     "gate first": lambda x, logits: logits.sigmoid().view(2, 16, 1, 1) * x,
     "expand_as": lambda x, logits: x * torch.sigmoid(logits).view(2, 16, 1, 1).expand_as(x),
     "expand": lambda x, logits: torch.mul(x, torch.sigmoid(logits)[..., None, None].expand(-1, -1, 16, 16)),
-    "broadcast_to": lambda x, logits: x * torch.broadcast_to(torch.sigmoid(logits)[..., None, None], x.shape),
+    "broadcast_to": lambda x, logits: x * torch.sigmoid(logits)[..., None, None].broadcast_to(x.shape),
     "upsampled": lambda x, logits: x * F.interpolate(torch.sigmoid(logits)[..., None, None], size=x.shape[2:]),
     "in place": _in_place,
     "mul_": lambda x, logits: x.mul_(F.hardsigmoid(logits)[:, :, None, None]),
