@@ -3,8 +3,9 @@
 A1. A multiply of two data-carrying values, one of them a map, the other (the gate) with no more than one position per
     channel (before it is spread over the map, where it is) and derived from the map (or from what the map derives
     from) by a spatial mean.
-A2. The gate's last operation before the multiply is nonlinear (sigmoid-like), apart from views and from scaling or
-    shifting by constants (relu6(x + 3) / 6, 1 + tanh(x)).
+A2. The gate's last operation before the multiply is a nonlinear function of one value (sigmoid-like), apart from views
+    and from scaling or shifting by constants (relu6(x + 3) / 6, 1 + tanh(x)). A quotient of two values that come from
+    the map is a norm (global response normalisation).
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _is_gate(flow: Flow, features: fx.Node, gate: fx.Node) -> bool:
         operations.is_rearrangement(step) or operations.is_slice(step) or _scales_or_shifts(operations, step)
     ):
         step = operations.sources(step)[0]
-    return operations.is_nonlinear(step)
+    return operations.is_nonlinear(step) and len(operations.sources(step)) == 1
 
 
 def _scales_or_shifts(operations: Operations, node: fx.Node) -> bool:

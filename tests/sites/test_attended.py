@@ -38,7 +38,16 @@ SPELLINGS: dict[str, Gate] = {
         0, 3, 1, 2
     ),
 }
+
+
+def _response_norm(x: Tensor, logits: Tensor) -> Tensor:
+    """ConvNeXt V2's global response normalisation."""
+    response = x.norm(p=2, dim=(2, 3), keepdim=True)
+    return x + x * (response / (response.mean(1, keepdim=True) + 1e-6))
+
+
 OTHERS: dict[str, Gate] = {
+    "response norm": _response_norm,
     "no gate": lambda x, logits: x,
     "affine": lambda x, logits: x * (0.5 * logits)[:, :, None, None],
     "spatial": lambda x, logits: x * torch.sigmoid(x.mean(1, keepdim=True)),
