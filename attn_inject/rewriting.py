@@ -87,11 +87,12 @@ def _edits(found: GraphSites, insertion: Insertion) -> Iterator[_Change]:
         edit = edit_for(found, anatomy, insertion.placement)
         if isinstance(edit, str):
             raise PlanError(f"{insertion.site.block or '(root)'}: {edit}")
-        if edit.channels != insertion.channels:
-            raise PlanError(
-                f"the plan is for {insertion.channels} channels at {insertion.site.block or '(root)'}, "
-                f"the model has {edit.channels}"
-            )
+        there = int(anatomy.gated.meta["val"].shape[anatomy.channel_axis])
+        for planned, actual in ((insertion.channels, edit.channels), (insertion.site.channels, there)):
+            if planned != actual:
+                raise PlanError(
+                    f"the plan is for {planned} channels at {insertion.site.block or '(root)'}, the model has {actual}"
+                )
         yield _Change(edit, anatomy)
 
 

@@ -212,6 +212,7 @@ def _headers_and_records(st_file: Path, canary: Path) -> Iterator[tuple[str, byt
             lambda r: r["plan"].update(surprise=1),
             lambda r: r["plan"].pop("insertions"),
             lambda r: r["plan"]["insertions"][0].update(channels=17),
+            lambda r: r["plan"]["insertions"][0]["site"].update(channels=17),
             lambda r: r["plan"]["insertions"][0].update(channels=-1),
             lambda r: r["plan"]["insertions"][0].update(channels=float("1e300")),
             lambda r: r["plan"]["insertions"][0].update(channels=float("nan")),
