@@ -95,6 +95,8 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="attn-inject", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer makes a code of Ctrl-C
+            raise KeyboardInterrupt
     except (AttnInjectError, TyperException) as error:
         return _complain(error.format_message() if isinstance(error, TyperException) else str(error))
     except KeyboardInterrupt:

@@ -75,6 +75,11 @@ def test_an_interrupt_is_told_without_a_traceback(cli: Callable, monkeypatch: py
     assert cli("x") == (130, "", "attn-inject: interrupted\n")
 
 
+def test_a_command_that_is_interrupted_says_so(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main.attentions, "catalogue", failing(KeyboardInterrupt()))
+    assert cli("attentions") == (130, "", "attn-inject: interrupted\n")
+
+
 def test_too_little_memory_is_a_users_error(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "app", failing(MemoryError()))
     ran = cli("x")
