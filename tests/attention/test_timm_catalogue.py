@@ -10,7 +10,7 @@ import torch
 from timm.layers.create_attn import create_attn
 from torch import nn
 
-from attn_inject import AttentionError, inject, register_attention
+from attn_inject import AttentionError, RewriteError, inject, register_attention
 from attn_inject.attention import build, library_names, resolve
 from attn_inject.attention.catalogue import catalogue
 from attn_inject.attention.timm_made import _all_names, timm_names
@@ -130,3 +130,11 @@ def test_a_network_that_timm_builds_with_it_is_the_twin(name: str) -> None:
 def test_summaries_are_timms_first_lines() -> None:
     assert resolve("timm:cbam").summary
     assert "Module" not in resolve("timm:se").summary.split()[0]
+
+
+def test_maps_of_a_size_that_it_cannot_work_on_are_told_in_one_sentence() -> None:
+    """Halo attention cuts maps into blocks of 8: 65 pixels leave 17 at the first site."""
+    with pytest.raises(
+        RewriteError, match=r"^verification of shapes failed: eval: node .*halo.* pass another input_size"
+    ):
+        inject(timm.create_model("resnet18"), "timm:halo", input_size=65)
