@@ -69,8 +69,8 @@ def _class_of(plain: str) -> tuple[Any, str]:
     made_by = get_attn(plain)  # type: ignore[no-untyped-call]
     cls = getattr(made_by, "func", made_by)
     # Not inspect.getdoc of the class: without a docstring of its own it would show nn.Module's.
-    own, homes = cls.__doc__, inspect.getdoc(inspect.getmodule(cls)) or "timm"
-    told = own.strip().splitlines()[0] if own else f"{homes.strip().splitlines()[0]} ({cls.__name__})"
+    own, home = cls.__doc__, inspect.getdoc(inspect.getmodule(cls)) or "timm"
+    told = own.strip().splitlines()[0] if own else f"{home.strip().splitlines()[0]} ({cls.__name__})"
     settings = getattr(made_by, "keywords", {})
     return made_by, ", ".join([told.strip(" '."), *(f"{key}={value}" for key, value in settings.items())])
 

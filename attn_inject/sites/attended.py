@@ -1,8 +1,8 @@
 """Channel attention that a block already has, recognised by structure.
 
 A1. A multiply of two data-carrying values, one of them a map, the other (the gate) with no more than one position per
-    channel (before it is spread over the map, where it is) and derived from the map (or from what the map derives
-    from) by a spatial mean.
+    channel (before it is spread over the map, where it is) and derived from the map, or from what the map derives
+    from; so that a pool or another reduction over positions lies between.
 A2. The gate's last operation before the multiply is a nonlinear function of one value (sigmoid-like), apart from views
     and from scaling or shifting by constants (relu6(x + 3) / 6, 1 + tanh(x)). A quotient of two values that come from
     the map is a norm (global response normalisation).
@@ -17,9 +17,7 @@ from torch import fx
 
 from .anatomy import Anatomy
 from .flow import Flow
-from .operations import Operations, name_of
-
-_MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "__mul__", "__imul__"}
+from .operations import Operations
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def anatomy_of(flow: Flow, found: Attended) -> Anatomy:
 
 
 def _attended(flow: Flow, node: fx.Node) -> Attended | None:
-    if node.op not in ("call_function", "call_method") or name_of(node) not in _MULTIPLICATIONS:
+    if not flow.operations.is_multiplication(node):
         return None
     operands = flow.operations.sources(node)
     if len(operands) != 2:

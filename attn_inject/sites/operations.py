@@ -150,6 +150,9 @@ class Operations:
             and isinstance(node.meta.get("val"), torch.Tensor)
         )
 
+    def is_multiplication(self, node: fx.Node) -> bool:
+        return node.op in ("call_function", "call_method") and name_of(node) in _MULTIPLICATIONS
+
     def is_concatenation(self, node: fx.Node) -> bool:
         return node.op == "call_function" and name_of(node) in _CONCATENATIONS
 
