@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from .aligned import all_aligned
 from .record import KEY
 
 _MAX_PICKLE = 256 * 2**20
@@ -78,7 +79,7 @@ def read_pt(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
         raise CheckpointError(
             f"{path} is damaged: its tensors take {sum(storages.values())} bytes, and it holds {stored}"
         )
-    return content[KEY], tensors
+    return content[KEY], all_aligned(tensors)
 
 
 def as_tensors(value: Any, path: object) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from .aligned import aligned
 from .record import KEY
 
 _MAX_HEADER = 100 * 2**20
@@ -44,11 +45,13 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
 
     """
     metadata = check_header(path)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
+    moved: dict[tuple[Any, ...], torch.Tensor] = {}
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            # One at a time: beside the tensors themselves, no more than pages of the file that the system may drop.
+            tensors = {name: aligned(file.get_tensor(name), moved) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged ({error})") from error
     return metadata.get(KEY), tensors

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 import attn_inject
 from attn_inject import CheckpointError, inject, load, save
 from attn_inject.checkpoint import inspect
+from attn_inject.files.aligned import ALIGNMENT, all_aligned
 from attn_inject.zoo import build, parse_source
 
 from . import exchange
@@ -45,6 +47,42 @@ def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix:
 def test_exports_in_three_precisions(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     """On one network; `tests/zoo/test_round_trips.py` has the ten."""
     assert_export_holds(patched(attention="se").to(dtype), SIZE, tmp_path / f"m{suffix}")
+
+
+@pytest.mark.parametrize("attention_only", [False, True])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_was_loaded_lies_where_torch_would_have_put_it(suffix: str, attention_only: bool, tmp_path: Path) -> None:
+    """Kernels choose their way by alignment, and other kernels give other last bits."""
+    path = tmp_path / f"m{suffix}"
+    save(patched("torchvision:mobilenet_v3_small", "se"), path, attention_only=attention_only)
+    state = load(path).state_dict()
+    assert [name for name, tensor in state.items() if tensor.data_ptr() % ALIGNMENT] == []
+    assert len({tensor.untyped_storage().data_ptr() for tensor in state.values()}) == len(state)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_a_plain_checkpoint_lie_so_too(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{suffix}"
+    model = build(parse_source("timm:repghostnet_050", seed=1))
+    flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    pieces = flat[1:-1].split(1001)
+    save_file(model.state_dict(), path) if suffix == ".safetensors" else torch.save(model.state_dict(), path)
+    again = build(parse_source("timm:repghostnet_050", checkpoint=str(path)))
+    assert [name for name, tensor in again.state_dict().items() if tensor.data_ptr() % ALIGNMENT] == []
+    # Pieces of one flat buffer, as sharded trainings keep them.
+    assert any(piece.data_ptr() % ALIGNMENT for piece in pieces)
+    loose = all_aligned({str(index): piece for index, piece in enumerate(pieces)})
+    assert not any(piece.data_ptr() % ALIGNMENT for piece in loose.values())
+    assert torch.equal(torch.cat(list(loose.values())), flat[1:-1])
+
+
+def test_one_tensor_under_two_names_stays_one() -> None:
+    odd = torch.arange(9.0)[1:].reshape(2, 4).t()
+    moved = all_aligned({"a": odd, "b": odd, "c": odd.clone()})
+    assert moved["a"] is moved["b"]
+    assert moved["a"].stride() == odd.stride()
+    assert torch.equal(moved["a"], odd)
+    assert moved["c"] is not moved["a"]
 
 
 def test_from_one_process_to_another(tmp_path: Path) -> None:

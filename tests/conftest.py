@@ -1,0 +1,9 @@
+"""How the test processes are set up, before any of them imports torch."""
+
+from __future__ import annotations
+
+import os
+
+# Workers that each take all cores stand in each other's way: on two cores the suite takes twice as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
