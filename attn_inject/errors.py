@@ -1,10 +1,13 @@
-"""Everything attn-inject raises on purpose.
+"""Everything attn-inject raises on purpose, and the hint that goes with an unknown word.
 
 A user's mistake is an `AttnInjectError` whose message is one clear sentence: what is wrong and what to do. The command
 line prints it on stderr and exits with code 2. Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class AttnInjectError(Exception):
@@ -33,3 +36,21 @@ class RewriteError(AttnInjectError):
 
 class CheckpointError(AttnInjectError):
     """A file that cannot be written, or that is not a sound checkpoint."""
+
+
+def nearest(word: str, known: Iterable[str], *, count: int = 1) -> str:
+    """What a message adds when `word` is unknown: ` (did you mean se?)`, or nothing where no known word resembles it.
+
+    >>> nearest("see", ["se", "eca", "psa"])
+    ' (did you mean se?)'
+    >>> nearest("something else", ["se", "eca", "psa"])
+    ''
+    """
+    close = resembling(word, known, count=count)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def resembling(word: str, known: Iterable[str], *, count: int) -> list[str]:
+    """The at most `count` known words that `word` is most likely a slip of, best first."""
+    # The comparison takes time that grows with the product of the lengths, and a word may come from a file.
+    return difflib.get_close_matches(word[:60], list(known), count)

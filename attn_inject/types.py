@@ -21,6 +21,11 @@ EXISTING: tuple[Existing, ...] = ("stack", "skip", "replace")
 PRESETS: tuple[Preset, ...] = ("paper", "timm", "ecanet")
 
 
+def block_name(path: str) -> str:
+    """How people read a block's path: the empty path is the model itself."""
+    return path or "(model)"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a model comes from.

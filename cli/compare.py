@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import cast
 
 from attn_inject.files.atomic import write_atomically
+from attn_inject.planning.choices import Choices
+from attn_inject.reporting.settings import ReportSettings
 from attn_inject.types import Placement
 
 from . import options
 from .job import check_attention
 from .loading import source_of
-from .outputs import PLOT_ENDINGS, check_output, write_text
+from .outputs import PLOT_ENDINGS, STDOUT, check_output, write_text
 from .progress import working
 from .values import given, numbers, pairs, words
 
@@ -42,12 +45,12 @@ def command(
 ) -> None:
     """Compare attentions, placements and models: parameters, arithmetic and speed."""
     files = (
-        check_output(json, "--json", force=force),
+        check_output(json, "--json", force=force, stdout=True),
         check_output(markdown, "--markdown", force=force),
         check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
     chosen = pairs(option, "--option")
-    settings = given(
+    asked = given(
         init=init,
         preset=preset,
         kinds=words(kinds),
@@ -55,31 +58,32 @@ def command(
         existing=existing,
         input_size=numbers(input_size, "--input-size", separator="x"),
     )
+    wishes = [
+        Choices(attention=name, placement=cast(Placement, place), options=chosen, **asked)
+        for name, place in product(attention, placement or ["standard"])
+    ]
+    settings = ReportSettings(
+        convention=convention,  # type: ignore[arg-type]  # one of its words: the option's callback saw to it
+        units=units,  # type: ignore[arg-type]
+        bench=not no_bench,
+        bench_seconds=bench_seconds,
+        device=device,
+        dtype=dtype,
+        batch=batch,
+        channels_last=channels_last,
+        compile=compile,
+    )
     sources = [source_of(model, {}) for model in models]
     for name in attention:
         check_attention(name, chosen)
     with working("comparing") as tell:
-        from attn_inject.comparing import compare
+        from attn_inject.reporting.comparing import compare
 
-        made = compare(
-            [str(source) for source in sources],
-            attention,
-            cast("list[Placement]", placement or ["standard"]),
-            options={**settings, **chosen},
-            progress=tell,
-            convention=convention,
-            units=units,
-            bench=not no_bench,
-            bench_seconds=bench_seconds,
-            device=device,
-            dtype=dtype,
-            batch=batch,
-            channels_last=channels_last,
-            compile=compile,
-        )
-    from rich.console import Console
+        made = compare([str(source) for source in sources], wishes, settings=settings, progress=tell)
+    if files[0] != STDOUT:
+        from rich.console import Console
 
-    Console().print(made)
+        Console().print(made)
     for path, text in zip(files[:2], (made.to_json, made.to_markdown), strict=True):
         if path is not None:
             write_text(path, text())

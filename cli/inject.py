@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import typer
 
-from attn_inject.recipe import load_recipe
+from attn_inject.planning.choices import Choices
+from attn_inject.planning.recipe import load_recipe
+from attn_inject.reporting.settings import ReportSettings
 
 from . import job, options
 from .loading import source_of
@@ -60,14 +64,21 @@ def command(
     force: options.Force = False,
 ) -> None:
     """Put attention into a model, report what it costs, and save it."""
+    if len(attention or ()) > 1:
+        raise typer.BadParameter(
+            f"one model takes one attention; to see several side by side: attn-inject compare {model or 'MODEL'} "
+            + " ".join(f"-a {name}" for name in attention or ()),
+            param_hint="--attention",
+        )
     files = job.Files(
         model=check_output(out, "--out", force=force, endings=MODEL_ENDINGS),
-        json=check_output(json, "--json", force=force),
+        json=check_output(json, "--json", force=force, stdout=True),
         markdown=check_output(markdown, "--markdown", force=force),
         html=check_output(html, "--html", force=force),
         plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
-    settings = given(
+    asked = given(
+        attention=attention[0] if attention else None,
         init=init,
         preset=preset,
         name=name,
@@ -81,18 +92,22 @@ def command(
         stage_options=per_stage(stage_option, "--stage-option"),
         existing=existing,
         scope=scope,
+        options={**pairs(option, "--option"), **given(reduction=reduction, k=k)},
     )
-    chosen = {**pairs(option, "--option"), **given(reduction=reduction, k=k)}
     args = pairs(model_arg, "--model-arg")
     followed = load_recipe(recipe) if recipe else None
-    changed = bool(model or attention or settings or chosen or args)
+    changed = bool(model or asked or args)
+    # Not a change of the network: its parameters are the same at every size.
+    asked |= given(input_size=numbers(input_size, "--input-size", separator="x"))
     if followed is not None:
-        model, attention = model or followed.model, attention or followed.attention
-        settings, chosen = {**followed.settings, **settings}, {**followed.options, **chosen}
-        args = {**followed.model_args, **args}
+        model, args = model or followed.model, {**followed.model_args, **args}
+        asked["options"] = {**followed.choices.options, **asked.get("options", {})}
+        choices = replace(followed.choices, **asked)
+    elif "attention" in asked:
+        choices = Choices(**asked)
     if not model:
         raise typer.BadParameter("say which model, as in: attn-inject resnet50 --attention eca", param_hint="MODEL")
-    if not attention:
+    if followed is None and "attention" not in asked:
         raise typer.BadParameter(
             "say which one, as in --attention eca; 'attn-inject attentions' lists them", param_hint="--attention"
         )
@@ -101,24 +116,21 @@ def command(
     job.run(
         job.Job(
             source=source_of(model, args, pretrained=pretrained, checkpoint=checkpoint, seed=seed),
-            attention=attention,
-            options=chosen,
-            settings=settings,
-            input_size=numbers(input_size, "--input-size", separator="x"),
+            choices=choices,
             expect_sites=expect_sites,
-            recipe=followed if followed is not None and not changed else None,
-            report={
-                "convention": convention,
-                "units": units,
-                "bench": not no_bench,
-                "bench_seconds": bench_seconds,
-                "device": device,
-                "dtype": dtype,
-                "batch": batch,
-                "channels_last": channels_last,
-                "compile": compile,
-                "training": training,
-            },
+            recipe=None if changed else followed,
+            report=ReportSettings(
+                convention=convention,  # type: ignore[arg-type]  # one of its words: the option's callback saw to it
+                units=units,  # type: ignore[arg-type]
+                bench=not no_bench,
+                bench_seconds=bench_seconds,
+                device=device,
+                dtype=dtype,
+                batch=batch,
+                channels_last=channels_last,
+                compile=compile,
+                training=training,
+            ),
             optimize=optimize,
             full=full,
             diff=diff,

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_inject.errors import PlanError
 from attn_inject.files.atomic import write_atomically
-from attn_inject.recipe import Recipe
+from attn_inject.planning.choices import Choices
+from attn_inject.planning.recipe import Recipe
+from attn_inject.reporting.settings import ReportSettings
 from attn_inject.types import Source
 
 from .loading import describe, input_size_of
-from .outputs import write_text
+from .outputs import STDOUT, say, write_text
 from .progress import Tell, working
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from attn_inject.reporting.data import Report
+    from attn_inject.reporting.report import Report
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Files:
-    """What to write; None where nothing is asked for."""
+    """What to write; None where nothing is asked for. `json` may be `STDOUT`: nothing else is printed there then."""
 
     model: Path | None
     json: Path | None
@@ -33,97 +35,97 @@ class Files:
     plot: Path | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One run of the main job, every option checked as far as that goes without the model.
 
-    `settings` are arguments of `inject`, `options` the attention's, `report` the arguments of `report`. `recipe` is
-    there when its expectations hold: not when options change what it makes.
+    `recipe` is there when its expectations hold: not when options change what it makes.
     """
 
     source: Source
-    attention: str
-    options: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    input_size: Sequence[int] | None
+    choices: Choices
     expect_sites: int | None
     recipe: Recipe | None
-    report: Mapping[str, Any]
+    report: ReportSettings
     optimize: bool
     full: bool
     diff: bool
     files: Files
     attention_only: bool
 
+    @property
+    def prints_json(self) -> bool:
+        """Whether standard output is for the JSON alone."""
+        return self.files.json == STDOUT
+
 
 def run(job: Job) -> None:
     """Do the job; nothing is written before all of it has worked."""
-    print(describe(job.source), flush=True)
-    check_attention(job.attention, job.options)
+    say(describe(job.source), aside=job.prints_json)
+    check_attention(str(job.choices.attention), job.choices.options)
     original, patched = _inject(job)
     _check_expectations(job, patched)
     with working("counting") as tell:
         made = _report(original, patched, job, tell)
-    _show(made, job)
+    if not job.prints_json:
+        _show(made, job)
     _write(made, patched, job)
 
 
 def check_attention(name: str, options: Mapping[str, Any]) -> None:
     """Raise AttentionError for a name or an option that does not exist, before a model is built for it."""
-    from attn_inject import attention
+    from attn_inject.attention.registry import resolve
 
     if name != "none":
-        attention.check_options(attention.resolve(name), options)
+        resolve(name).check_options(options)
 
 
 def _inject(job: Job) -> tuple[nn.Module, nn.Module]:
     with working("building the model"):
         import torch
 
-        from attn_inject.injecting import inject
-        from attn_inject.zoo import build
+        from attn_inject.surgery.inject import inject_as_chosen
+        from attn_inject.zoo.building import build
 
-        original = build(job.source, tell=print)
-    settings = dict(job.settings)
-    if "scope" not in settings:
-        settings.setdefault("input_size", input_size_of(job.input_size, original, job.source))
-    elif job.input_size is not None:
-        settings["input_size"] = tuple(job.input_size)
+        original = build(job.source, tell=lambda line: say(line, aside=job.prints_json))
+    choices = replace(job.choices, source=job.source)
+    if choices.scope is None:
+        choices = replace(choices, input_size=input_size_of(choices.input_size, original, job.source))
     with working("injecting"):
         if job.source.seed is not None:
             torch.manual_seed(job.source.seed)
-        return original, inject(original, job.attention, source=job.source, **settings, **job.options)
+        return original, inject_as_chosen(original, choices)
 
 
 def _check_expectations(job: Job, patched: nn.Module) -> None:
-    from attn_inject.verifying import injected_part
+    from attn_inject.tracing.injected import injected_part
 
     part, _ = injected_part(patched)
     sites = len(part.injection.plan.insertions)
     if job.expect_sites is not None and sites != job.expect_sites:
         raise PlanError(f"--expect-sites {job.expect_sites}: the plan has {sites}")
     if job.recipe is not None:
-        job.recipe.check(sites, sum(parameter.numel() for parameter in patched.parameters()))
+        job.recipe.must_match(sites, sum(parameter.numel() for parameter in patched.parameters()))
 
 
 def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Report:
     import torch
 
-    from attn_inject.reporting import report
-    from attn_inject.verifying import injected_part
+    from attn_inject.reporting.report import report_with
+    from attn_inject.tracing.injected import injected_part
 
     # What surrounds the scope may be a network whose graph nobody can read; the part is what changed.
     part, scope = injected_part(patched)
     whole = original.get_submodule(scope) if scope else original
-    if not (job.optimize and job.report["bench"]):
-        return report(whole, part, progress=tell, **job.report)
-    from attn_inject.optimizing import fold_norms, optimize
+    if not (job.optimize and job.report.bench):
+        return report_with(job.report, whole, part, progress=tell)
+    from attn_inject.optimizing.optimized import fold_norms, optimize
 
     # The optimised graph computes the same, so only its speed is new; norms are folded in both, to be fair.
     shape = part.injection.plan.input_shape or ()
     plain = fold_norms(whole, example_inputs=torch.empty(shape, device="meta") if shape else None)
-    made = report(whole, part, **{**job.report, "bench": False})
-    faster = report(plain, optimize(part), progress=tell, input_size=shape[1:] or None, **job.report)
+    made = report_with(replace(job.report, bench=False), whole, part)
+    faster = report_with(job.report, plain, optimize(part), progress=tell, input_size=shape[1:] or None)
     return replace(
         made, title=f"{made.title}, speed of the optimised graph, norms folded in both", speeds=faster.speeds
     )
@@ -132,7 +134,7 @@ def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Re
 def _show(made: Report, job: Job) -> None:
     from rich.console import Console
 
-    from attn_inject.reporting.console import render, render_diff
+    from attn_inject.reporting.views.console import render, render_diff
 
     console = Console()
     console.print(*render(made, full=job.full, width=console.width), sep="\n")
@@ -142,11 +144,11 @@ def _show(made: Report, job: Job) -> None:
 
 def _write(made: Report, patched: nn.Module, job: Job) -> None:
     if job.files.model is not None:
-        from attn_inject.checkpoint import save
+        from attn_inject.saving.checkpoint import save
 
         with working("saving"):
             save(patched, job.files.model, attention_only=job.attention_only)
-        print(f"saved {job.files.model}")
+        say(f"saved {job.files.model}", aside=job.prints_json)
     for path, text in (
         (job.files.json, made.to_json),
         (job.files.markdown, made.to_markdown),

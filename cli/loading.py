@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from attn_inject.types import Source
-from attn_inject.zoo import parse_source
+from attn_inject.zoo.parsing import parse_source
 
 from .progress import working
 
@@ -41,18 +41,19 @@ def describe(source: Source) -> str:
     return f"{source}{f'({args})' if args else ''}, {weights}"
 
 
-def input_size_of(asked: Sequence[int] | None, model: nn.Module, source: Source) -> tuple[int, ...] | None:
+def input_size_of(asked: int | Iterable[int] | None, model: nn.Module, source: Source) -> tuple[int, ...] | None:
     """(channels, *spatial): what was asked for, with what it leaves out filled in from the model's own size."""
-    from attn_inject.zoo import input_size
+    from attn_inject.zoo.sizes import input_size
 
     natural = input_size(model, source)
     if asked is None:
         return natural
-    if 0 in asked:
+    given = [asked] if isinstance(asked, int) else list(asked)
+    if 0 in given:
         raise typer.BadParameter("a side of the input cannot be 0", param_hint="--input-size")
-    if natural is None or len(asked) > 2:
-        return tuple(asked)
+    if natural is None or len(given) > 2:
+        return tuple(given)
     # One number is the height and the width; a clip keeps its length, and a sequence has one side only.
-    sides = list(asked) * 2 if len(asked) == 1 else list(asked)
+    sides = given * 2 if len(given) == 1 else given
     kept = natural[: max(1, len(natural) - 2)]
     return (*kept, *sides[: len(natural) - len(kept)])

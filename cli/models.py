@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attn_inject.errors import SourceError
-from attn_inject.zoo import models
+from attn_inject.zoo.names import models
 
 from .progress import working
 

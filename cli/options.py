@@ -66,7 +66,7 @@ InputSize = Annotated[
 ]
 
 AttentionName = Annotated[
-    str | None,
+    list[str] | None,
     _attention(
         "--attention",
         "-a",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from attn_inject.errors import CheckpointError
@@ -12,14 +13,25 @@ MODEL_ENDINGS = (".pt", ".safetensors", ".pt2", ".onnx")
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
-def check_output(text: str | None, option: str, *, force: bool, endings: tuple[str, ...] = ()) -> Path | None:
-    """The path to write.
+STDOUT = Path("-")
+"""The path that means standard output."""
 
-    Raises CheckpointError for an unknown ending, a folder that is not there, a file that is in the way.
+
+def check_output(
+    text: str | None, option: str, *, force: bool, endings: tuple[str, ...] = (), stdout: bool = False
+) -> Path | None:
+    """The path to write; with `stdout`, a single dash is `STDOUT`.
+
+    Raises CheckpointError for an unknown ending, a folder that is not there, a file that is in the way, a dash where
+    there is no standard output to write.
     """
     if text is None:
         return None
     path = Path(text)
+    if path == STDOUT and text == "-":
+        if stdout:
+            return STDOUT
+        raise CheckpointError(f"{option} -: only JSON goes to standard output; give a file")
     if endings and path.suffix.lower() not in endings:
         raise CheckpointError(f"{option} {text}: the ending must be one of {', '.join(endings)}")
     try:
@@ -44,8 +56,16 @@ def _obstacle(path: Path, *, force: bool) -> str:
     return "no file can have this name" if "\0" in path.name else ""
 
 
+def say(line: str, *, aside: bool) -> None:
+    """Print a line for people: on standard output, or aside, on stderr, where that is for a program."""
+    print(line, file=sys.stderr if aside else sys.stdout, flush=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all; to `STDOUT` as it is."""
+    if path == STDOUT:
+        print(text, flush=True)
+        return
 
     def put(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")

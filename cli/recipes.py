@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attn_inject.recipe import load_recipe, names
+from attn_inject.planning.recipe import load_recipe, names
 
 
 def command() -> None:

@@ -32,8 +32,8 @@ def command(
     size = numbers(input_size, "--input-size", separator="x")
     asked = given(kinds=words(kinds), scope=scope)
     with working("reading the model"):
-        from attn_inject.planning import find_sites
-        from attn_inject.zoo import build
+        from attn_inject.sites.reading import find_sites
+        from attn_inject.zoo.building import build
 
         built = build(source, device="meta")
         found = find_sites(built, input_size=input_size_of(size, built, source), **asked)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attn_inject import cache
+from attn_inject.files import cache
 
 
 @pytest.fixture(autouse=True)

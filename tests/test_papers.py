@@ -9,8 +9,9 @@ import torchvision
 from torch import nn
 
 from attn_inject import inject
-from attn_inject.recipe import load_recipe
-from attn_inject.zoo import build, parse_source
+from attn_inject.planning.recipe import load_recipe
+from attn_inject.zoo.building import build
+from attn_inject.zoo.parsing import parse_source
 
 
 def _tv(name: str, **options: object) -> nn.Module:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attn_inject import attention, make_plan
+from attn_inject.attention import registry as attention
 from attn_inject.errors import PlanError
-from attn_inject.recipe import MAX_BYTES, Recipe, load_recipe, names, parse_recipe
-from attn_inject.zoo import build, input_size, parse_source
+from attn_inject.planning.choices import Choices
+from attn_inject.planning.plan import locate_and_plan
+from attn_inject.planning.recipe import MAX_BYTES, Recipe, load_recipe, names, parse_recipe
+from attn_inject.zoo.building import build
+from attn_inject.zoo.parsing import parse_source
+from attn_inject.zoo.sizes import input_size
 
 SOUND = """
 name = "n"
@@ -59,27 +64,27 @@ k = 7
         title="t",
         paper="p",
         model="resnet18",
-        attention="se",
         expect_sites=8,
         expect_parameters=10,
         note="why",
         model_args={"num_classes": 7},
-        options={"reduction": 4, "kernels": [3, 5]},
-        settings={
-            "input_size": [3, 64, 64],
-            "kinds": ["residual"],
-            "placement": "pre",
-            "include": ["layer*"],
-            "exclude": ["layer1.*"],
-            "stages": [3, 4],
-            "every": 2,
-            "min_channels": 64,
-            "stage_options": {4: {"k": 7}},
-            "scope": "backbone",
-            "init": "identity",
-            "existing": "skip",
-            "preset": "timm",
-        },
+        choices=Choices(
+            attention="se",
+            options={"reduction": 4, "kernels": [3, 5]},
+            input_size=[3, 64, 64],
+            kinds=["residual"],
+            placement="pre",
+            include=["layer*"],
+            exclude=["layer1.*"],
+            stages=[3, 4],
+            every=2,
+            min_channels=64,
+            stage_options={4: {"k": 7}},
+            scope="backbone",
+            init="identity",
+            existing="skip",
+            preset="timm",
+        ),
     )
 
 
@@ -151,11 +156,11 @@ def test_an_unknown_name_tells_the_nearest() -> None:
 
 def test_expectations_are_checked() -> None:
     recipe = parse_recipe(SOUND.encode())
-    recipe.check(8, 10)
+    recipe.must_match(8, 10)
     with pytest.raises(PlanError, match="recipe n expects 8 sites, and here are 7"):
-        recipe.check(7, 10)
+        recipe.must_match(7, 10)
     with pytest.raises(PlanError, match="recipe n expects 10 parameters, and here are 1,234"):
-        recipe.check(8, 1234)
+        recipe.must_match(8, 1234)
 
 
 @pytest.mark.parametrize("name", names())
@@ -167,7 +172,7 @@ def test_a_shipped_recipe_is_sound_and_bears_its_files_name(name: str) -> None:
 
 def test_reading_recipes_imports_no_torch() -> None:
     code = (
-        "import sys; from attn_inject.recipe import names, load_recipe; [load_recipe(n) for n in names()];"
+        "import sys; from attn_inject.planning.recipe import names, load_recipe; [load_recipe(n) for n in names()];"
         "print('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -180,14 +185,14 @@ def test_a_shipped_recipe_comes_to_its_papers_figures(name: str) -> None:
     recipe = load_recipe(name)
     source = parse_source(recipe.model, model_args=recipe.model_args)
     model = build(source, device="meta")
-    settings = {"input_size": input_size(model, source), **recipe.settings, **recipe.options}
-    plan = make_plan(model, recipe.attention, **settings)
+    size = recipe.choices.input_size or input_size(model, source)
+    plan = locate_and_plan(model, replace(recipe.choices, input_size=size))[1]
     parameters = size_of(model)
     with torch.device("meta"):
         for made in plan.insertions:
             parameters += size_of(attention.build(made.attention, made.channels, options=made.options))
             parameters -= size_of(model.get_submodule(made.replaces)) if made.replaces else 0
-    recipe.check(len(plan.insertions), parameters)
+    recipe.must_match(len(plan.insertions), parameters)
 
 
 def size_of(module: nn.Module) -> int:

@@ -19,8 +19,8 @@ import torchvision
 from torch import nn
 
 from attn_inject import find_sites, inject
-from attn_inject.attention import resolve
-from attn_inject.presets import preset_options
+from attn_inject.attention.registry import resolve
+from attn_inject.planning.presets import preset_settings
 
 # Attended network: (plain network, attention).
 TWINS = {
@@ -189,7 +189,7 @@ def test_the_comparison_can_fail() -> None:
 def test_the_place_that_a_block_keeps_for_attention(plain: str, child: str, gain: float | None) -> None:
     model = timm.create_model(plain)
     sites = find_sites(model)
-    settings = preset_options("timm", resolve("se"), sites, {}, model)
+    settings = preset_settings("timm", resolve("se"), sites, {}, model)
     assert {settings.child_for(site) for site in sites} == {child}
     assert {settings.for_site(site).get("gain") for site in sites} == {gain}
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from attn_inject import inject, save
 from attn_inject.errors import SourceError
-from attn_inject.weights import load_weights
+from attn_inject.zoo.weights import load_weights
 
 State = dict[str, torch.Tensor]
 
@@ -254,7 +254,8 @@ def test_files_that_are_none(state: State, tmp_path: Path) -> None:
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from attn_inject import load
     from attn_inject.cli.main import run
-    from attn_inject.zoo import build, parse_source
+    from attn_inject.zoo.building import build
+    from attn_inject.zoo.parsing import parse_source
 
     state = build(parse_source("cifar:resnet20", seed=9)).state_dict()
     torch.save({"model": _other(state), "model_ema": _prefixed("module.", state)}, tmp_path / "f.pth")

@@ -10,7 +10,10 @@ from torch import nn
 
 from attn_inject.errors import SourceError
 from attn_inject.types import Source
-from attn_inject.zoo import build, input_size, models, parse_source
+from attn_inject.zoo.building import build
+from attn_inject.zoo.names import models
+from attn_inject.zoo.parsing import parse_source
+from attn_inject.zoo.sizes import input_size
 
 FACTORY = """
 import torch
@@ -92,7 +95,7 @@ def test_a_wrong_name_is_told_in_one_line(text: str, message: str) -> None:
 def test_parsing_a_torchvision_name_imports_neither_torch_nor_a_zoo_when_the_cache_is_warm() -> None:
     parse_source("resnet50")
     code = (
-        "import sys; from attn_inject.zoo import parse_source; parse_source('resnet50');"
+        "import sys; from attn_inject.zoo.parsing import parse_source; parse_source('resnet50');"
         "print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
     )
     assert (
@@ -102,7 +105,8 @@ def test_parsing_a_torchvision_name_imports_neither_torch_nor_a_zoo_when_the_cac
 
 def test_a_torchvision_model_is_built_without_timm() -> None:
     code = (
-        "import sys; from attn_inject.zoo import parse_source, build, input_size; s = parse_source('resnet18');"
+        "import sys; from attn_inject.zoo.parsing import parse_source; from attn_inject.zoo.building import build;"
+        "from attn_inject.zoo.sizes import input_size; s = parse_source('resnet18');"
         "input_size(build(s, device='meta'), s); print('timm' in sys.modules)"
     )
     assert (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..cache import cached
-from . import library_names, resolve
+from ..files.cache import cached
+from .registry import build, library_names, resolve
 
 _CHANNELS = 256
 
@@ -21,7 +21,6 @@ def catalogue() -> list[tuple[str, int, str]]:
 def _count() -> list[list[str | int]]:
     import torch
 
-    from . import build
     from .timm_made import timm_names
 
     rows: list[list[str | int]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import inspect
 import textwrap
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import AttentionError
-from . import Attention, child_name
+from ..errors import AttentionError, nearest
+from .base import Attention, child_name
 
 # Divisible by 7 and by 8, the blocks that timm's windowed attentions cut a map into.
 _EXTENT = 56
@@ -36,8 +35,7 @@ def timm_attention(name: str) -> Attention:
     """
     plain = name.removeprefix("timm:")
     if plain not in _all_names() or _keeps_shape(plain) is False:
-        near = difflib.get_close_matches(plain, timm_names(), 1)
-        hint = f" (did you mean timm:{near[0]}?)" if near else ""
+        hint = nearest(name, [f"timm:{known}" for known in timm_names()])
         raise AttentionError(
             f"timm makes no attention {plain!r} that keeps the shape{hint}; it makes {', '.join(timm_names())}"
         )

@@ -28,8 +28,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from ..aliasing import alias
 from ..errors import TraceError
+from ..tracing.alias import alias
 from . import flops
 from .amounts import Cost
 

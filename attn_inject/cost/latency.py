@@ -30,7 +30,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BenchSettings:
     """What to run: on which device, in which type and layout, how many images, for at most how many seconds each.
 
     `training` asks for the training step beside inference. `batch` is by default 32 on CUDA; on a CPU 1, or 2 for a
@@ -62,7 +62,7 @@ class Contest:
     What runs are copies, so that the callers' models are neither moved, converted nor trained.
     """
 
-    def __init__(self, before: nn.Module, after: nn.Module, shape: Sequence[int], settings: Settings) -> None:
+    def __init__(self, before: nn.Module, after: nn.Module, shape: Sequence[int], settings: BenchSettings) -> None:
         self.device: Device = pick(settings.device)
         self.settings = settings
         self.dtype = settings.dtype or _dtype(before)

@@ -19,7 +19,9 @@ import torch
 
 from ..errors import CheckpointError
 from .aligned import all_aligned
-from .record import KEY
+
+KEY = "attn_inject"
+"""Under which name every format keeps the record beside the tensors."""
 
 _MAX_PICKLE = 256 * 2**20
 _MAX_MEMBERS = 200_000

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import CheckpointError
 from .aligned import aligned
-from .record import KEY
+from .pt import KEY
 
 _MAX_HEADER = 100 * 2**20
 _WIDTHS = {

@@ -8,10 +8,3 @@
 
 Order matters: folding first lets the others see convolutions where norms stood. `training` is for the train graph.
 """
-
-from __future__ import annotations
-
-from .optimized import OptimizedModule, Rewritten, fold_norms, optimize
-from .training import optimize_training
-
-__all__ = ["OptimizedModule", "Rewritten", "fold_norms", "optimize", "optimize_training"]

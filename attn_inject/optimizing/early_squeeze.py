@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..attention.gating import ChannelGate
+from ..tracing.nodes import mark_gate
 from .norm_folding import is_eval_norm, norm_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -116,7 +117,7 @@ def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> b
         weights = graph.call_module(path, (value,) if entry is None else (entry.node.args[0], value))
     with graph.inserting_before(node):
         product = graph.call_function(torch.mul, (value, weights))
-    product.meta["gate"] = weights
+    mark_gate(product, weights)
     node.replace_all_uses_with(product)
     graph.erase_node(node)
     return entry is not None

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from ..tracing.nodes import inherit, is_gated, is_of_attention, value_of
+
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _FRESH = tuple(
     f"torch.nn.modules.{home}" for home in ("activation", "batchnorm", "conv", "instancenorm", "normalization")
@@ -46,7 +48,7 @@ def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
     """Fuse where G1 to G3 hold, with the ReLU where G4 does. Returns how many adds were fused."""
     fused = 0
     for product in list(graph.nodes):
-        if "gate" not in product.meta or product.target is not torch.mul:
+        if not is_gated(product) or product.target is not torch.mul:
             continue
         join = sole_add(product)
         branch, gate = product.args
@@ -56,7 +58,7 @@ def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
         relu = _sole_relu(root, join)
         with graph.inserting_before(join):
             new = graph.call_function(gate_and_add, (branch, gate, shortcut, relu is not None))
-        new.meta = dict(join.meta)
+        inherit(new, join)
         for old in filter(None, (relu, join, product)):
             old.replace_all_uses_with(new)
             graph.erase_node(old)
@@ -84,9 +86,9 @@ def sole_add(product: fx.Node) -> fx.Node | None:
 
 def _value(node: object) -> object:
     assert isinstance(node, fx.Node)
-    if "gate" in node.meta or "attention" in node.meta:
+    if is_gated(node) or is_of_attention(node):
         return _value(node.args[0])
-    return node.meta.get("val")
+    return value_of(node)
 
 
 def _is_fresh(root: nn.Module, branch: object, allowed: set[object]) -> bool:

@@ -22,6 +22,7 @@ from torch import fx, nn
 
 from ..attention.gating import GATES, ChannelGate
 from ..attention.se import SE
+from ..tracing.nodes import inherit
 from .early_squeeze import EarlyGate, LateGate
 from .gate_add import gate_and_add
 
@@ -48,7 +49,7 @@ def use_gate_kernels(root: nn.Module, graph: fx.Graph) -> int:
             new = graph.call_function(
                 open_gate_and_add, (branch, gate, shortcut, attention.gate_name, attention.scale, relu)
             )
-        new.meta = dict(node.meta)
+        inherit(new, node)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
         changed += 1

@@ -14,6 +14,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..tracing.nodes import inherit
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -38,7 +40,7 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> int:
             if type(layer) is not nn.Identity:
                 with graph.inserting_before(node):
                     last = graph.call_module(f"{node.target}.{name}", (last,))
-                last.meta = dict(node.meta)
+                inherit(last, node)
         node.replace_all_uses_with(last)
         graph.erase_node(node)
         folded += 1

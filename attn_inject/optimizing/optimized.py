@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..aliasing import alias
 from ..errors import PlanError, RewriteError
-from ..reading import read, shaped_graph
-from ..verifying import injected_part
+from ..sites.reading import read, shaped_graph
+from ..tracing.alias import alias
+from ..tracing.injected import injected_part
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
 from .gate_kernel import use_gate_kernels
@@ -80,8 +80,8 @@ def fold_norms(model: nn.Module, *, example_inputs: Any = None) -> OptimizedModu
         TraceError: the model cannot be traced.
 
     """
-    reading = read(model, example_inputs=example_inputs)
-    return _optimized(reading.trace.skeleton, reading.trace.graphs["eval"], [], ())
+    trace = read(model, example_inputs=example_inputs).trace
+    return _optimized(trace.skeleton, trace.graphs["eval"], [], ())
 
 
 def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disable: Collection[str]) -> OptimizedModule:

@@ -26,9 +26,9 @@ from torch import fx, nn
 
 from ..attention.gating import ChannelGate
 from ..errors import PlanError
-from ..injected import InjectedModule
-from ..reading import shaped_graph
-from ..verifying import injected_part
+from ..sites.reading import shaped_graph
+from ..tracing.injected import InjectedModule, injected_part
+from ..tracing.nodes import inherit
 from .early_squeeze import commutes_with_pool
 from .gate_add import sole_add
 
@@ -53,18 +53,13 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
     if scope:
         raise PlanError(f"optimize the part that was patched: its submodule {scope}")
     modules = {insertion.module for insertion in inner.injection.plan.insertions}
-    twin = copy.copy(inner)
     graph = copy.deepcopy(shaped_graph(inner, "train", example_inputs))
     for node in list(graph.nodes):
         called = node.op == "call_module" and str(node.target) in modules
         if called and isinstance(inner.get_submodule(str(node.target)), ChannelGate):
             _rewrite(inner, graph, node)
     graph.lint()
-    vars(twin)["_inj_graphs"] = {**inner._inj_graphs, "train": graph}
-    vars(twin)["_inj_codes"] = {}
-    for mode in twin._inj_graphs:
-        twin._compile(mode)
-    return twin
+    return inner.with_graph("train", graph)
 
 
 def _rewrite(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
@@ -82,7 +77,7 @@ def _rewrite(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
     shortcut = join.args[1] if join.args[0] is node else join.args[0]
     with graph.inserting_before(join):
         new = graph.call_function(torch.addcmul, (shortcut, value, weights))
-    new.meta = dict(join.meta)
+    inherit(new, join)
     join.replace_all_uses_with(new)
     graph.erase_node(join)
     graph.erase_node(node)
@@ -108,7 +103,7 @@ def _pooled(root: nn.Module, graph: fx.Graph, node: fx.Node, value: fx.Node) -> 
         both = graph.call_function(norm_and_pool, (layer, conv_node, early))
         out = graph.call_function(operator.getitem, (both, 0))
         pooled = graph.call_function(operator.getitem, (both, 1))
-    out.meta = dict(value.meta)
+    inherit(out, value)
     value.replace_all_uses_with(out)
     graph.erase_node(value)
     return pooled, out

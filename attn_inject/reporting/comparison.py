@@ -7,19 +7,11 @@ else FLOPs. The plain model is no candidate: nothing that is added to it makes i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from .data import Convention, Report, Units
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-
-FORMAT = "attn-inject comparison"
-FORMAT_VERSION = 1
+from .data import Convention, ReportData, Units
 
 Measure = Literal["latency", "FLOPs"]
 
@@ -60,7 +52,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparisonData:
     """All candidates, those of one model in a row and the plain model first. `device` says where they were timed."""
 
     candidates: tuple[Candidate, ...]
@@ -69,33 +61,8 @@ class Comparison:
     convention: Convention
     units: Units
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
-        return {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
 
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-
-    def to_markdown(self) -> str:
-        """The table as Markdown."""
-        from .comparison_text import to_markdown
-
-        return to_markdown(self)
-
-    def plot(self, path: str | Path) -> None:
-        """One chart of parameters against the second measure, the front marked; the file's ending picks the format."""
-        from .comparison_plot import save_plot
-
-        save_plot(self, path)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from .comparison_text import render
-
-        yield from render(self, width=options.max_width)
-
-
-def baseline(model: str, reports: Sequence[Report]) -> Candidate:
+def baseline(model: str, reports: Sequence[ReportData]) -> Candidate:
     """The plain model, as its reports have it; its latency is the median of what they measured."""
     first = reports[0]
     timed = sorted(report.speeds[0].before.median for report in reports if report.speeds)
@@ -111,7 +78,7 @@ def baseline(model: str, reports: Sequence[Report]) -> Candidate:
     )
 
 
-def candidate(plain: Candidate, attention: str, placement: str, report: Report) -> Candidate:
+def candidate(plain: Candidate, attention: str, placement: str, report: ReportData) -> Candidate:
     """What a report says of one combination with the model whose baseline is `plain`."""
     speed = report.speeds[0] if report.speeds else None
     return Candidate(
@@ -131,7 +98,7 @@ def candidate(plain: Candidate, attention: str, placement: str, report: Report) 
 
 def comparison(
     candidates: Sequence[Candidate], *, device: str | None, convention: Convention, units: Units
-) -> Comparison:
+) -> ComparisonData:
     """Mark every model's front and put everything together."""
     made = [each for each in candidates if each.problem is None]
     measure: Measure = "latency" if made and all(each.seconds is not None for each in made) else "FLOPs"
@@ -144,7 +111,7 @@ def comparison(
     }
     front = {id(each) for each in rivals} - beaten
     marked = tuple(replace(each, on_front=id(each) in front) for each in candidates)
-    return Comparison(marked, measure, device, convention, units)
+    return ComparisonData(marked, measure, device, convention, units)
 
 
 def _point(each: Candidate, measure: Measure) -> tuple[float, float]:

@@ -5,27 +5,18 @@ Units: counts are plain integers, bytes are bytes, times are seconds, ratios are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ..cost.amounts import Cost
 from ..cost.samples import Timing
 from ..types import Check
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-
 Convention = Literal["all", "paper"]
 Units = Literal["decimal", "binary"]
 Task = Literal["inference", "training step"]
 Mark = Literal["kept", "new", "gone"]
-
-FORMAT = "attn-inject report"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +138,12 @@ class BlockDiff:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportData:
     """What attention costs a model: per site, per stage and in total, before and after.
 
     Counts are for one image of `input_size` in inference. `outside` is what changed outside the new modules (permutes
     of channels-last maps, attention that was taken out). `unknown` names the operations whose arithmetic could not be
-    counted. A report prints itself in a terminal and shows itself in a notebook.
+    counted.
     """
 
     title: str
@@ -176,50 +167,3 @@ class Report:
         """The total of that name; `KeyError` for an unknown one."""
         found = {quantity.name: quantity for quantity in self.totals}
         return found[name]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
-        data = asdict(self)
-        for row, quantity in zip(data["totals"], self.totals, strict=True):
-            row |= {"difference": quantity.difference, "percent": quantity.percent}
-        return {"format": FORMAT, "version": FORMAT_VERSION, **data}
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """`to_dict` as JSON text (no NaN, no infinity in it). Options that JSON has no word for become their text."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, default=str)
-
-    def to_markdown(self, *, full: bool = False, diff: bool = False) -> str:
-        """Markdown for a paper or a pull request; `full`: every site in a row of its own; `diff`: the changed code."""
-        from .markdown import to_markdown
-
-        return to_markdown(self, full=full, diff=diff)
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained HTML page, also written to `path` where one is given."""
-        from .html import to_html
-
-        page = to_html(self)
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
-
-    def plot(self, path: str | Path) -> None:
-        """Draw the charts into a file; its ending (.png, .svg, .pdf) picks the format."""
-        from .plot import save_plot
-
-        save_plot(self, path)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from .console import render
-
-        yield from render(self, width=options.max_width)
-
-    def __str__(self) -> str:
-        from .console import to_text
-
-        return to_text(self)
-
-    def _repr_html_(self) -> str:
-        # In a frame of its own, so that the page's styles do not reach the notebook around it.
-        page = escape(self.to_html(), quote=True)
-        return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'

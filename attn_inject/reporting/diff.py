@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import fx
 
-from ..injected import InjectedModule
+from ..tracing.injected import InjectedModule
+from ..tracing.nodes import block_of, has_frame
 from .data import BlockDiff, BlockNode, DiffLine
 
 _SYMBOLS: Mapping[Any, str] = {
@@ -42,7 +43,7 @@ def _nodes_by_block(graph: fx.Graph) -> list[tuple[str, fx.Node]]:
     blocks: dict[fx.Node, str] = {}
     for node in graph.nodes:
         read = next((blocks[argument] for argument in node.all_input_nodes if argument in blocks), "")
-        blocks[node] = node.meta.get("block", read)
+        blocks[node] = block_of(node) if has_frame(node) else read
     return [(block, node) for node, block in blocks.items() if node.op not in ("placeholder", "output")]
 
 

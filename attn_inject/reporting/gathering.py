@@ -1,4 +1,4 @@
-"""Two models in, one `Report` out: counts both, times both, and says what each new module adds.
+"""Two models in, one `ReportData` out: counts both, times both, and says what each new module adds.
 
 What a site adds is what runs inside its new module, less what ran inside the module it replaces. Whatever else differs
 between the two models is reported as `outside`, so that sites and outside always add up to the totals. Where only a
@@ -9,36 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import torch
 from torch import nn
 
 from ..cost.amounts import Cost
 from ..cost.counting import Count, count
-from ..cost.latency import Progress, Settings
+from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
 from ..errors import AttnInjectError
-from ..injected import InjectedModule
-from ..preparing import unwrap
+from ..tracing.injected import InjectedModule
+from ..tracing.prepare import unwrap
 from ..types import Injection, Insertion
 from ..zoo.sizes import input_size as made_for
-from .data import Convention, Quantity, Report, SiteRow, StageRow, Units
+from .data import Convention, Quantity, ReportData, SiteRow, StageRow
 from .diff import block_diffs
-from .speed import Speeds, measure
+from .settings import ReportSettings
+from .speed import Speeds, bench_settings, measure
 
 
 def gather(
     original: nn.Module,
     patched: nn.Module,
+    settings: ReportSettings,
     *,
-    input_size: Sequence[int] | None,
-    convention: Convention,
-    units: Units,
-    speed: Settings | None,
-    progress: Progress | None,
-) -> Report:
-    """Make the report; without `speed` options nothing is run for real."""
+    input_size: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> ReportData:
+    """Make the report's data; without `settings.bench` nothing is run for real."""
+    bench = bench_settings(settings)
+    convention = settings.convention
     scope, part, injection = _injected(unwrap(patched))
     whole = unwrap(original)
     original = whole.get_submodule(scope)
@@ -54,15 +54,15 @@ def gather(
     outside = everything - sum(added, Cost())
     rows = [_row(insertion, cost, convention) for insertion, cost in zip(insertions, added, strict=True)]
     speeds = Speeds((), {})
-    if speed is not None:
-        speeds = measure(original, part, size, insertions, speed, progress)
+    if settings.bench:
+        speeds = measure(original, part, size, insertions, bench, progress)
     rows = _timed(rows, speeds.modules)
-    return Report(
+    return ReportData(
         title=_title(whole, scope, injection),
         input_size=size,
         dtype=str(_dtype(original)).removeprefix("torch."),
         convention=convention,
-        units=units,
+        units=settings.units,
         totals=_totals(before, after, holdings, convention),
         sites=tuple(rows),
         stages=_stages(rows),
@@ -75,18 +75,6 @@ def gather(
         checks=injection.verification.checks if injection is not None and injection.verification is not None else (),
         versions=dict(injection.versions) if injection is not None else {},
     )
-
-
-def check(*, convention: str, units: str, bench_seconds: float, batch: int | None) -> None:
-    """Refuse settings that make no sense."""
-    if convention not in get_args(Convention):
-        raise AttnInjectError(f"unknown convention {convention!r}; use 'all' or 'paper'")
-    if units not in get_args(Units):
-        raise AttnInjectError(f"unknown units {units!r}; use 'decimal' or 'binary'")
-    if not 0 < bench_seconds < float("inf"):
-        raise AttnInjectError(f"bench_seconds must be a positive number of seconds, not {bench_seconds}")
-    if batch is not None and batch < 1:
-        raise AttnInjectError(f"batch must be at least 1, not {batch}")
 
 
 def _image(original: nn.Module, injection: Injection | None, asked: Sequence[int] | None) -> tuple[int, ...]:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+REPORT_FORMAT, REPORT_VERSION = "attn-inject report", 1
+COMPARISON_FORMAT, COMPARISON_VERSION = "attn-inject comparison", 1
+
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 Schema = dict[str, Any]
@@ -163,8 +166,8 @@ REPORT: Schema = {
     **_record(
         "What attention costs a model.",
         {
-            "format": {"const": "attn-inject report"},
-            "version": {"const": 1},
+            "format": {"const": REPORT_FORMAT},
+            "version": {"const": REPORT_VERSION},
             "title": _TEXT,
             "input_size": _about(_SIZE, "channels, then spatial"),
             "dtype": _TEXT,
@@ -213,8 +216,8 @@ COMPARISON: Schema = {
     **_record(
         "Many attentions side by side.",
         {
-            "format": {"const": "attn-inject comparison"},
-            "version": {"const": 1},
+            "format": {"const": COMPARISON_FORMAT},
+            "version": {"const": COMPARISON_VERSION},
             "candidates": _list(_CANDIDATE),
             "measure": _one_of("latency", "FLOPs"),
             "device": _maybe(_TEXT),

@@ -9,11 +9,37 @@ import torch
 from torch import nn
 
 from ..cost.counting import count
-from ..cost.latency import PAIRS, SHARES_PART, Contest, Progress, Race, Settings
+from ..cost.latency import PAIRS, SHARES_PART, BenchSettings, Contest, Progress, Race
 from ..cost.shares import module_seconds
 from ..errors import AttnInjectError
 from ..types import Insertion
 from .data import Speed, Task
+from .settings import ReportSettings
+
+
+def bench_settings(settings: ReportSettings) -> BenchSettings:
+    """What to run for a report.
+
+    Raises:
+        AttnInjectError: a dtype that is no floating-point type.
+
+    """
+    return BenchSettings(
+        device=settings.device,
+        dtype=None if settings.dtype is None else _floating(settings.dtype),
+        batch=settings.batch,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+        training=settings.training,
+        seconds=settings.bench_seconds,
+    )
+
+
+def _floating(name: str) -> torch.dtype:
+    found = getattr(torch, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(name, name), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise AttnInjectError(f"{name!r} is not a floating-point type; use float32, bfloat16 or float16")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +55,7 @@ def measure(
     patched: nn.Module,
     size: Sequence[int],
     insertions: Sequence[Insertion],
-    settings: Settings,
+    settings: BenchSettings,
     progress: Progress | None = None,
 ) -> Speeds:
     """Time both models on images of `size`. Raises `AttnInjectError` where there is nothing to run or nowhere to."""

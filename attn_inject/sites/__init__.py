@@ -1,6 +1,1 @@
-"""From a trace to its sites and skips, reading only."""
-
-from .found import Located
-from .select import analyse, locate
-
-__all__ = ["Located", "analyse", "locate"]
+"""Graphs become sites, with reasons. Reads only: one rule or one fact a file, and `reading` for all of it at once."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from ..tracing.nodes import value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
 from .operations import axis_of, is_map, parts_of
@@ -64,13 +65,13 @@ def _judge(
     parts = parts_of(node)
     if len(parts) < 2 or not all(operations.carries[part] for part in parts):
         return "joins a parameter or a constant: M1"
-    if not is_map(node.meta["val"]) or not all(is_map(part.meta["val"]) for part in parts):
+    if not is_map(value_of(node)) or not all(is_map(value_of(part)) for part in parts):
         return "joins no feature maps: M1"
     axis = axes.get(node)
     if axis is None or axis_of(node) != axis:
         return "does not join along the channel axis: M1"
-    if node.meta["val"].dim() == 3 and any(
-        n.meta["val"].dim() > 3 for n in flow.mainline(node, None) if is_map(n.meta["val"])
+    if value_of(node).dim() == 3 and any(
+        value_of(n).dim() > 3 for n in flow.mainline(node, None) if is_map(value_of(n))
     ):
         return "joins token sequences: M1"
     if node in inside:

@@ -8,7 +8,7 @@ from torch import fx
 
 from ..types import Sites
 from .anatomy import Anatomy, Refusal
-from .attended import Attended
+from .existing import ExistingGate
 from .flow import Flow
 
 Key = tuple[str, str, int]
@@ -22,9 +22,9 @@ class GraphSites:
     """
 
     flow: Flow
-    found: dict[Key, list[Anatomy]]
+    anatomies: dict[Key, list[Anatomy]]
     refusals: list[Refusal]
-    attended: dict[fx.Node, Attended]
+    existing: dict[fx.Node, ExistingGate]
     axes: dict[fx.Node, int | None]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..tracing.nodes import value_of
 from .operations import Operations, name_of
 
 _CHANNELS_FIRST = (
@@ -52,7 +53,7 @@ def channel_axes(operations: Operations, graph: fx.Graph) -> dict[fx.Node, int |
 
 
 def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]) -> int | None:
-    value = node.meta.get("val")
+    value = value_of(node)
     if node.op == "placeholder":
         return 1
     if isinstance(value, (tuple, list)):
@@ -64,7 +65,7 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
     if name_of(node) in _MIXING:
         return None
     first = operations.sources(node)[0]
-    before = first.meta.get("val")
+    before = value_of(first)
     axis = axes.get(first)
     if axis is None:
         return None

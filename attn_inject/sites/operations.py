@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..tracing.nodes import value_of
+
 # torch.nn files whose modules are affine in their input (max pooling stands with the pools, as in the papers'
 # shortcuts).
 _AFFINE_HOMES = {
@@ -97,7 +99,7 @@ class Operations:
             return True
         if node.op == "get_attr" or (node.op in ("call_function", "call_method") and name_of(node) in _SHAPE_ONLY):
             return False
-        if not _holds_tensor(node.meta.get("val")):
+        if not _holds_tensor(value_of(node)):
             return node.op == "output"
         return any(self.carries[source] for source in node.all_input_nodes)
 
@@ -147,7 +149,7 @@ class Operations:
         return (
             node.op in ("call_function", "call_method")
             and name_of(node) in _ADDITIONS
-            and isinstance(node.meta.get("val"), torch.Tensor)
+            and isinstance(value_of(node), torch.Tensor)
         )
 
     def is_multiplication(self, node: fx.Node) -> bool:
@@ -183,7 +185,7 @@ class Operations:
             return 0
         if self.holds_convolution(node):
             weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-            value = weight.meta.get("val") if isinstance(weight, fx.Node) else None
+            value = value_of(weight) if isinstance(weight, fx.Node) else None
             return max(value.shape[2:], default=0) if isinstance(value, torch.Tensor) else 0
         return 0
 
@@ -236,5 +238,5 @@ def parts_of(node: fx.Node) -> list[fx.Node]:
 def axis_of(node: fx.Node) -> int:
     """The axis along which a concatenation joins, counted from the front."""
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
-    value = node.meta["val"]
+    value = value_of(node)
     return int(axis) % value.dim() if isinstance(axis, int) else 0

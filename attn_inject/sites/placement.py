@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from ..tracing.nodes import block_of, value_of
 from ..types import Placement
 from .anatomy import Anatomy
 from .flow import Flow
@@ -30,7 +31,7 @@ class Edit:
 
     @property
     def channels(self) -> int:
-        return int(self.value.meta["val"].shape[self.channel_axis])
+        return int(value_of(self.value).shape[self.channel_axis])
 
 
 def edit_for(graph: GraphSites, anatomy: Anatomy, placement: Placement) -> Edit | str:
@@ -39,7 +40,7 @@ def edit_for(graph: GraphSites, anatomy: Anatomy, placement: Placement) -> Edit 
     Existing attention (kind "attention") is always replaced where it is.
     """
     if anatomy.kind == "attention":
-        found = graph.attended[anatomy.gated]
+        found = graph.existing[anatomy.gated]
         return Edit(found.features, found.channel_axis, replaced=found.product)
     if placement == "standard":
         return Edit(anatomy.gated, anatomy.channel_axis)
@@ -70,15 +71,15 @@ def _at(
 def after_activation(flow: Flow, join: fx.Node) -> fx.Node:
     """The activation directly after the add, if the add has no other reader; else the add."""
     readers = list(join.users)
-    if len(readers) == 1 and _is_activation(flow, readers[0]) and readers[0].meta["block"] == join.meta["block"]:
+    if len(readers) == 1 and _is_activation(flow, readers[0]) and block_of(readers[0]) == block_of(join):
         return readers[0]
     return join
 
 
 def _is_activation(flow: Flow, node: fx.Node) -> bool:
     operations = flow.operations
-    before = node.all_input_nodes[0].meta.get("val") if node.all_input_nodes else None
-    after = node.meta.get("val")
+    before = value_of(node.all_input_nodes[0]) if node.all_input_nodes else None
+    after = value_of(node)
     return (
         operations.is_nonlinear(node)
         and not operations.holds_convolution(node)
@@ -92,9 +93,9 @@ def _is_activation(flow: Flow, node: fx.Node) -> bool:
 def _before_branch(graph: GraphSites, anatomy: Anatomy) -> Edit | str:
     flow = graph.flow
     fork, branch = anatomy.fork, anatomy.branch
-    if fork is None or branch is None or not isinstance(fork.meta["val"], torch.Tensor):
+    if fork is None or branch is None or not isinstance(value_of(fork), torch.Tensor):
         return "placement pre needs a block whose branch starts from one value"
-    if fork.meta["val"].dim() != branch.meta["val"].dim():
+    if value_of(fork).dim() != value_of(branch).dim():
         return "placement pre needs a branch that starts from a feature map"
     # A branch that begins by changing its input in place has changed the shortcut too: the gate goes after that.
     while (

@@ -20,6 +20,7 @@ from itertools import takewhile
 
 from torch import fx, nn
 
+from ..tracing.nodes import block_of, returned_by, value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
 from .operations import is_map
@@ -54,13 +55,13 @@ def find_plain(
         return []
     peers = _peers(flow, blocks)
     taken = {node for site in (*residual, *mixed) for node in _within(flow, site)}
-    refused = {(refusal.node, str(refusal.node.meta["block"])) for refusal in refusals}
+    refused = {(refusal.node, block_of(refusal.node)) for refusal in refusals}
     sites = []
     for value, frame in _returned(flow):
-        if value in taken or not is_map(value.meta["val"]) or not _is_peer(flow, peers, value, frame[0]):
+        if value in taken or not is_map(value_of(value)) or not _is_peer(flow, peers, value, frame[0]):
             continue
         fork = _input_of(flow, value, frame)
-        if fork is None or not is_map(fork.meta["val"]):
+        if fork is None or not is_map(value_of(fork)):
             continue
         region = list(flow.region(value, fork))
         if any(node in taken or (node, frame[0]) in refused or not _runs_in(node, frame[0]) for node in region):
@@ -114,12 +115,12 @@ def _within(flow: Flow, site: Anatomy) -> Iterator[fx.Node]:
 def _returned(flow: Flow) -> Iterator[tuple[fx.Node, Frame]]:
     for node in flow.order:
         if flow.operations.carries[node]:
-            for frame in node.meta.get("returned_by", ()):
+            for frame in returned_by(node):
                 yield node, frame
 
 
 def _runs_in(node: fx.Node, path: str) -> bool:
-    block = str(node.meta["block"])
+    block = block_of(node)
     return block == path or block.startswith(f"{path}.")
 
 
@@ -127,7 +128,7 @@ def _input_of(flow: Flow, value: fx.Node, frame: Frame) -> fx.Node | None:
     """The value that all of the call's computation starts from: the nearest on the way back that it did not compute."""
     path, call = frame
     for step in flow.mainline(value, None):
-        earlier = any(p == path and c != call for p, c in step.meta.get("returned_by", ()))
+        earlier = any(p == path and c != call for p, c in returned_by(step))
         if earlier or not _runs_in(step, path):
             return step
     return None

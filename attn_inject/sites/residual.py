@@ -26,6 +26,7 @@ from itertools import pairwise
 import torch
 from torch import fx
 
+from ..tracing.nodes import block_of, frame_of, value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
 from .operations import addends, is_map, parts_of
@@ -53,7 +54,7 @@ def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Ana
 
 def cells_of(refusals: list[Refusal]) -> set[str]:
     """The paths of the blocks that R7 found to be cells; a cell that is the whole model names no path to be within."""
-    return {str(r.node.meta["block"]) for r in refusals if r.reason == _CELL_COMBINATION} - {""}
+    return {block_of(r.node) for r in refusals if r.reason == _CELL_COMBINATION} - {""}
 
 
 def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: set[fx.Node]) -> Anatomy | str:
@@ -63,7 +64,7 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: se
         return "adds a parameter or a constant (position embedding, bias): R1"
     if a is b:
         return "adds a value to itself: R1"
-    va, vb = a.meta["val"], b.meta["val"]
+    va, vb = value_of(a), value_of(b)
     if not (isinstance(va, torch.Tensor) and isinstance(vb, torch.Tensor)):
         return "adds something that is no tensor: R1"
     if va.dim() != vb.dim():
@@ -81,7 +82,7 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: se
         return reason
     gated = gated_value(flow, fork, branch)
     axis = axes.get(gated)
-    if axis is None and gated.meta["val"].shape == vb.shape:
+    if axis is None and value_of(gated).shape == vb.shape:
         # A branch that ends in a product and a reshape is laid out as what it is added to.
         axis = axes.get(shortcut)
     if axis is None:
@@ -114,7 +115,7 @@ def _shortcut_and_branch(flow: Flow, a: fx.Node, b: fx.Node) -> tuple[fx.Node, f
 
 
 def _kind_of_map(node: fx.Node) -> str:
-    return "a token sequence" if node.meta["val"].dim() == 3 else "a token mixer or a plain product"
+    return "a token sequence" if value_of(node).dim() == 3 else "a token mixer or a plain product"
 
 
 def _derived_fork(flow: Flow, shortcut: fx.Node, branch: fx.Node) -> fx.Node | None:
@@ -161,7 +162,7 @@ def _refusal(
     flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
 ) -> str | None:
     """Rules R1 (token sequences), R5, R6 and R7 on an add that R2 to R4 took."""
-    rank = node.meta["val"].dim()
+    rank = value_of(node).dim()
     if rank == 3 and not _is_sequence_network(flow, branch, fork):
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
     if _is_split_scale(flow, fork, shortcut, branch):
@@ -177,7 +178,7 @@ def _is_multi_resolution(
     flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
 ) -> bool:
     climbs = [any(_climbs(flow, step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
-    if climbs != [False, True] or _stays_in_one_child(flow, fork, branch, str(node.meta["block"])):
+    if climbs != [False, True] or _stays_in_one_child(flow, fork, branch, block_of(node)):
         return False
     if flow.holds_convolution(shortcut, fork):
         return True
@@ -190,12 +191,12 @@ def _is_multi_resolution(
 
 def _stays_in_one_child(flow: Flow, fork: fx.Node, branch: fx.Node, block: str) -> bool:
     """Whether all of the branch that is coarser than its end, and the way back up, runs in one child of the block."""
-    end = branch.meta["val"].shape[2:].numel()
+    end = value_of(branch).shape[2:].numel()
     children = set()
     for step in flow.mainline(branch, fork):
-        value = step.meta["val"]
+        value = value_of(step)
         if _climbs(flow, step) or (isinstance(value, torch.Tensor) and value.shape[2:].numel() < end):
-            path = str(step.target) if step.op == "call_module" else str(step.meta["block"])
+            path = str(step.target) if step.op == "call_module" else block_of(step)
             inside = path.removeprefix(f"{block}." if block else "")
             children.add(inside.split(".")[0] if inside != path or not block else "")
     return len(children) == 1 and "" not in children
@@ -205,14 +206,14 @@ def _climbs(flow: Flow, node: fx.Node) -> bool:
     """Whether the node's output has more positions than its input."""
     if not flow.operations.upsamples(node):
         return False
-    before, after = flow.operations.sources(node)[0].meta["val"], node.meta["val"]
+    before, after = value_of(flow.operations.sources(node)[0]), value_of(node)
     return not isinstance(before, torch.Tensor) or before.shape[2:].numel() < after.shape[2:].numel()
 
 
 def _is_sequence_network(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:
     """Whether the branch's convolutions are one-dimensional, so that rank 3 is a feature map."""
     return all(
-        isinstance(value := step.meta["val"], torch.Tensor) and value.dim() == 3
+        isinstance(value := value_of(step), torch.Tensor) and value.dim() == 3
         for step in flow.region(branch, fork)
         if flow.operations.holds_convolution(step)
     )
@@ -239,7 +240,7 @@ def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:
 
 
 def _same_frame(a: fx.Node, b: fx.Node) -> bool:
-    return bool((a.meta["block"], a.meta["call"]) == (b.meta["block"], b.meta["call"]))
+    return frame_of(a) == frame_of(b)
 
 
 def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
@@ -248,10 +249,10 @@ def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
     gated = step = branch
     while step is not fork:
         sources = operations.sources(step)
-        if len(sources) != 1 or not isinstance(sources[0].meta.get("val"), torch.Tensor) or sources[0] is fork:
+        if len(sources) != 1 or not isinstance(value_of(sources[0]), torch.Tensor) or sources[0] is fork:
             break
         if operations.is_gain(step) or (
-            operations.is_slice(step) and step.meta["val"].dim() == sources[0].meta["val"].dim()
+            operations.is_slice(step) and value_of(step).dim() == value_of(sources[0]).dim()
         ):
             gated = sources[0]
         elif not operations.is_rearrangement(step):

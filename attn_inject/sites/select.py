@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from torch import fx, nn
 
 from ..errors import TraceError
-from ..tracing import Trace
-from ..types import Kind, Site, Sites, Skipped
+from ..tracing.nodes import block_of, value_of
+from ..tracing.tracer import Trace
+from ..types import Kind, Site, Sites, Skipped, block_name
 from .anatomy import Anatomy
-from .attended import anatomy_of, existing_attention, find_attention
 from .concat import find_mixed
+from .existing import anatomy_of, existing_attention, find_attention
 from .flow import Flow
 from .found import GraphSites, Key, Located
 from .layout import channel_axes
@@ -33,8 +34,8 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     plain = find_plain(flow, axes, residual, mixed, [*adds, *concats]) if "plain" in kinds else []
     sites: dict[Key, list[Anatomy]] = {}
     counters: dict[tuple[str, str, int], int] = defaultdict(int)
-    attended = find_attention(flow)
-    places = [anatomy_of(flow, found) for found in attended.values()] if "attention" in kinds else []
+    gates = find_attention(flow)
+    places = [anatomy_of(flow, found) for found in gates.values()] if "attention" in kinds else []
     everything = sorted([*residual, *mixed, *plain, *stages, *places], key=lambda site: flow.order[site.join])
     for anatomy in everything:
         if anatomy.kind in kinds:
@@ -42,7 +43,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
             key = (anatomy.kind, anatomy.block, counters[frame])
             counters[frame] += 1
             sites.setdefault(key, []).append(anatomy)
-    return GraphSites(flow, sites, [*adds, *concats], attended, axes)
+    return GraphSites(flow, sites, [*adds, *concats], gates, axes)
 
 
 def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
@@ -55,17 +56,17 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
     graphs = {mode: analyse(trace.skeleton, graph, kinds) for mode, graph in trace.graphs.items()}
     first = graphs.get("eval") or next(iter(graphs.values()))
     for mode, other in graphs.items():
-        missing = [key for key in first.found if key not in other.found]
+        missing = [key for key in first.anatomies if key not in other.anatomies]
         if missing:
             kind, block, _ = missing[0]
             raise TraceError(
-                f"the {kind} site of block {block or '(root)'} is not there in {mode} mode: "
+                f"the {kind} site of block {block_name(block)} is not there in {mode} mode: "
                 "the model computes something else there; leave the block out with exclude"
             )
     extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
-    items = tuple(_site(first, key, calls, extent) for key, calls in first.found.items())
+    items = tuple(_site(first, key, calls, extent) for key, calls in first.anatomies.items())
     skipped = tuple(
-        Skipped(r.node.name, str(r.node.meta["block"]), r.operation, r.reason)
+        Skipped(r.node.name, block_of(r.node), r.operation, r.reason)
         for r in sorted(first.refusals, key=lambda r: first.flow.order[r.node])
     )
     return Located(Sites(items, skipped), graphs)
@@ -75,7 +76,7 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
     anatomy = calls[0]
     kind, block, index = anatomy.kind, key[1], key[2]
     axis = anatomy.channel_axis
-    value = anatomy.gated.meta["val"]
+    value = value_of(anatomy.gated)
     size = spatial_size(anatomy.gated, axis)
     longest: int = max(size, default=0)
     return Site(
@@ -89,5 +90,5 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
         node=anatomy.gated.name,
         join=anatomy.join.name,
         calls=len(calls),
-        existing=existing_attention(graph.flow, anatomy, graph.attended),
+        existing=existing_attention(graph.flow, anatomy, graph.existing),
     )

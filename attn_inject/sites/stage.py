@@ -12,6 +12,7 @@ import math
 
 from torch import fx
 
+from ..tracing.nodes import value_of
 from .anatomy import Anatomy
 from .flow import Flow
 from .operations import is_map
@@ -22,14 +23,14 @@ def find_stages(flow: Flow, axes: dict[fx.Node, int | None], output: fx.Node) ->
     sources = flow.operations.sources(output)
     if not sources:
         return []
-    line = [node for node in flow.mainline(sources[0], None) if is_map(node.meta["val"])][::-1]
+    line = [node for node in flow.mainline(sources[0], None) if is_map(value_of(node))][::-1]
     groups: list[list[fx.Node]] = []
     for node in line:
         axis = axes.get(node)
         if axis is None or node.op == "placeholder":
             continue
         size = spatial_size(node, axis)
-        if math.prod(size) <= 1 or node.meta["val"].dim() != line[0].meta["val"].dim():
+        if math.prod(size) <= 1 or value_of(node).dim() != value_of(line[0]).dim():
             continue
         if groups and spatial_size(groups[-1][-1], axes[groups[-1][-1]] or 1) == size:
             groups[-1].append(node)
@@ -46,5 +47,5 @@ def find_stages(flow: Flow, axes: dict[fx.Node, int | None], output: fx.Node) ->
 
 def spatial_size(node: fx.Node, axis: int) -> tuple[int, ...]:
     """The extent of a value's spatial axes: all but batch and channels."""
-    shape = node.meta["val"].shape
+    shape = value_of(node).shape
     return tuple(int(extent) for index, extent in enumerate(shape) if index not in (0, axis))

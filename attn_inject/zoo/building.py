@@ -59,7 +59,7 @@ def build(
     if not isinstance(model, nn.Module):
         raise SourceError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module")
     if source.checkpoint:
-        from ..weights import load_weights
+        from .weights import load_weights
 
         loaded = load_weights(model, source.checkpoint)
         if tell is not None:
@@ -91,7 +91,7 @@ def _factory(source: Source) -> Callable[[], Any]:
             raise SourceError(f"this timm has no model {source.name[:60]!r}")
         return lambda: timm.create_model(source.name, pretrained=source.pretrained, **args)
     if source.kind == "cifar":
-        from .. import cifar
+        from . import cifar
 
         if source.name not in cifar.models():
             raise SourceError(f"there is no CIFAR network {source.name!r}; there are {', '.join(cifar.models())}")

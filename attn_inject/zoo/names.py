@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..cache import cached
+from ..files.cache import cached
 
 
 class ModelName(NamedTuple):
@@ -113,6 +113,6 @@ def _is_from(library: str, builder: Callable[..., object]) -> bool:
 
 
 def _list_cifar() -> list[str]:
-    from .. import cifar
+    from . import cifar
 
     return sorted(cifar.models())

@@ -26,8 +26,6 @@ def input_size(model: nn.Module, source: Source | None = None) -> tuple[int, ...
         return None
     dimension = len(first.kernel_size)
     spatial = _configured(model) or _torchvision_crop(model, source)
-    if type(model).__module__ == "attn_inject.cifar":
-        spatial = (32, 32)
     if spatial is None:
         return (first.in_channels, *_USUAL[dimension])
     frames = _USUAL[3][:1] if dimension == 3 else ()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attn_inject import AttentionError
-from attn_inject.attention import build
 from attn_inject.attention.eca import adaptive_kernel_size
 from attn_inject.attention.psa import PSA
+from attn_inject.attention.registry import build
 from attn_inject.attention.se import hidden_width
 
 TIGHT = 1e-12

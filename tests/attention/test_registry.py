@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from attn_inject import AttentionError, find_sites, inject, register_attention
-from attn_inject.attention import build, check_options, names, resolve
 from attn_inject.attention.catalogue import catalogue
+from attn_inject.attention.registry import build, names, resolve
 
 from .. import toys
 
@@ -68,7 +68,7 @@ def test_classes_functions_and_registered_names() -> None:
         assert sum(p.numel() for p in patched.parameters()) == sum(p.numel() for p in model.parameters()) + 16
     assert resolve(Halve).options == ("factor",)
     with pytest.raises(AttentionError, match="no option 'factr' .did you mean factor"):
-        check_options(resolve(Halve), {"factr": 1})
+        resolve(Halve).check_options({"factr": 1})
     register_attention("halve-test", Halve)
     patched = inject(model, "halve-test", factor=0.1, input_size=(3, 16, 16))
     assert patched.body.halve_test.factor.flatten()[0].item() == pytest.approx(0.1)

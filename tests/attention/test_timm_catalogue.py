@@ -11,8 +11,8 @@ from timm.layers.create_attn import create_attn
 from torch import nn
 
 from attn_inject import AttentionError, RewriteError, inject, register_attention
-from attn_inject.attention import build, library_names, resolve
 from attn_inject.attention.catalogue import catalogue
+from attn_inject.attention.registry import build, library_names, resolve
 from attn_inject.attention.timm_made import _all_names, timm_names
 
 from .. import toys

@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from attn_inject.reading import read
-from attn_inject.sites import locate
+from attn_inject.sites.reading import read
+from attn_inject.sites.select import locate
 from attn_inject.types import DEFAULT_KINDS
 
 from ..zoo.sweep import build
@@ -39,12 +39,12 @@ def main() -> None:
         reads, finds = [], []
         for _ in range(3):
             start = time.process_time()
-            reading = read(model)
+            located = read(model)
             middle = time.process_time()
-            locate(reading.trace, DEFAULT_KINDS)
+            locate(located.trace, DEFAULT_KINDS)
             reads.append(middle - start)
             finds.append(time.process_time() - middle)
-        nodes = sum(len(graph.nodes) for graph in reading.trace.graphs.values())
+        nodes = sum(len(graph.nodes) for graph in located.trace.graphs.values())
         find = min(finds)
         print(
             f"| {name} | {nodes} | {min(reads) * 1e3:.0f} | {find * 1e3:.1f} | {find / nodes * 1e6:.1f} |", flush=True

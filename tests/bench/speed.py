@@ -25,7 +25,8 @@ from torch import nn
 
 from attn_inject import inject, optimize
 from attn_inject.cost.counting import count
-from attn_inject.optimizing import fold_norms, optimize_training
+from attn_inject.optimizing.optimized import fold_norms
+from attn_inject.optimizing.training import optimize_training
 
 CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from attn_inject import InjectedModule, inject, save
-from attn_inject.zoo import build, parse_source
+from attn_inject.zoo.building import build
+from attn_inject.zoo.parsing import parse_source
 
 SIZE = (3, 32, 32)
 NETWORKS = {

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from attn_inject import CheckpointError, save
-from attn_inject.checkpoint import inspect
 from attn_inject.files.atomic import write_atomically
+from attn_inject.saving.checkpoint import inspect
 
 from .nets import patched
 

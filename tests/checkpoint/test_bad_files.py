@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attn_inject import CheckpointError, PlanError, load, save
-from attn_inject.checkpoint import inspect
-from attn_inject.plan_text import plan_from_json, plan_from_toml, plan_to_dict, plan_to_json, plan_to_toml
+from attn_inject.planning.text import plan_from_json, plan_from_toml, plan_to_dict, plan_to_json, plan_to_toml
+from attn_inject.saving.checkpoint import inspect
 from attn_inject.types import Source
 
 from .nets import patched
@@ -313,9 +313,10 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
 
 
 def test_code_named_by_a_file_is_imported_only_on_trust(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text("from attn_inject.cifar import models\nmake = models()['resnet20']\n")
+    (tmp_path / "net.py").write_text("from attn_inject.zoo.cifar import models\nmake = models()['resnet20']\n")
     from attn_inject import inject
-    from attn_inject.zoo import build, parse_source
+    from attn_inject.zoo.building import build
+    from attn_inject.zoo.parsing import parse_source
 
     source = parse_source(f"{tmp_path / 'net.py'}:make", seed=1)
     assert isinstance(source, Source)

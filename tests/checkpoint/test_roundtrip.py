@@ -15,9 +15,10 @@ from torch import nn
 
 import attn_inject
 from attn_inject import CheckpointError, inject, load, save
-from attn_inject.checkpoint import inspect
 from attn_inject.files.aligned import ALIGNMENT, all_aligned
-from attn_inject.zoo import build, parse_source
+from attn_inject.saving.checkpoint import inspect
+from attn_inject.zoo.building import build
+from attn_inject.zoo.parsing import parse_source
 
 from . import exchange
 from .nets import DTYPES, NETWORKS, SIZE, assert_export_holds, assert_same, patched

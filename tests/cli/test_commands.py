@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from attn_inject.recipe import names
+from attn_inject.planning.recipe import names
 
 
 def test_sites_shows_each_site_once(cli: Callable) -> None:

@@ -128,7 +128,8 @@ def test_a_users_mistake_is_one_line_and_writes_nothing(
 
 
 def test_weights_come_from_a_file_and_the_report_says_how_many(cli: Callable, toy: str, tmp_path: Path) -> None:
-    from attn_inject.zoo import build, parse_source
+    from attn_inject.zoo.building import build
+    from attn_inject.zoo.parsing import parse_source
 
     state = build(parse_source(toy, seed=9)).state_dict()
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "w.pth")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from attn_inject.checkpoint import SUFFIXES
 from attn_inject.cli.outputs import MODEL_ENDINGS, check_output, write_text
 from attn_inject.errors import CheckpointError
+from attn_inject.saving.checkpoint import SUFFIXES
 
 
 def test_a_path_that_can_be_written(tmp_path: Path) -> None:

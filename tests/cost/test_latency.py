@@ -11,7 +11,7 @@ from torch import nn
 
 from attn_inject import AttnInjectError
 from attn_inject.cost.device import Device, pick
-from attn_inject.cost.latency import PAIRS, Contest, Settings
+from attn_inject.cost.latency import PAIRS, BenchSettings, Contest
 from attn_inject.cost.shares import module_seconds
 
 
@@ -45,7 +45,7 @@ def simulated(monkeypatch, contest: Contest, seconds: list[float], noise: float 
 
 
 def test_the_two_take_turns_and_swap_who_is_first(model, monkeypatch):
-    contest = Contest(model, model, (3, 8, 8), Settings(device="cpu", seconds=0.05))
+    contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
     order = simulated(monkeypatch, contest, [1e-3, 1e-3])
     race = contest.inference()
     warm, turns = order[:2], order[2:]
@@ -57,7 +57,7 @@ def test_the_two_take_turns_and_swap_who_is_first(model, monkeypatch):
 
 
 def test_a_drifting_machine_favours_nobody(model, monkeypatch):
-    contest = Contest(model, model, (3, 8, 8), Settings(device="cpu", seconds=0.05))
+    contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
     simulated(monkeypatch, contest, [1e-3, 1.1e-3], drift=0.001)
     race = contest.inference()
     assert race.ratio.median == pytest.approx(1.1, rel=1e-3)
@@ -66,14 +66,14 @@ def test_a_drifting_machine_favours_nobody(model, monkeypatch):
 
 def test_a_model_against_itself_is_not_told_apart_ten_times_out_of_ten(model, monkeypatch):
     for seed in range(10):
-        contest = Contest(model, model, (3, 8, 8), Settings(device="cpu", seconds=0.02))
+        contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.02))
         simulated(monkeypatch, contest, [1e-3, 1e-3], noise=0.05 + 0.01 * seed, drift=1e-4, seed=seed)
         ratio = contest.inference().ratio
         assert ratio.low <= 1 <= ratio.high
 
 
 def test_a_real_difference_is_seen(model, monkeypatch):
-    contest = Contest(model, model, (3, 8, 8), Settings(device="cpu", seconds=0.05))
+    contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
     simulated(monkeypatch, contest, [1e-3, 1.2e-3], noise=0.02)
     assert contest.inference().ratio.low > 1
 
@@ -81,13 +81,13 @@ def test_a_real_difference_is_seen(model, monkeypatch):
 @pytest.mark.bench
 def test_a_model_against_itself_on_the_real_clock(model):
     for _ in range(10):
-        ratio = Contest(model, model, (3, 8, 8), Settings(device="cpu", seconds=1.0)).inference().ratio
+        ratio = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=1.0)).inference().ratio
         assert ratio.low <= 1 <= ratio.high
 
 
 def test_the_callers_models_are_untouched(model):
     before = copy.deepcopy(model.state_dict())
-    settings = Settings(device="cpu", dtype=torch.bfloat16, batch=3, channels_last=True, seconds=0.02)
+    settings = BenchSettings(device="cpu", dtype=torch.bfloat16, batch=3, channels_last=True, seconds=0.02)
     contest = Contest(model, model, (3, 8, 8), settings)
     race = contest.training()
     assert race.pairs >= 2
@@ -100,7 +100,7 @@ def test_the_callers_models_are_untouched(model):
 
 
 def test_peak_memory_is_not_claimed_on_a_cpu(model):
-    race = Contest(model, model, (3, 8, 8), Settings(device="cpu", seconds=0.01)).inference()
+    race = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.01)).inference()
     assert race.before.peak_bytes is None
     assert race.after.peak_bytes is None
 

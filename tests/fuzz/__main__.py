@@ -262,7 +262,7 @@ def main() -> int:
 if __name__ == "__main__":
     if atheris is not None and "--plain" not in sys.argv:
         with atheris.instrument_imports(include=["attn_inject"]):
-            import attn_inject.checkpoint
-            import attn_inject.recipe
-            import attn_inject.weights  # noqa: F401
+            import attn_inject.planning.recipe
+            import attn_inject.saving.checkpoint
+            import attn_inject.zoo.weights  # noqa: F401
     sys.exit(main())

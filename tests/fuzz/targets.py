@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 
-from attn_inject import CheckpointError, PlanError, inject, load, recipe, save
-from attn_inject.checkpoint import inspect
+from attn_inject import CheckpointError, PlanError, inject, load, save
 from attn_inject.errors import SourceError
-from attn_inject.plan_text import plan_from_json, plan_from_toml, plan_to_json, plan_to_toml
-from attn_inject.recipe import parse_recipe
-from attn_inject.weights import load_weights
-from attn_inject.zoo import build, parse_source
+from attn_inject.planning import recipe
+from attn_inject.planning.recipe import parse_recipe
+from attn_inject.planning.text import plan_from_json, plan_from_toml, plan_to_json, plan_to_toml
+from attn_inject.saving.checkpoint import inspect
+from attn_inject.zoo.building import build
+from attn_inject.zoo.parsing import parse_source
+from attn_inject.zoo.weights import load_weights
 
 from ..toys import Block, Toy, _iadd
 from . import mutate

@@ -10,8 +10,7 @@ import torchvision
 from torch import nn
 
 from attn_inject import PlanError, inject, optimize
-from attn_inject.optimizing import fold_norms
-from attn_inject.optimizing.optimized import TOLERANCE
+from attn_inject.optimizing.optimized import TOLERANCE, fold_norms
 
 from .. import toys
 

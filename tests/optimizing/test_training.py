@@ -13,9 +13,8 @@ from torch import nn
 
 from attn_inject import PlanError, inject
 from attn_inject.attention.eca import ECA
-from attn_inject.injected import InjectedModule
-from attn_inject.optimizing import optimize_training
-from attn_inject.optimizing.training import norm_and_pool, pooled_convolution, weights_of
+from attn_inject.optimizing.training import norm_and_pool, optimize_training, pooled_convolution, weights_of
+from attn_inject.tracing.injected import InjectedModule
 
 SIZE = (3, 32, 32)
 

@@ -11,7 +11,8 @@ from torch import nn
 import attn_inject
 from attn_inject.cost.amounts import Cost
 from attn_inject.cost.samples import Timing
-from attn_inject.reporting.data import BlockDiff, BlockNode, DiffLine, Quantity, Report, SiteRow, Speed, StageRow
+from attn_inject.reporting.data import BlockDiff, BlockNode, DiffLine, Quantity, SiteRow, Speed, StageRow
+from attn_inject.reporting.report import Report
 from attn_inject.types import Check
 
 

@@ -10,12 +10,16 @@ import pytest
 from torch import nn
 
 from attn_inject import AttnInjectError
-from attn_inject.comparing import compare
+from attn_inject.planning.choices import Choices
 from attn_inject.reporting import schema
+from attn_inject.reporting.comparing import compare, shown
 from attn_inject.reporting.comparison import Candidate, comparison
+from attn_inject.reporting.settings import ReportSettings
 
 from .conftest import Net
 from .test_views import assert_golden
+
+COUNTED = ReportSettings(bench=False)
 
 
 def candidates(*rows: tuple[str, int, int, float | None], model: str = "net") -> list[Candidate]:
@@ -31,7 +35,7 @@ ROWS = candidates(
 
 
 def together(rows):
-    return comparison(rows, device="CPU (Some Processor)", convention="all", units="decimal")
+    return shown(comparison(rows, device="CPU (Some Processor)", convention="all", units="decimal"))
 
 
 def front(made):
@@ -76,7 +80,15 @@ def test_views(tmp_path):
 
 def test_attentions_and_placements_of_a_model():
     net = Net()
-    made = compare(net, ["se", "eca"], ["standard", "identity"], options={"input_size": (3, 32, 32)}, bench=False)
+    made = compare(
+        net,
+        [
+            Choices(attention=name, placement=placement, input_size=(3, 32, 32))
+            for name in ("se", "eca")
+            for placement in ("standard", "identity")
+        ],
+        settings=COUNTED,
+    )
     plain, *others = made.candidates
     assert (plain.attention, plain.parameters) == ("none", sum(p.numel() for p in net.parameters()))
     assert [each.label for each in others] == ["se", "se (identity)", "eca", "eca (identity)"]
@@ -84,7 +96,11 @@ def test_attentions_and_placements_of_a_model():
 
 
 def test_combinations_that_do_not_exist_do_not_stop_the_others():
-    made = compare(Net(), ["eca", "timm:nonsense"], options={"input_size": (3, 32, 32)}, bench=False)
+    made = compare(
+        Net(),
+        [Choices(attention=name, input_size=(3, 32, 32)) for name in ("eca", "timm:nonsense")],
+        settings=COUNTED,
+    )
     problems = {each.attention: each.problem for each in made.candidates}
     assert problems["eca"] is None
     assert problems["timm:nonsense"]
@@ -92,12 +108,12 @@ def test_combinations_that_do_not_exist_do_not_stop_the_others():
 
 def test_nothing_to_compare_is_an_error():
     with pytest.raises(AttnInjectError, match="nothing to compare"):
-        compare(nn.Sequential(nn.Linear(3, 3)), ["se"], options={"input_size": (3,)}, bench=False)
+        compare(nn.Sequential(nn.Linear(3, 3)), [Choices(attention="se", input_size=(3,))], settings=COUNTED)
 
 
 def test_resnet50_without_benchmark_needs_no_weights():
     """+2,514,944 for SE without biases at r = 16, +86 for adaptive ECA (counted)."""
-    made = compare("torchvision:resnet50", ["se", "eca"], bench=False)
+    made = compare("torchvision:resnet50", ["se", "eca"], settings=COUNTED)
     plain, se, eca = made.candidates
     assert plain.parameters == 25_557_032
     assert se.parameters - plain.parameters == 2_514_944

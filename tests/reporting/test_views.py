@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from attn_inject import AttnInjectError
-from attn_inject.reporting import schema, words
-from attn_inject.reporting.console import render_diff, to_text
-from attn_inject.reporting.folding import fold
+from attn_inject.reporting import schema
+from attn_inject.reporting.views import words
+from attn_inject.reporting.views.console import render_diff, to_text
+from attn_inject.reporting.views.folding import fold
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -93,22 +93,22 @@ def is_cnn(model: nn.Module) -> bool:
 def examine(name: str) -> Row:
     """Trace one model, find its sites, ask the oracle."""
     warnings.simplefilter("ignore")
-    from attn_inject.reading import read
+    from attn_inject.sites.reading import read
 
     start = time.perf_counter()
     model = build(name)
     if not is_cnn(model):
         return Row(name, is_cnn=False)
     try:
-        reading = read(model)
+        located = read(model)
     except TraceError as error:
         return Row(name, error=str(error), seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start
-    kinds = Counter(site.kind for site in reading.located.sites)
-    ours = Counter(site.block for site in reading.located.sites if site.kind == "residual")
-    nodes = len(reading.trace.graphs["eval"].nodes)
+    kinds = Counter(site.kind for site in located.sites)
+    ours = Counter(site.block for site in located.sites if site.kind == "residual")
+    nodes = len(located.trace.graphs["eval"].nodes)
     try:
-        theirs = residual_blocks(model, *(x for x in reading.trace.inputs))
+        theirs = residual_blocks(model, *(x for x in located.trace.inputs))
     except (RuntimeError, NotImplementedError, IndexError) as error:
         return Row(name, nodes, kinds["residual"], kinds["mixed"], None, error=f"oracle: {error}", seconds=seconds)
     return Row(

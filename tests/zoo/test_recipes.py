@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attn_inject.cli.main import run
-from attn_inject.recipe import names
+from attn_inject.planning.recipe import names
 
 
 @pytest.mark.zoo

@@ -1,0 +1,77 @@
+"""What an attention is to the rest of the library: a factory with a name, and what may be asked of it."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import AttentionError, nearest
+
+# Arguments that the plan decides, not the user.
+_RESERVED = ("init", "ndim", "self")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention: `factory(channels, **options)` makes a module (N, C, *spatial) -> the same shape.
+
+    `child` is the attribute name of new modules; `options` the accepted keyword arguments; `kind` is "gate" where the
+    output is x times one weight per channel, else "features". `open_options` marks a factory that takes any keyword.
+    """
+
+    name: str
+    child: str
+    factory: Callable[..., Any]
+    options: tuple[str, ...] = ()
+    summary: str = ""
+    paper: str = ""
+    kind: str = "features"
+    open_options: bool = False
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the attention does not take.
+
+        Raises:
+            AttentionError: names the right ones.
+
+        """
+        for name in options:
+            if name in self.options or (self.open_options and name not in _RESERVED):
+                continue
+            known = ", ".join(self.options) or "none"
+            raise AttentionError(
+                f"{self.name} has no option {name!r}{nearest(name, self.options)}; its options: {known}"
+            )
+
+
+def foreign(name: str, factory: Callable[..., Any]) -> Attention:
+    """The attention that somebody's own class or function makes, called `name`."""
+    last = name.rpartition(":")[2].rpartition(".")[2].strip("<>")
+    child = child_name("".join(c if c.isalnum() else "_" for c in last).lower().strip("_"))
+    doc = (inspect.getdoc(factory) or "").strip().splitlines()
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters_of(factory).values())
+    return Attention(name, child, factory, options_of(factory), doc[0] if doc else "", open_options=anything)
+
+
+def child_name(word: str) -> str:
+    """`word` as the name of a submodule, which must be writable in Python code (`timm:lambda` is not)."""
+    if keyword.iskeyword(word):
+        return f"{word}_attention"
+    return word if word.isidentifier() else "attention"
+
+
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The factory's parameters by name; none where Python cannot tell."""
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def options_of(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """The factory's keyword arguments but the first (the channel count) and those the plan decides."""
+    parameters = [p for p in parameters_of(factory).values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return tuple(p.name for p in parameters[1:] if p.name not in (*_RESERVED, "device", "dtype"))

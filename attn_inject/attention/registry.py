@@ -1,0 +1,224 @@
+"""Attentions by name: the papers' own, timm's, and anybody's.
+
+The table names a module and a class for each, imported when used: reading names imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AttentionError, nearest
+from ..types import Init, Insertion, Plan
+from .base import Attention, foreign, options_of, parameters_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class _Entry:
+    home: str
+    cls: str
+    child: str
+    summary: str
+    paper: str
+    kind: str = "gate"
+
+
+_TABLE: dict[str, _Entry] = {
+    "se": _Entry("se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507"),
+    "eca": _Entry(
+        "eca", "ECA", "eca", "Efficient Channel Attention: one kernel of k weights across the channels", "1910.03151"
+    ),
+    "psa": _Entry(
+        "psa", "PSA", "psa", "Pyramid Squeeze Attention: four kernel sizes, weighted", "2105.14447", "features"
+    ),
+    "se-var1": _Entry("variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151"),
+    "se-var2": _Entry("variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151"),
+    "se-var3": _Entry("variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151"),
+    "se-gc": _Entry("variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151"),
+    "eca-ns": _Entry(
+        "variants", "ECANS", "eca_ns", "ECA paper, Table 2: k weights per channel, not shared", "1910.03151"
+    ),
+}
+_registered: dict[str, Callable[..., Any]] = {}
+
+
+def names() -> list[str]:
+    """The names that need no import: the papers' attentions and registered ones."""
+    return [*_TABLE, *_registered]
+
+
+def library_names() -> list[str]:
+    """The papers' attentions alone."""
+    return [*_TABLE]
+
+
+def summary_of(name: str) -> tuple[str, str]:
+    """(one line, arXiv number) of an attention of the table; empty for others."""
+    entry = _TABLE.get(name)
+    return (entry.summary, entry.paper) if entry else ("", "")
+
+
+def register_attention(name: str, factory: Callable[..., Any]) -> None:
+    """Make `factory(channels, **options)` known as `name`, to `inject`, to plans and to saved files.
+
+    Raises:
+        AttentionError: the name is taken by the library or is no plain name, or the factory cannot be called.
+
+    """
+    if not isinstance(name, str) or not name or not name.replace("-", "_").replace(".", "_").isidentifier():
+        raise AttentionError(f"an attention's name must be a plain word, got {name!r}")
+    if name in _TABLE or name == "none":
+        raise AttentionError(f"{name} is one of the library's own attentions: choose another name")
+    if not callable(factory):
+        raise AttentionError(f"the attention {name} must be a class or a function of the channel count")
+    _registered[name] = factory
+
+
+def resolve(attention: str | type | Callable[..., Any] | Attention) -> Attention:
+    """The attention behind a name, a class or a function of the channel count.
+
+    Raises:
+        AttentionError: an unknown name (with the nearest and the list), or something that cannot be called.
+
+    """
+    if isinstance(attention, Attention):
+        return attention
+    if isinstance(attention, str):
+        return _by_name(attention)
+    if not callable(attention) or _is_module_instance(attention):
+        raise AttentionError(
+            f"attention must be a name, a class or a function of the channel count, not {type(attention).__name__}: "
+            "every site needs a module of its own"
+        )
+    return foreign(text_name(attention), attention)
+
+
+def text_name(factory: Callable[..., Any]) -> str:
+    """The name under which a class or function can be found again: registered, else `module:qualname`."""
+    for name, known in _registered.items():
+        if known is factory:
+            return name
+    target = getattr(factory, "func", factory)
+    return f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', type(target).__name__)}"
+
+
+def attentions_of(plan: Plan) -> dict[str, Attention]:
+    """Every attention that a plan names, resolved once.
+
+    Raises:
+        AttentionError: one that is not known here.
+
+    """
+    names_in = dict.fromkeys(insertion.attention for insertion in plan.insertions)
+    return {
+        name: resolve(plan.factory if plan.factory is not None and name == plan.attention else name)
+        for name in names_in
+    }
+
+
+def module_for(insertion: Insertion, attention: Attention) -> nn.Module:
+    """The new module of one insertion.
+
+    Raises:
+        AttentionError: settings that the attention cannot work with.
+
+    """
+    return build(
+        attention,
+        insertion.channels,
+        ndim=len(insertion.site.size),
+        init=insertion.init,
+        options=insertion.options,
+    )
+
+
+def build(
+    attention: Attention | str,
+    channels: int,
+    *,
+    ndim: int = 2,
+    init: Init = "paper",
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """One new module for maps of `channels` channels and `ndim` spatial axes.
+
+    With init="identity" its output equals its input to the bit at the start: gates start at exactly 1, everything else
+    is mixed in by a scalar that starts at zero.
+
+    Raises:
+        AttentionError: settings that the attention cannot work with.
+
+    """
+    from torch import nn
+
+    from .gating import ZeroMix
+
+    attention = resolve(attention)
+    arguments = dict(options or {})
+    attention.check_options(arguments)
+    accepted = parameters_of(attention.factory)
+    if "ndim" in accepted:
+        arguments["ndim"] = ndim
+    gate_starts_at_one = attention.kind == "gate" and "init" in accepted
+    if gate_starts_at_one:
+        arguments["init"] = init
+    try:
+        module = attention.factory(channels, **arguments)
+    except AttentionError:
+        raise
+    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
+        raise AttentionError(
+            f"{attention.name} cannot be made for {channels} channels: {error or type(error).__name__}"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise AttentionError(f"{attention.name} must make an nn.Module, not {type(module).__name__}")
+    if init != "identity" or gate_starts_at_one:
+        return module
+    if arguments.get("stride", 1) != 1 or arguments.get("out_channels") not in (None, channels):
+        raise AttentionError(f"init='identity' needs a module that keeps the shape; {attention.name} changes it here")
+    return ZeroMix(module)
+
+
+def _is_module_instance(value: object) -> bool:
+    return hasattr(value, "forward") and not isinstance(value, type)
+
+
+def _by_name(name: str) -> Attention:
+    if name in _TABLE:
+        entry = _TABLE[name]
+        cls = getattr(importlib.import_module(f"{__package__}.{entry.home}"), entry.cls)
+        return Attention(name, entry.child, cls, options_of(cls), entry.summary, entry.paper, entry.kind)
+    if name in _registered:
+        return foreign(name, _registered[name])
+    if name.startswith("timm:"):
+        from .timm_made import timm_attention
+
+        return timm_attention(name)
+    if ":" in name:
+        return foreign(name, _imported(name))
+    known = names()
+    raise AttentionError(
+        f"unknown attention {name!r}{nearest(name, known, count=2)}: "
+        f"there are {', '.join(known)}, timm:NAME and package.module:Class"
+    )
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    home, _, path = name.partition(":")
+    try:
+        value: Any = importlib.import_module(home)
+        for part in path.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise AttentionError(
+            f"cannot import attention {name!r} ({error}): give package.module:Class, or use register_attention"
+        ) from error
+    if not callable(value):
+        raise AttentionError(f"attention {name!r} is a {type(value).__name__}, not a class or function")
+    factory: Callable[..., Any] = value
+    return factory

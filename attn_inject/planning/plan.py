@@ -1,0 +1,304 @@
+"""From sites and choices to a `Plan`. Pure: nothing is edited here, and new modules get their names here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ..attention.base import Attention
+from ..attention.registry import module_for, resolve
+from ..errors import AttentionError, PlanError
+from ..sites.anatomy import Anatomy
+from ..sites.found import GraphSites
+from ..sites.placement import Edit, edit_for
+from ..sites.reading import LocatedModel, read
+from ..tracing.nodes import block_of
+from ..types import (
+    DEFAULT_KINDS,
+    Existing,
+    Init,
+    Insertion,
+    Kind,
+    Placement,
+    Plan,
+    Preset,
+    Site,
+    Source,
+    block_name,
+)
+from .choices import Choices, explaining_choices, listing, no_sites, selected
+from .presets import PresetSettings, preset_settings
+
+
+@explaining_choices
+def make_plan(
+    model: nn.Module,
+    attention: str | type | Callable[..., Any],
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    placement: Placement = "standard",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    stages: int | Sequence[int] | None = None,
+    scope: str | None = None,
+    init: Init = "paper",
+    existing: Existing = "stack",
+    preset: Preset | None = None,
+    name: str | None = None,
+    every: int = 1,
+    min_channels: int = 0,
+    stage_options: Mapping[int, Mapping[str, Any]] | None = None,
+    source: Source | None = None,
+    **options: Any,
+) -> Plan:
+    """What `inject` with the same arguments would do, as a frozen, readable value.
+
+    >>> from attn_inject import make_plan
+    >>> from attn_inject.zoo.cifar import models
+    >>> plan = make_plan(models()["resnet20"](), "eca", stages=2)
+    >>> [(insertion.module, insertion.channels) for insertion in plan.insertions]
+    [('layer3.0.eca', 64), ('layer3.1.eca', 64), ('layer3.2.eca', 64)]
+
+    Args:
+        example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
+        (choices)
+
+    Raises:
+        TraceError: the model cannot be traced.
+        PlanError: nothing to do (with what was seen), a placement no block has, or a bad choice.
+        AttentionError: an unknown attention or option, or settings impossible for a site's channels.
+
+    """
+    return locate_and_plan(model, Choices.of_call(locals()), example_inputs=example_inputs)[1]
+
+
+def locate_and_plan(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> tuple[LocatedModel, Plan]:
+    """Read a model as the choices want it read, and plan what they ask for."""
+    located = read(
+        model,
+        example_inputs=example_inputs,
+        input_size=choices.input_size,
+        kinds=choices.wanted_kinds,
+        scope=choices.scope,
+    )
+    return located, plan_for(located, choices)
+
+
+def plan_for(located: LocatedModel, choices: Choices) -> Plan:
+    """The plan of `choices` on a model already read; errors are those of `make_plan`."""
+    choices.validate()
+    chosen = _chosen(located, choices)
+    if choices.attention == "none":
+        return _removal(located, chosen, choices)
+    attention = resolve(choices.attention)
+    for options in (choices.options, *(choices.stage_options or {}).values()):
+        attention.check_options(options)
+    insertions, notes = _insertions(located, attention, chosen, choices)
+    return Plan(
+        insertions=(*located.earlier, *insertions),
+        attention=attention.name,
+        init=choices.init,
+        source=choices.source,
+        scope=located.scope,
+        kinds=_kinds(located),
+        input_shape=located.trace.input_shape,
+        notes=(*_stacking_note(chosen, choices), *notes),
+        factory=choices.attention if callable(choices.attention) else None,
+    )
+
+
+def _chosen(located: LocatedModel, choices: Choices) -> list[Site]:
+    """The sites that get an attention, or lose one; PlanError, with what was seen, where there are none."""
+    sites = located.sites
+    if not sites:
+        raise PlanError(no_sites(sites, located.kinds))
+    chosen = selected(sites, choices)
+    if not chosen:
+        raise PlanError(
+            f"none of the {len(sites)} sites is left after the filters: "
+            f"blocks are {listing(s.block for s in sites)}, "
+            f"stages {listing(sorted({str(s.stage) for s in sites}))}"
+        )
+    taken = {insertion.site.key for insertion in located.earlier}
+    chosen = [site for site in chosen if site.key not in taken]
+    if not chosen:
+        raise PlanError("every chosen block already has attention from an earlier injection: use remove() first")
+    if choices.existing != "stack":
+        # With "replace", what is there is a site of kind "attention", and gets its successor in its own place.
+        chosen = [site for site in chosen if site.kind == "attention" or not site.existing]
+        if not chosen:
+            raise PlanError("every chosen block has channel attention of its own: use existing='stack' or 'replace'")
+    return chosen
+
+
+def _kinds(located: LocatedModel) -> tuple[Kind, ...]:
+    return tuple(dict.fromkeys(site.kind for site in located.sites))
+
+
+def _removal(located: LocatedModel, chosen: list[Site], choices: Choices) -> Plan:
+    """The plan that takes the blocks' own attention out and puts nothing in."""
+    removals = tuple(site for site in chosen if site.kind == "attention")
+    if not removals:
+        raise PlanError("no chosen block has channel attention that could be taken out")
+    if choices.options:
+        raise PlanError(f"attention 'none' takes no options, got {', '.join(choices.options)}")
+    return Plan(
+        insertions=(),
+        attention="none",
+        init=choices.init,
+        removals=removals,
+        source=choices.source,
+        scope=located.scope,
+        kinds=_kinds(located),
+        input_shape=located.trace.input_shape,
+        notes=(f"the channel attention of {len(removals)} blocks is taken out: {listing(s.block for s in removals)}",),
+    )
+
+
+def _insertions(
+    located: LocatedModel, attention: Attention, chosen: list[Site], choices: Choices
+) -> tuple[list[Insertion], list[str]]:
+    """(one insertion for each chosen site that has room for it, what a reader must know about them)."""
+    graph = next(iter(located.graphs.values()))
+    root = located.trace.skeleton
+    settings = preset_settings(choices.preset, attention, located.sites, choices.options, root)
+    insertions: list[Insertion] = []
+    refused: list[str] = []
+    made: list[tuple[Insertion, nn.Module]] = []
+    for site in chosen:
+        place = _place(graph, site, choices)
+        if isinstance(place, str):
+            refused.append(f"{block_name(site.block)}: {place}")
+            continue
+        edit, home, replaces = place
+        child = choices.name or settings.child_for(site) or attention.child
+        insertion = Insertion(
+            site=site,
+            module=_free_name(root, home, child, {earlier.module for earlier in insertions}, replaces),
+            attention=attention.name,
+            options=_options(root, attention, settings, site, edit, choices),
+            placement=choices.placement,
+            init=choices.init,
+            channels=edit.channels,
+            replaces=replaces,
+        )
+        made.append((insertion, _tried(insertion, attention)))
+        insertions.append(insertion)
+    if not insertions:
+        raise PlanError(refused[0])
+    cost = _cost_note(located.model, attention, made)
+    return insertions, [*dict.fromkeys(refused), *_adjustment_notes(attention, made), *cost]
+
+
+def _place(graph: GraphSites, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
+    """(edit, path of the module that the attention lives in, path of what it replaces), or why there is none."""
+    anatomy = graph.anatomies[site.key][0]
+    edit = edit_for(graph, anatomy, choices.placement)
+    if isinstance(edit, str):
+        return edit
+    if site.kind == "attention":
+        if _is_module_of_its_own(graph, anatomy):
+            return edit, _parent(site.block), site.block
+        return edit, site.block, None
+    replaces = str(edit.replaced.target) if edit.replaced is not None else None
+    return edit, _parent(replaces) if replaces else site.block, replaces
+
+
+def _is_module_of_its_own(graph: GraphSites, anatomy: Anatomy) -> bool:
+    """Whether the module that computes an existing gate does nothing else, and is not a block with it written out."""
+    inside = set(graph.flow.region(anatomy.gated, anatomy.fork))
+    carries = graph.flow.operations.carries
+    return all(node in inside for node in graph.flow.order if carries[node] and block_of(node) == anatomy.block)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _free_name(root: nn.Module, home: str, child: str, taken: set[str], replaces: str | None) -> str:
+    """`home.child`, or the first `home.child2`, `home.child3` ... that nothing has.
+
+    A name that stands for nothing yet is free: None, or an `Identity` that keeps the place of an attention (timm).
+    """
+    parent = root.get_submodule(home)
+    for number in itertools.count(1):
+        name = child if number == 1 else f"{child}{number}"
+        path = f"{home}.{name}" if home else name
+        held = getattr(parent, name, None)
+        if path not in taken and (held is None or type(held) is nn.Identity or path == replaces):
+            return path
+    raise AssertionError("count never ends")
+
+
+def _options(
+    root: nn.Module, attention: Attention, settings: PresetSettings, site: Site, edit: Edit, choices: Choices
+) -> dict[str, Any]:
+    """The new module's keyword arguments: those of a stage before the preset's, and these before the general ones."""
+    options = {**choices.options, **settings.for_site(site), **(choices.stage_options or {}).get(site.stage, {})}
+    if choices.placement == "replace" and edit.replaced is not None and edit.replaced.op == "call_module":
+        return {**_convolution_options(root, edit.replaced.target, attention), **options}
+    return options
+
+
+def _convolution_options(root: nn.Module, path: Any, attention: Attention) -> dict[str, Any]:
+    """What a module that takes a convolution's place must take over from it."""
+    conv = root.get_submodule(path)
+    stride = max(cast("tuple[int, ...]", conv.stride))
+    wanted = {"out_channels": int(cast(int, conv.out_channels)), "stride": stride}
+    unfit = [key for key in wanted if key not in attention.options]
+    same = stride == 1 and conv.in_channels == conv.out_channels
+    if unfit and not same:
+        raise PlanError(f"{attention.name} cannot take the place of {path}: it has no {' and no '.join(unfit)} option")
+    return {key: value for key, value in wanted.items() if key in attention.options}
+
+
+def _tried(insertion: Insertion, attention: Attention) -> nn.Module:
+    """The module on the meta device, so that impossible settings fail before anything is edited."""
+    try:
+        with torch.device("meta"):
+            return module_for(insertion, attention)
+    except AttentionError as error:
+        raise AttentionError(f"{insertion.module}: {error}") from error
+
+
+def _adjustment_notes(attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
+    """What modules had to adjust (groups that do not divide the channels), and where."""
+    places: dict[str, list[str]] = {}
+    for insertion, module in made:
+        for adjustment in getattr(getattr(module, "inner", module), "adjustments", ()):
+            places.setdefault(adjustment, []).append(insertion.module)
+    return [f"{attention.name}: {what} at {listing(where, 3)}" for what, where in places.items()]
+
+
+def _stacking_note(chosen: list[Site], choices: Choices) -> list[str]:
+    attended = [site for site in chosen if site.existing]
+    if not attended or choices.existing != "stack":
+        return []
+    return [
+        f"{len(attended)} of {len(chosen)} blocks already have channel attention ({attended[0].existing}, ...): "
+        "the new one is stacked after it",
+    ]
+
+
+def _cost_note(model: nn.Module, attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
+    """A warning where the attention costs more parameters than the network itself (PSA before the add)."""
+    original = sum(p.numel() for p in model.parameters())
+    costs = {
+        insertion.module: sum(p.numel() for p in module.parameters())
+        for insertion, module in made
+        if insertion.replaces is None and attention.kind != "gate"
+    }
+    added = sum(costs.values())
+    if added <= original:
+        return []
+    largest = max(costs, key=lambda path: (costs[path], path))
+    return [
+        f"{attention.name} adds {added / 1e6:.2f} M parameters to a network of {original / 1e6:.2f} M "
+        f"({costs[largest] / 1e6:.2f} M at {largest} alone): placement 'replace' is how its paper uses it",
+    ]

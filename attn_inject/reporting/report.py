@@ -1,0 +1,136 @@
+"""`report()`, and the `Report` it gives: the data, and every way to show it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .data import Convention, ReportData, Units
+from .schema import REPORT_FORMAT, REPORT_VERSION
+from .settings import ReportSettings
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from torch import nn
+
+
+def report(
+    original: nn.Module,
+    patched: nn.Module,
+    *,
+    input_size: Sequence[int] | None = None,
+    convention: Convention = "all",
+    units: Units = "decimal",
+    bench: bool = True,
+    bench_seconds: float = 3.0,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | str | None = None,
+    batch: int | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
+    training: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> Report:
+    """Say what `patched` costs over `original`: parameters, arithmetic, memory and speed, per site and in total.
+
+    Counts are for one image of `input_size` (channels, *spatial; by default what the model was patched or made for)
+    in inference, on the meta device. `convention` is `all` (every arithmetic operation counts) or `paper`
+    (convolutions and linears only); `units` says whether M and G are decimal or binary. Neither model is changed,
+    moved or trained.
+
+    With `bench`, copies of both run in turns on `device` (`auto`, `cuda`, `cpu`) for at most `bench_seconds` each task:
+    inference, and with `training` the training step. `batch` is by default 32 on CUDA and 1 on a CPU, 2 there with
+    `training`. `dtype` (such as "bfloat16") and `channels_last` convert the copies, `compile` compiles them. `progress`
+    is called with a text and the share that is done.
+
+    Raises `TraceError` for a model that cannot be counted without real data, `AttnInjectError` for settings that make
+    no sense here.
+    """
+    settings = ReportSettings(
+        convention=convention,
+        units=units,
+        bench=bench,
+        bench_seconds=bench_seconds,
+        device=str(device),
+        dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+        batch=batch,
+        channels_last=channels_last,
+        compile=compile,
+        training=training,
+    )
+    return report_with(settings, original, patched, input_size=input_size, progress=progress)
+
+
+def report_with(
+    settings: ReportSettings,
+    original: nn.Module,
+    patched: nn.Module,
+    *,
+    input_size: Sequence[int] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Report:
+    """`report` with its settings as one value."""
+    from .gathering import gather
+
+    data = gather(original, patched, settings, input_size=input_size, progress=progress)
+    return Report(**{item.name: getattr(data, item.name) for item in fields(data)})
+
+
+@dataclass(frozen=True, slots=True)
+class Report(ReportData):
+    """What attention costs a model: per site, per stage and in total, before and after.
+
+    Its fields are those of `ReportData`. A report prints itself in a terminal and shows itself in a notebook.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
+        data = asdict(self)
+        for row, quantity in zip(data["totals"], self.totals, strict=True):
+            row |= {"difference": quantity.difference, "percent": quantity.percent}
+        return {"format": REPORT_FORMAT, "version": REPORT_VERSION, **data}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text (no NaN, no infinity in it). Options that JSON has no word for become their text."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, default=str)
+
+    def to_markdown(self, *, full: bool = False, diff: bool = False) -> str:
+        """Markdown for a paper or a pull request; `full`: every site in a row of its own; `diff`: the changed code."""
+        from .views.markdown import to_markdown
+
+        return to_markdown(self, full=full, diff=diff)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One self-contained HTML page, also written to `path` where one is given."""
+        from .views.html import to_html
+
+        page = to_html(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the charts into a file; its ending (.png, .svg, .pdf) picks the format."""
+        from .views.plot import save_plot
+
+        save_plot(self, path)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from .views.console import render
+
+        yield from render(self, width=options.max_width)
+
+    def __str__(self) -> str:
+        from .views.console import to_text
+
+        return to_text(self)
+
+    def _repr_html_(self) -> str:
+        # In a frame of its own, so that the page's styles do not reach the notebook around it.
+        page = escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'

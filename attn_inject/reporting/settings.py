@@ -1,0 +1,49 @@
+"""What a report should count and measure, as one frozen value. No torch in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from ..errors import AttnInjectError
+from .data import Convention, Units
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportSettings:
+    """The settings of `report`, by the names that they have there.
+
+    Attributes:
+        convention: `all` (every arithmetic operation counts) or `paper` (convolutions and linears only).
+        units: whether M and G are decimal or binary.
+        bench: whether to measure speed. bench_seconds: for at most so many seconds each task.
+        device: `auto`, `cuda` or `cpu`. dtype: such as `bfloat16`. batch: images at once.
+        channels_last: measure in that memory format. compile: measure under `torch.compile`.
+        training: measure the training step beside inference.
+
+    Raises:
+        AttnInjectError: settings that make no sense.
+
+    """
+
+    convention: Convention = "all"
+    units: Units = "decimal"
+    bench: bool = True
+    bench_seconds: float = 3.0
+    device: str = "auto"
+    dtype: str | None = None
+    batch: int | None = None
+    channels_last: bool = False
+    compile: bool = False
+    training: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, before anything is counted."""
+        if self.convention not in get_args(Convention):
+            raise AttnInjectError(f"unknown convention {self.convention!r}; use 'all' or 'paper'")
+        if self.units not in get_args(Units):
+            raise AttnInjectError(f"unknown units {self.units!r}; use 'decimal' or 'binary'")
+        if not 0 < self.bench_seconds < float("inf"):
+            raise AttnInjectError(f"bench_seconds must be a positive number of seconds, not {self.bench_seconds}")
+        if self.batch is not None and self.batch < 1:
+            raise AttnInjectError(f"batch must be at least 1, not {self.batch}")

@@ -1,0 +1,134 @@
+"""The charts of a report, drawn with matplotlib: one file of all of them, or each as an SVG for the HTML page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...cost.samples import Timing
+from ...errors import AttnInjectError
+from ...types import block_name
+from ..data import ReportData
+from . import words
+
+Chart = Callable[[Axes], None]
+
+BEFORE, AFTER, INK, GRID = "#9aa5b1", "#2563eb", "#334155", "#e2e8f0"
+_STAGES = ("#93c5fd", "#60a5fa", "#3b82f6", "#2563eb", "#1e40af", "#172554")
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "font.size": 8.5,
+    "grid.color": GRID,
+    "svg.fonttype": "none",  # text stays text: small, sharp, and can be searched
+    "svg.hashsalt": "attn-inject",  # the same report gives the same file
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+# Beyond this many bars their names are left out.
+_MOST_LABELS = 40
+
+
+def charts(report: ReportData) -> Mapping[str, Chart]:
+    """The charts that this report has data for, by title."""
+    found: dict[str, Chart] = {}
+    if report.sites:
+        added = [row.added for row in report.sites]
+        found["Parameters added per site"] = _per_site(report, [cost.parameters for cost in added], "parameters")
+        found["FLOPs added per site"] = _per_site(report, [cost.flops for cost in added], "FLOPs")
+    if any(row.time_share is not None for row in report.sites):
+        shares = [row.time_share or 0.0 for row in report.sites]
+        found["Share of the added time per site"] = _per_site(report, shares, "% of the time in new modules")
+    for speed in report.speeds:
+        found[f"{words.speed_title(speed)}: {speed.ratio:.3f}×"] = _latency((speed.before, speed.after))
+    return found
+
+
+def draw(found: Mapping[str, Chart]) -> Figure:
+    """All charts in one figure, two in a row."""
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4 * columns, 3.0 * rows), layout="constrained")
+        for index, (title, chart) in enumerate(found.items(), start=1):
+            axes = figure.add_subplot(rows, columns, index)
+            axes.set_title(title)
+            chart(axes)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the ending picks the format. Raises `AttnInjectError` for one that matplotlib cannot write."""
+    formats = figure.canvas.get_supported_filetypes()
+    ending = Path(path).suffix.lower().lstrip(".")
+    if ending not in formats:
+        raise AttnInjectError(f"a plot cannot be written as {Path(path).name!r}; end it in .png, .svg or .pdf")
+    metadata = {"Date": None} if ending == "svg" else None
+    with mpl.rc_context(_STYLE):
+        figure.savefig(path, format=ending, dpi=160, metadata=metadata)
+
+
+def save_plot(report: ReportData, path: str | Path) -> None:
+    """Draw a report's charts into a file."""
+    found = charts(report)
+    if not found:
+        raise AttnInjectError("this report has neither sites nor timings to draw")
+    save(draw(found), path)
+
+
+def svg(title: str, chart: Chart) -> str:
+    """One chart as an SVG element, without the prologue of a file of its own."""
+    buffer = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        draw({title: chart}).savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _per_site(report: ReportData, values: Sequence[float], unit: str) -> Chart:
+    def chart(axes: Axes) -> None:
+        places = range(len(values))
+        axes.bar(places, values, color=[_STAGES[min(row.stage, len(_STAGES)) - 1] for row in report.sites])
+        names = [block_name(row.block) for row in report.sites] if len(values) <= _MOST_LABELS else []
+        axes.set_xticks(range(len(names)), names)
+        axes.tick_params(axis="x", rotation=60, labelsize=7, length=0)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel(unit)
+        if not unit.startswith("%"):
+            axes.yaxis.set_major_formatter(lambda value, _: words.tick(value, report.units))
+
+    return chart
+
+
+def _latency(timings: Sequence[Timing]) -> Chart:
+    medians = [timing.median * 1e3 for timing in timings]
+    below = [(timing.median - timing.low_quartile) * 1e3 for timing in timings]
+    above = [(timing.high_quartile - timing.median) * 1e3 for timing in timings]
+
+    def chart(axes: Axes) -> None:
+        bars = axes.barh(
+            ["before", "after"], medians, xerr=[below, above], color=[BEFORE, AFTER], ecolor=INK, capsize=3
+        )
+        axes.bar_label(bars, [f"{value:.3g} ms" for value in medians], padding=6)
+        axes.invert_yaxis()
+        axes.margins(x=0.18)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("ms per batch, median and middle half")
+
+    return chart

@@ -1,0 +1,165 @@
+"""Numbers as people read them; shared by all views so that they say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...cost.amounts import Cost
+from ...types import block_name
+from ..data import DiffLine, Quantity, ReportData, Speed, Units
+
+if TYPE_CHECKING:
+    from ..comparison import ComparisonData
+
+_MOST_BLOCKS = 4
+_PREFIXES = {
+    "decimal": ((1000**4, "T"), (1000**3, "G"), (1000**2, "M"), (1000, "k")),
+    "binary": ((1024**4, "Ti"), (1024**3, "Gi"), (1024**2, "Mi"), (1024, "Ki")),
+}
+
+
+def short(number: int, units: Units = "decimal", unit: str = "") -> str:
+    """Three or four digits, a prefix and the unit: 25.56 M, 1.20 GB; below a thousand whole numbers: 86, 12 B."""
+    for size, prefix in _PREFIXES[units]:
+        if abs(number) >= size:
+            value = number / size
+            digits = 2 if abs(value) < 100 else 1
+            return f"{value:.{digits}f} {prefix}{unit}"
+    return f"{number} {unit}" if unit and number else str(number)
+
+
+def tick(number: float, units: Units = "decimal") -> str:
+    """A round number on an axis: 500 k."""
+    size, prefix = next(((size, prefix) for size, prefix in _PREFIXES[units] if abs(number) >= size), (1, ""))
+    return f"{number / size:g} {prefix}".strip()
+
+
+def signed(number: int, units: Units = "decimal", unit: str = "") -> str:
+    return ("+" if number > 0 else "") + short(number, units, unit)
+
+
+def quantity(value: int, unit: str, units: Units = "decimal") -> str:
+    """A total: counts in full (in binary units shortened), operations and bytes shortened."""
+    match unit:
+        case "count":
+            return f"{value:,}" if units == "decimal" else short(value, units)
+        case "bytes":
+            return short(value, units, "B")
+        case _:
+            return short(value, units)
+
+
+def difference(total: Quantity, units: Units = "decimal") -> str:
+    text = quantity(total.difference, total.unit, units)
+    return f"+{text}" if total.difference > 0 else text
+
+
+def percent(value: float | None) -> str:
+    """A signed percentage, small ones with more digits: +9.8 %, +0.0003 %; a dash where there is no base."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0 %"
+    digits = 1 if abs(value) >= 1 else 2 if abs(value) >= 0.01 else 4
+    return f"{value:+.{digits}f} %"
+
+
+def blocks(names: Sequence[str]) -> str:
+    """The first few blocks by name, the others by number."""
+    shown = [block_name(name) for name in names[:_MOST_BLOCKS]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def seconds(value: float) -> str:
+    for length, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if abs(value) >= length:
+            return f"{value / length:#.3g}".rstrip(".") + f" {unit}" if abs(value) < 1000 else f"{value:.0f} s"
+    return f"{value * 1e9:.0f} ns" if value else "0 s"
+
+
+def span(low: float, high: float) -> str:
+    return f"{seconds(low)} – {seconds(high)}"
+
+
+def size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "–"
+
+
+def amounts(cost: Cost, units: Units) -> tuple[str, str, str, str]:
+    """Parameters, MACs, FLOPs and memory traffic that something adds."""
+    numbers = (cost.parameters, cost.macs, cost.flops)
+    return (*(signed(number, units) for number in numbers), signed(cost.traffic, units, "B"))  # type: ignore[return-value]
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} %"
+
+
+def diff_line(line: DiffLine) -> str:
+    """`+ ` new, `- ` gone, two blanks kept."""
+    return f"{ {'new': '+', 'gone': '-', 'kept': ' '}[line.mark] } {line.text}"
+
+
+def convention(report: ReportData | ComparisonData) -> str:
+    """The sentence that names what was counted, without which a count is wrong half the time."""
+    units = "M = 10^6" if report.units == "decimal" else "Mi = 2^20"
+    if report.convention == "paper":
+        return f"Papers' convention: convolutions and linears only. 1 MAC = 2 FLOPs. {units}."
+    return f"MACs: convolutions, linears, matmuls. FLOPs: 2 per MAC, plus elementwise and pooling work. {units}."
+
+
+def speed_title(speed: Speed) -> str:
+    """Names the device first, so that a CPU's figures are never taken for a GPU's."""
+    return f"{speed.device_kind.upper()} speed, {speed.task}"
+
+
+def speed_settings(speed: Speed) -> str:
+    parts = [speed.device, speed.dtype, f"batch {speed.batch}"]
+    parts += ["channels last"] if speed.channels_last else []
+    parts += ["compiled" if speed.compiled else "eager", speed.clock]
+    return ", ".join(parts)
+
+
+def ratio(speed: Speed) -> str:
+    """1.065 times the time (95 % interval 1.041 to 1.090)."""
+    interval = f"{100 * speed.confidence:.0f} % interval {speed.ratio_low:.3f} to {speed.ratio_high:.3f}"
+    return f"{speed.ratio:.3f} times the time ({interval})"
+
+
+def sample(speed: Speed) -> str:
+    """How many pairs, and whether the time limit cut them short."""
+    if speed.limited:
+        limit = f"{speed.seconds_limit:g} s"
+        return f"{speed.pairs} interleaved pairs, not {speed.pairs_wanted}: the time limit of {limit} came first"
+    return f"{speed.pairs} interleaved pairs"
+
+
+def floor(speed: Speed) -> str | None:
+    """What the added memory traffic alone would take."""
+    if speed.floor_bytes is None or speed.floor_seconds is None or speed.bandwidth is None:
+        return None
+    return (
+        f"memory-traffic floor of the difference: {seconds(speed.floor_seconds)} "
+        f"({short(speed.floor_bytes, unit='B')} at {short(round(speed.bandwidth), unit='B/s')})"
+    )
+
+
+def checks(report: ReportData) -> str | None:
+    """One line on what was verified."""
+    if not report.checks:
+        return None
+    failed = [check.name for check in report.checks if not check.passed]
+    if failed:
+        return f"FAILED {len(failed)} of {len(report.checks)} checks: {', '.join(failed)}"
+    return f"verified: {', '.join(check.name for check in report.checks)}"
+
+
+def remarks(report: ReportData) -> list[str]:
+    """What a reader must not miss, in order: notes of the plan, what was not kept, what could not be counted."""
+    lines = list(report.notes)
+    lines += [f"not kept: {name}" for name in report.not_kept]
+    if report.unknown:
+        lines.append("FLOPs not counted: " + ", ".join(f"{name} ({n}×)" for name, n in report.unknown.items()))
+    return lines

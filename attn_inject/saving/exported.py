@@ -1,0 +1,145 @@
+"""`.pt2` and `.onnx`: the eval graph for others to run, with any batch size, and the record beside it.
+
+These files are written, never loaded back: reading a `.pt2` can run what somebody put into it. The record is read from
+where it lies, as bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from ..files.pt import KEY
+from ..planning.text import MAX_TEXT
+
+_EXTRA = f"{KEY}.json"
+# What a convolutional network may differ by between two runtimes, relative to its largest output.
+_ONNX_TOLERANCE = {torch.float16: 2e-2}
+_ONNX_TOLERANCE_ELSE = 1e-3
+# The first set of ONNX operators whose convolutions and pools take bfloat16.
+_ONNX_BFLOAT16 = 22
+
+
+def write_pt2(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -> None:
+    """Export `model` (in eval mode) with a dynamic batch."""
+    program = _export(model, inputs)
+    torch.export.save(program, path, extra_files={_EXTRA: text})
+
+
+def _export(model: nn.Module, inputs: Sequence[Any]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=65_536)
+    shapes = tuple({0: batch} if isinstance(x, torch.Tensor) else None for x in inputs)
+    try:
+        return torch.export.export(model, tuple(inputs), dynamic_shapes=shapes)
+    except Exception as error:
+        # torch.export reports what it cannot do in many types of its own.
+        raise CheckpointError(f"torch.export cannot export this model: {str(error).strip().splitlines()[0]}") from error
+
+
+def read_pt2_record(path: Path) -> str:
+    """The record of a `.pt2`, without touching anything else in it.
+
+    torch stores members as they are. A compressed one is refused: `zipfile` unpacks bzip2 and lzma without a bound.
+
+    Raises:
+        CheckpointError: there is none.
+
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [m for m in archive.infolist() if m.filename.rpartition("/")[2] in (_EXTRA, KEY)]
+            if len(found) != 1 or found[0].file_size > MAX_TEXT:
+                raise CheckpointError(f"{path} holds no plan; it was not written by attn-inject")
+            if found[0].compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"{path}: its plan is compressed, which torch never does")
+            return archive.read(found[0]).decode("utf-8")
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:
+        # zipfile raises struct.error, EOFError and more beside its own BadZipFile for archives that are cut or forged.
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path} is no whole .pt2 file ({said})") from error
+
+
+def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -> None:
+    """Export `model` (in eval mode) to ONNX with a dynamic batch; compared with onnxruntime if that is installed.
+
+    The weights in the file are the model's to the bit: norms stay norms (runtimes fold them into convolutions
+    themselves), and tensors that the eval graph never reads (`num_batches_tracked`) are not in it. onnxruntime has no
+    bfloat16 convolution for the CPU, so a bfloat16 file is checked against the standard only.
+    """
+    try:
+        import onnx.checker
+        import onnxscript.optimizer
+    except ImportError:
+        raise CheckpointError(
+            "writing .onnx needs the packages onnx and onnxscript: pip install onnx onnxscript"
+        ) from None
+    exported = _export(model, inputs)
+    try:
+        bfloat16 = any(t.dtype is torch.bfloat16 for t in [*model.parameters(), *inputs] if isinstance(t, torch.Tensor))
+        opset = {"opset_version": _ONNX_BFLOAT16} if bfloat16 else {}
+        program = torch.onnx.export(exported, dynamo=True, verbose=False, optimize=False, **opset)  # type: ignore[arg-type]
+    except Exception as error:
+        # The exporter's own errors differ from release to release; what it cannot do is a fact about this model.
+        said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"torch.onnx cannot export this model: {said[0]}") from error
+    if program is None:
+        raise CheckpointError("torch.onnx.export gave no program for this model")
+    onnxscript.optimizer.fold_constants(program.model)
+    onnxscript.optimizer.remove_unused_nodes(program.model)
+    program.model.metadata_props[KEY] = text
+    program.save(str(path), external_data=False)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        raise CheckpointError(f"torch.onnx wrote no sound ONNX for this model: {str(error).splitlines()[0]}") from error
+    if not bfloat16:
+        _compare(path, model, inputs)
+
+
+def _compare(path: Path, model: nn.Module, inputs: Sequence[Any]) -> None:
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feeds = {slot.name: value.numpy() for slot, value in zip(session.get_inputs(), inputs, strict=True)}
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(model(*inputs))
+    for ours, theirs in zip(expected, session.run(None, feeds), strict=True):
+        apart = float((ours.float() - torch.from_numpy(theirs).float()).abs().max())
+        tolerance = _ONNX_TOLERANCE.get(ours.dtype, _ONNX_TOLERANCE_ELSE)
+        if not apart <= tolerance * max(float(ours.abs().max()), 1.0):
+            raise CheckpointError(f"onnxruntime computes something else than the model: outputs differ by {apart:.3g}")
+
+
+def read_onnx_record(path: Path) -> str:
+    """The record of an `.onnx`, from its metadata.
+
+    Raises:
+        CheckpointError: there is none, or the onnx package is not installed.
+
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise CheckpointError("reading the plan of an .onnx needs the package onnx: pip install onnx") from None
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        # protobuf and onnx raise types of their own for a file that is no model.
+        raise CheckpointError(f"{path} is no ONNX model") from error
+    found = [item.value for item in model.metadata_props if item.key == KEY]
+    if len(found) != 1:
+        raise CheckpointError(f"{path} holds no plan; it was not written by attn-inject")
+    return str(found[0])

@@ -1,0 +1,106 @@
+"""Channel attention that a block already has, recognised by structure.
+
+A1. A multiply of two data-carrying values, one of them a map, the other (the gate) with no more than one position per
+    channel (before it is spread over the map, where it is) and derived from the map, or from what the map derives
+    from; so that a pool or another reduction over positions lies between.
+A2. The gate's last operation before the multiply is a nonlinear function of one value (sigmoid-like), apart from views
+    and from scaling or shifting by constants (relu6(x + 3) / 6, 1 + tanh(x)). A quotient of two values that come from
+    the map is a norm (global response normalisation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..tracing.nodes import block_of, value_of
+from .anatomy import Anatomy
+from .flow import Flow
+from .operations import Operations
+
+
+@dataclass(frozen=True)
+class ExistingGate:
+    """Existing channel attention: `product = features * gate`, in the `forward` of the module `path`."""
+
+    product: fx.Node
+    features: fx.Node
+    gate: fx.Node
+    path: str
+    channel_axis: int = 1
+
+
+def find_attention(flow: Flow) -> dict[fx.Node, ExistingGate]:
+    """All channel attention of a graph by the product node, in execution order."""
+    found = {node: _existing_gate(flow, node) for node in flow.order if flow.operations.carries[node]}
+    return {node: gate for node, gate in found.items() if gate is not None}
+
+
+def anatomy_of(flow: Flow, found: ExistingGate) -> Anatomy:
+    """Existing attention as a site of its own: gated in the place where it already is."""
+    return Anatomy("attention", found.product, found.product, found.channel_axis, flow.fork(found.features, found.gate))
+
+
+def _existing_gate(flow: Flow, node: fx.Node) -> ExistingGate | None:
+    if not flow.operations.is_multiplication(node):
+        return None
+    operands = flow.operations.sources(node)
+    if len(operands) != 2:
+        return None
+    for features, spread in (operands, operands[::-1]):
+        gate = _before_spreading(flow, spread)
+        fmap, weights = value_of(features), value_of(gate)
+        if not (isinstance(fmap, torch.Tensor) and isinstance(weights, torch.Tensor)):
+            continue
+        if fmap.dim() < 3 or fmap.shape != value_of(node).shape or weights.numel() >= fmap.numel():
+            continue
+        wide = [axis for axis, extent in enumerate(weights.shape) if axis and extent != 1]
+        if len(wide) == 1 and weights.dim() == fmap.dim() and _is_gate(flow, features, gate):
+            return ExistingGate(node, features, gate, block_of(node), wide[0])
+    return None
+
+
+def _before_spreading(flow: Flow, gate: fx.Node) -> fx.Node:
+    """The value that `expand` or an upsampling repeats at every position; `gate` itself if nothing does."""
+    step = gate
+    while flow.operations.is_rearrangement(step) or flow.operations.upsamples(step):
+        sources = flow.operations.sources(step)
+        before, after = (value_of(node) for node in (sources[0], step))
+        if not (isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)):
+            break
+        step = sources[0]
+        if before.numel() < after.numel():
+            gate = step
+    return gate
+
+
+def _is_gate(flow: Flow, features: fx.Node, gate: fx.Node) -> bool:
+    fork = flow.fork(features, gate)
+    if fork is None or not flow.is_nonlinear(gate, fork):
+        return False
+    operations = flow.operations
+    step = gate
+    while len(operations.sources(step)) == 1 and (
+        operations.is_rearrangement(step) or operations.is_slice(step) or _scales_or_shifts(operations, step)
+    ):
+        step = operations.sources(step)[0]
+    return operations.is_nonlinear(step) and len(operations.sources(step)) == 1
+
+
+def _scales_or_shifts(operations: Operations, node: fx.Node) -> bool:
+    """Whether the node multiplies, divides or adds a number."""
+    constants = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, int | float)]
+    return bool(constants) and (operations.is_gain(node) or operations.is_addition(node))
+
+
+def existing_attention(flow: Flow, anatomy: Anatomy, gates: dict[fx.Node, ExistingGate]) -> str:
+    """The paths of the modules whose attention a block already has, comma-separated; empty if there is none."""
+    if not gates:
+        return ""
+    if anatomy.kind == "attention":
+        return gates[anatomy.gated].path
+    region = flow.region(anatomy.branch or anatomy.gated, anatomy.fork)
+    inside = sorted((node for node in region if node in gates), key=flow.order.__getitem__)
+    return ", ".join(dict.fromkeys(gates[node].path for node in inside))

@@ -1,0 +1,137 @@
+"""A model read once: its graphs with shapes, and its sites. Everything that plans or rewrites starts here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from ..errors import PlanError, nearest
+from ..tracing.alias import alias
+from ..tracing.injected import InjectedModule
+from ..tracing.nodes import has_value
+from ..tracing.prepare import materialised, unwrap
+from ..tracing.shapes import annotate
+from ..tracing.tracer import MODES, Trace, trace
+from ..types import DEFAULT_KINDS, Insertion, Kind, Sites
+from .found import GraphSites
+from .kinds import checked_kinds
+from .select import locate
+
+
+@dataclass(frozen=True)
+class LocatedModel:
+    """A model, the part of it that is patched (`scope`, or all of it), and the sites of some kinds found there.
+
+    `sites` is what people see; `graphs` has the same sites with their nodes, in the graph of each mode.
+    """
+
+    model: nn.Module
+    scope: str | None
+    kinds: tuple[Kind, ...]
+    trace: Trace
+    sites: Sites
+    graphs: dict[str, GraphSites]
+
+    @property
+    def part(self) -> nn.Module:
+        """The submodule at `scope`; the model itself without one."""
+        return submodule(self.model, self.scope)
+
+    @property
+    def patched_part(self) -> InjectedModule | None:
+        """The part, if an earlier injection made it."""
+        return self.part if isinstance(self.part, InjectedModule) else None
+
+    @property
+    def earlier(self) -> tuple[Insertion, ...]:
+        """What earlier injections put into the part."""
+        return () if self.patched_part is None else self.patched_part.injection.plan.insertions
+
+
+def find_sites(
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    scope: str | None = None,
+) -> Sites:
+    """The model's sites in execution order; `.skipped` has every other add and concat with its reason.
+
+    Nothing is computed and the model is left as it was. A block that is run several times in one forward pass is one
+    site (`Site.calls`), since its attention, like its weights, is shared.
+
+    Args:
+        example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
+        input_size: (channels, *spatial) or (*spatial) of one input; guessed from the model if None.
+        kinds: any of "residual", "mixed", "plain", "stage" (see `inject`).
+        scope: a submodule's path; only it is traced.
+
+    Raises:
+        TraceError: the model cannot be traced; names the line that stopped it.
+        PlanError: an unknown kind, or a scope that is no submodule.
+
+    """
+    return read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope).sites
+
+
+def read(
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    scope: str | None = None,
+) -> LocatedModel:
+    """Trace `model` (or its submodule `scope`) in both modes and find its sites; arguments and errors of `find_sites`.
+
+    The model is left as it was.
+    """
+    kinds = checked_kinds(kinds)
+    inputs = _as_tuple(example_inputs)
+    model = materialised(unwrap(model), inputs if scope is None else None)
+    part = submodule(model, scope)
+    traced = retrace(part) if isinstance(part, InjectedModule) else trace(part, inputs=inputs or ())
+    shape = (input_size,) if isinstance(input_size, int) else input_size
+    traced = annotate(traced, example_inputs=inputs, input_size=shape)
+    found = locate(traced, kinds)
+    return LocatedModel(model, scope, kinds, traced, found.sites, found.graphs)
+
+
+def retrace(patched: InjectedModule) -> Trace:
+    """The trace of a patched model: its own graphs, which know their blocks, over an alias of its modules."""
+    return Trace(alias(patched), {mode: copy.deepcopy(patched.graph_of(mode)) for mode in MODES}, {})
+
+
+def shaped_graph(patched: InjectedModule, mode: str, example_inputs: Any = None) -> fx.Graph:
+    """The graph of `mode` with the shapes of its values, which a model that was unpickled has lost."""
+    graph = patched.graph_of(mode)
+    if example_inputs is None and has_value(next(iter(graph.nodes))):
+        return graph
+    return read(patched, example_inputs=example_inputs).trace.graphs[mode]
+
+
+def submodule(model: nn.Module, scope: str | None) -> nn.Module:
+    """The submodule at path `scope`; the model itself for None or "".
+
+    Raises:
+        PlanError: no such path, with the nearest ones.
+
+    """
+    if not scope:
+        return model
+    try:
+        return model.get_submodule(scope)
+    except AttributeError:
+        hint = nearest(scope, [name for name, _ in model.named_modules() if name], count=3)
+        raise PlanError(f"scope {scope!r} is no submodule of {type(model).__name__}{hint}") from None
+
+
+def _as_tuple(example_inputs: Any) -> tuple[Any, ...] | None:
+    if example_inputs is None:
+        return None
+    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)

@@ -1,0 +1,99 @@
+"""A plan carried out on a model, and checked; and the way back."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..errors import RewriteError
+from ..sites.reading import LocatedModel, read
+from ..tracing.alias import alias
+from ..tracing.injected import InjectedModule, injected_part
+from ..tracing.prepare import not_kept
+from ..tracing.tracer import MODES
+from ..types import Plan
+from .rewrite import in_surroundings, rewrite
+from .verify import verify_part
+
+
+def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, check: bool = True) -> InjectedModule:
+    """Put a plan's attention into `model`, as `inject` does; the model itself is left as it was.
+
+    >>> from dataclasses import replace
+    >>> from attn_inject import apply_plan, make_plan
+    >>> from attn_inject.zoo.cifar import models
+    >>> model = models()["resnet20"]()
+    >>> plan = make_plan(model, "eca")
+    >>> patched = apply_plan(model, replace(plan, insertions=plan.insertions[:1]))
+    >>> [name for name in patched.state_dict() if ".eca." in name]
+    ['layer1.0.eca.conv.weight']
+
+    Args:
+        example_inputs: for models with several inputs, one value for each.
+        check: whether to verify the result (see `verify`).
+
+    Raises:
+        PlanError: the plan does not fit the model.
+        RewriteError: the result failed a check; names it with its figure.
+
+    """
+    size = None if example_inputs is not None or plan.input_shape is None else plan.input_shape[1:]
+    located = read(model, example_inputs=example_inputs, input_size=size, kinds=plan.kinds, scope=plan.scope)
+    return apply_to(located, plan, check=check)
+
+
+def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> InjectedModule:
+    """`apply_plan` on a model that has been read."""
+    losses = not_kept(located.part, located.trace.graphs.values(), located.trace.fixed_arguments)
+    patched = rewrite(located, plan, losses)
+    if check:
+        verification = verify_part(located.part, patched)
+        patched.injection = replace(patched.injection, verification=verification)
+        failed = [item for item in verification.checks if not item.passed]
+        if failed:
+            raise RewriteError("; ".join(f"verification of {item.name} failed: {item.figure}" for item in failed))
+    return in_surroundings(located, patched)  # type: ignore[return-value]
+
+
+def remove(patched: nn.Module) -> nn.Module:
+    """The model without its attention: the current weights of everything else, shared with `patched`, which stays as
+    it is.
+
+    What an attention replaced is put back. The result is a graph module (with an empty plan) whose outputs equal the
+    original's to the bit as long as no weight was trained; a scoped injection gives the surrounding model back.
+
+    >>> import torch
+    >>> from attn_inject import inject, remove
+    >>> from attn_inject.zoo.cifar import models
+    >>> model, x = models()["resnet20"]().eval(), torch.randn(1, 3, 32, 32)
+    >>> torch.equal(remove(inject(model, "se"))(x), model(x))
+    True
+
+    Raises:
+        PlanError: `patched` is not a patched model.
+
+    """
+    inner, scope = injected_part(patched)
+    skeleton = alias(inner)
+    plan = inner.injection.plan
+    for insertion in plan.insertions:
+        home, _, child = insertion.module.rpartition(".")
+        skeleton.get_submodule(home)._modules.pop(child)
+    for path, module in inner.displaced.items():
+        home, _, child = path.rpartition(".")
+        skeleton.get_submodule(home).add_module(child, alias(module))
+    graphs = {mode: copy.deepcopy(inner.pristine_graph_of(mode)) for mode in MODES}
+    pristine = {mode: copy.deepcopy(graph) for mode, graph in graphs.items()}
+    bare = replace(inner.injection, plan=replace(plan, insertions=(), removals=(), notes=()), verification=None)
+    result = InjectedModule(skeleton, graphs, pristine, {}, {}, bare)
+    result.training = inner.training
+    if not scope:
+        return result
+    outer = alias(patched)
+    home, _, child = scope.rpartition(".")
+    setattr(outer.get_submodule(home), child, result)
+    vars(outer).pop("injection", None)
+    return outer

@@ -1,0 +1,223 @@
+"""Attention in a model of its own class: no graph, but forward hooks in the module tree.
+
+`inject` gives a graph module, which runs everywhere but no longer has the class's methods. `attach` gives a model of
+the same class, sharing the weights, whose blocks hold the attention (`layer1.0.se`) and apply it when the module that
+makes the gated value returns: so `forward_features` and every other method see it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+
+from ..attention.registry import attentions_of
+from ..errors import PlanError
+from ..planning.choices import Choices, explaining_choices
+from ..planning.plan import locate_and_plan
+from ..sites.found import GraphSites
+from ..sites.placement import Edit, edit_for
+from ..sites.reading import LocatedModel, submodule
+from ..tracing.alias import alias
+from ..tracing.nodes import frame_of, returned_by, value_of
+from ..tracing.tracer import trace
+from ..types import (
+    DEFAULT_KINDS,
+    Existing,
+    Init,
+    Injection,
+    Insertion,
+    Kind,
+    Placement,
+    Plan,
+    Preset,
+    Source,
+    block_name,
+)
+from .provenance import fingerprint, versions
+from .rewrite import channels_first, install
+
+
+class Gate:
+    """A forward hook that passes a module's output through a block's attention. Copies and pickles with the model."""
+
+    def __init__(self, holder: nn.Module, child: str, order: tuple[int, ...] | None) -> None:
+        self.holder = holder
+        self.child = child
+        self.order = order
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        attention = getattr(self.holder, self.child)
+        if self.order is None:
+            return cast(torch.Tensor, attention(output))
+        back = tuple(self.order.index(axis) for axis in range(len(self.order)))
+        return cast(torch.Tensor, attention(output.permute(self.order)).permute(back))
+
+
+@explaining_choices
+def attach(
+    model: nn.Module,
+    attention: str | type | Callable[..., Any],
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    placement: Placement = "standard",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    stages: int | Sequence[int] | None = None,
+    scope: str | None = None,
+    init: Init = "paper",
+    existing: Existing = "stack",
+    preset: Preset | None = None,
+    name: str | None = None,
+    every: int = 1,
+    min_channels: int = 0,
+    stage_options: Mapping[int, Mapping[str, Any]] | None = None,
+    source: Source | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A copy of `model` of the same class, sharing its weights, with attention in its blocks.
+
+    The state dict has the keys that `inject` gives. `detach` takes the attention out again.
+
+    >>> from attn_inject import attach
+    >>> from attn_inject.zoo.cifar import models
+    >>> model = models()["resnet20"]()
+    >>> attached = attach(model, "se", reduction=4)
+    >>> type(attached) is type(model), attached.layer1[0].se
+    (True, SE(
+      (fc1): Linear(in_features=16, out_features=4, bias=False)
+      (fc2): Linear(in_features=4, out_features=16, bias=False)
+    ))
+
+    Args:
+        example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
+        (choices)
+
+    Raises:
+        PlanError: beside what `inject` raises, a gated value that no module returns, or that the block's own code reads
+            too: such a block needs `inject`.
+
+    """
+    return attach_plan(*locate_and_plan(model, Choices.of_call(locals()), example_inputs=example_inputs))
+
+
+def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
+    """`attach` for a model that has been read and planned."""
+    makers = [(insertion, _maker(located, insertion)) for insertion in plan.insertions]
+    if plan.removals or not makers:
+        raise PlanError("attach only puts attention in: use inject to take it out")
+    outer = alias(located.model)
+    part = submodule(outer, located.scope)
+    attentions = attentions_of(plan)
+    kept_places: dict[str, nn.Module | None] = {}
+    for insertion in plan.insertions:
+        home, _, child = insertion.module.rpartition(".")
+        holder = part.get_submodule(home)
+        if hasattr(holder, child):
+            kept_places[insertion.module] = getattr(holder, child)
+        install(part, insertion, attentions[insertion.attention], {})
+    own = _run_by_the_class(part, kept_places, located)
+    for insertion, (path, order) in makers:
+        home, _, child = insertion.module.rpartition(".")
+        if own.get(insertion.module) is None:
+            part.get_submodule(path).register_forward_hook(Gate(part.get_submodule(home), child, order))
+        elif own[insertion.module] != path:
+            raise PlanError(
+                f"the code of block {block_name(insertion.site.block)} runs its own {child!r} at another place: "
+                "give the new modules another name with name="
+            )
+    vars(outer)["injection"] = Injection(plan, versions(), None, fingerprint(located.model))
+    vars(outer)["_attached_places"] = kept_places
+    return outer
+
+
+def _run_by_the_class(part: nn.Module, places: Mapping[str, nn.Module | None], located: LocatedModel) -> dict[str, str]:
+    """For new modules whose name the block's class knows: whose output the class feeds them, if it runs them.
+
+    timm's ResNet blocks, for one, run `self.se` where it is not None; a hook would gate a second time.
+    """
+    if not places:
+        return {}
+    graph = trace(part, inputs=located.trace.inputs, modes=("eval",), whole=places).graphs["eval"]
+    fed = {
+        str(node.target): str(node.args[0].target)
+        for node in graph.nodes
+        if node.op == "call_module" and node.args and isinstance(node.args[0], fx.Node)
+    }
+    return {path: fed[path] for path in places if path in fed}
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """The model without the attention that `attach` put in: a copy of the same class, sharing the weights.
+
+    >>> import torch
+    >>> from attn_inject import attach, detach
+    >>> from attn_inject.zoo.cifar import models
+    >>> model, x = models()["resnet20"]().eval(), torch.randn(1, 3, 32, 32)
+    >>> torch.equal(detach(attach(model, "eca"))(x), model(x))
+    True
+
+    Raises:
+        PlanError: nothing was attached to it.
+
+    """
+    record = vars(model).get("injection")
+    if not isinstance(record, Injection) or isinstance(model, fx.GraphModule):
+        raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")
+    bare = alias(model)
+    places: dict[str, nn.Module | None] = vars(bare).pop("_attached_places", {})
+    del vars(bare)["injection"]
+    part = bare.get_submodule(record.plan.scope) if record.plan.scope else bare
+    for module in part.modules():
+        for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, Gate)]:
+            del module._forward_hooks[key]
+    for insertion in record.plan.insertions:
+        home, _, child = insertion.module.rpartition(".")
+        delattr(part.get_submodule(home), child)
+        if insertion.module in places:
+            setattr(part.get_submodule(home), child, places[insertion.module])
+    return bare
+
+
+def _maker(located: LocatedModel, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
+    """(path of the module whose output is the gated value, the permutation to channels first if it needs one)."""
+    places = {_place(graph, insertion) for graph in located.graphs.values()}
+    if len(places) != 1:
+        raise PlanError(f"{insertion.module}: another module makes the gated value in train mode; use inject")
+    return places.pop()
+
+
+def _place(graph: GraphSites, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
+    anatomy = graph.anatomies[insertion.site.key][0]
+    edit = edit_for(graph, anatomy, insertion.placement)
+    if isinstance(edit, str):
+        raise PlanError(f"{block_name(insertion.site.block)}: {edit}")
+    path = _returned_by(edit)
+    if path is None:
+        raise PlanError(
+            f"{block_name(insertion.site.block)}: no module returns the value to gate there, or others read it too: "
+            "attach cannot reach it; use inject"
+        )
+    if edit.channel_axis == 1:
+        return path, None
+    return path, channels_first(value_of(edit.value).dim(), edit.channel_axis)[0]
+
+
+def _returned_by(edit: Edit) -> str | None:
+    """The module whose output is exactly the edit's value, for all who read it."""
+    if edit.replaced is not None or (edit.readers is not None and set(edit.value.users) != set(edit.readers)):
+        return None
+    if edit.value.op == "call_module":
+        return str(edit.value.target) if _is_called_once(edit.value) else None
+    returned = returned_by(edit.value)
+    return (returned[0][0] or None) if returned else None
+
+
+def _is_called_once(made: fx.Node) -> bool:
+    """Whether the module runs once in every call of its block, so that its output is always the gated value."""
+    frames = [frame_of(node) for node in made.graph.nodes if node.op == "call_module" and node.target == made.target]
+    return len(set(frames)) == len(frames)

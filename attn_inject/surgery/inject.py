@@ -1,0 +1,71 @@
+"""The verb: locate, plan, rewrite, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..planning.choices import Choices, explaining_choices
+from ..planning.plan import locate_and_plan
+from ..tracing.injected import InjectedModule
+from ..types import DEFAULT_KINDS, Existing, Init, Kind, Placement, Preset, Source
+from .apply import apply_to
+
+
+@explaining_choices
+def inject(
+    model: nn.Module,
+    attention: str | type | Callable[..., Any],
+    *,
+    example_inputs: Any = None,
+    input_size: int | Iterable[int] | None = None,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    placement: Placement = "standard",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    stages: int | Sequence[int] | None = None,
+    scope: str | None = None,
+    init: Init = "paper",
+    existing: Existing = "stack",
+    preset: Preset | None = None,
+    name: str | None = None,
+    every: int = 1,
+    min_channels: int = 0,
+    stage_options: Mapping[int, Mapping[str, Any]] | None = None,
+    source: Source | None = None,
+    **options: Any,
+) -> InjectedModule:
+    """Put attention into every block of a convolutional network.
+
+    `model` is left as it was. The result shares its weights (storage, not `Parameter` objects: flags, modes and dtype
+    are the result's own); copy the model first if training one must not move the other.
+
+    >>> from attn_inject import inject
+    >>> from attn_inject.zoo.cifar import models
+    >>> patched = inject(models()["resnet20"](), "se", reduction=4)
+    >>> len(patched.injection.plan.insertions), sum(p.numel() for p in patched.parameters())
+    (9, 277786)
+    >>> patched.layer1[0].se.fc1.weight.shape
+    torch.Size([4, 16])
+
+    Args:
+        example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
+        (choices)
+
+    Returns:
+        The patched model; with `scope`, the surrounding model of its own class. Its `injection` is the record.
+
+    Raises:
+        TraceError, PlanError, AttentionError: what cannot be done, and what to do instead.
+        RewriteError: the result failed verification.
+
+    """
+    return inject_as_chosen(model, Choices.of_call(locals()), example_inputs=example_inputs)
+
+
+def inject_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> InjectedModule:
+    """`inject` with its arguments as one value."""
+    located, plan = locate_and_plan(model, choices, example_inputs=example_inputs)
+    return apply_to(located, plan)

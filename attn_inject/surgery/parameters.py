@@ -1,0 +1,68 @@
+"""What one does with a patched model's new parameters: list them, save them apart, train them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ..tracing.injected import injected_part
+
+
+def attention_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of the new modules, each once; for an optimizer's own group, say.
+
+    >>> from attn_inject import attention_parameters, inject
+    >>> from attn_inject.zoo.cifar import models
+    >>> patched = inject(models()["resnet20"](), "eca")
+    >>> sum(parameter.numel() for parameter in attention_parameters(patched))
+    27
+
+    Raises:
+        PlanError: `model` is no patched model.
+
+    """
+    inner, _ = injected_part(model)
+    seen: set[int] = set()
+    for insertion in inner.injection.plan.insertions:
+        for parameter in inner.get_submodule(insertion.module).parameters():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter
+
+
+def attention_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The new modules' part of the model's state dict, under the names they have there.
+
+    >>> from attn_inject import attention_state_dict, inject
+    >>> from attn_inject.zoo.cifar import models
+    >>> list(attention_state_dict(inject(models()["resnet20"](), "eca", stages=0)))
+    ['layer1.0.eca.conv.weight', 'layer1.1.eca.conv.weight', 'layer1.2.eca.conv.weight']
+
+    Raises:
+        PlanError: `model` is no patched model.
+
+    """
+    inner, scope = injected_part(model)
+    modules = tuple(f"{scope}.{i.module}." if scope else f"{i.module}." for i in inner.injection.plan.insertions)
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(modules)}
+
+
+def freeze_original(model: nn.Module) -> nn.Module:
+    """Stop gradients to everything but the new modules; returns the model. Its original is not affected.
+
+    >>> from attn_inject import freeze_original, inject
+    >>> from attn_inject.zoo.cifar import models
+    >>> frozen = freeze_original(inject(models()["resnet20"](), "eca"))
+    >>> {name.split(".")[-3] for name, p in frozen.named_parameters() if p.requires_grad}
+    {'eca'}
+
+    Raises:
+        PlanError: `model` is no patched model.
+
+    """
+    new = {id(parameter) for parameter in attention_parameters(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in new)
+    return model

@@ -1,0 +1,29 @@
+"""Where a patched model comes from, as its record keeps it: the structure it was made for, and the versions at work."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+
+import torch
+from torch import nn
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of the model's structure: names, shapes and order of its parameters and buffers, not values."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}:{tuple(tensor.shape)};".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of attn-inject, torch, torchvision and timm, by name; those not installed are left out."""
+    found: dict[str, str] = {}
+    for name in ("attn-inject", "torch", "torchvision", "timm"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

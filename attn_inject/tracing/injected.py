@@ -1,0 +1,239 @@
+"""`InjectedModule`: one set of weights, two graphs, and the record of what was put in.
+
+A `torch.fx.GraphModule` whose `forward` is the train or the eval graph, chosen by its `training` flag at every call, so
+that nested `train()` and `eval()`, copies and compilers all see the right one. The module tree keeps the original's
+classes, so that paths, keys and plain attributes stay; only `forward` is the graph's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..errors import PlanError
+from ..types import Injection
+from .nodes import make_portable
+
+_MODES = {True: "train", False: "eval"}
+# What belongs to the graph module itself, not to the model it was made from.
+_OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced")
+
+
+class InjectedModule(fx.GraphModule):
+    """A model with attention in it.
+
+    Attributes:
+        injection: the record: plan, versions, verification, what could not be kept.
+
+    """
+
+    injection: Injection
+    _inj_graphs: dict[str, fx.Graph]
+    _inj_codes: dict[str, tuple[Callable[..., Any], str]]
+    _inj_pristine: dict[str, fx.Graph]
+    _inj_displaced: dict[str, nn.Module]
+
+    def __init__(
+        self,
+        skeleton: nn.Module,
+        graphs: Mapping[str, fx.Graph],
+        pristine: Mapping[str, fx.Graph],
+        constants: Mapping[str, torch.Tensor],
+        displaced: Mapping[str, nn.Module],
+        injection: Injection,
+    ) -> None:
+        """Take over `skeleton`'s modules, parameters and attributes (it is not to be used afterwards).
+
+        `graphs` are the rewritten graphs by mode, `pristine` those without attention, `displaced` the modules that
+        an attention took the place of, by path.
+        """
+        object.__setattr__(self, "_inj_graphs", {})
+        super().__init__(nn.Module(), fx.Graph(), class_name=type(skeleton).__name__)
+        _adopt(self, skeleton)
+        for name, tensor in constants.items():
+            self.register_buffer(name, tensor.detach(), persistent=False)
+        own: dict[str, Any] = {
+            "_inj_graphs": dict(graphs),
+            "_inj_pristine": dict(pristine),
+            "_inj_displaced": dict(displaced),
+            "_inj_codes": {},
+            "injection": injection,
+        }
+        vars(self).update(own)
+        for mode, graph in self._inj_graphs.items():
+            graph.owning_module = None
+            self._compile(mode)
+        _install_forward(self)
+
+    # `GraphModule` keeps its graph in `_graph`; here the mode chooses one.
+    @property
+    def _graph(self) -> fx.Graph:
+        graphs: dict[str, fx.Graph] = vars(self).get("_inj_graphs") or {}
+        mode = _MODES[bool(vars(self).get("training", True))]
+        return graphs[mode] if mode in graphs else next(iter(graphs.values()))
+
+    @_graph.setter
+    def _graph(self, graph: fx.Graph) -> None:
+        vars(self).setdefault("_inj_graphs", {})[_MODES[bool(vars(self).get("training", True))]] = graph
+
+    def _compile(self, mode: str) -> None:
+        source = self._inj_graphs[mode].python_code(root_module="self")
+        scope = dict(source.globals)
+        exec(compile(source.src, f"<{type(self).__name__} {mode}>", "exec"), scope)
+        self._inj_codes[mode] = (scope["forward"], source.src)
+
+    def recompile(self) -> Any:
+        """Regenerate the code of the current mode's graph, after an edit of it."""
+        if not vars(self).get("_inj_codes"):
+            return super().recompile()
+        for mode in self._inj_graphs:
+            self._compile(mode)
+        return self._graph.python_code(root_module="self")
+
+    @property
+    def code(self) -> str:
+        """The Python code of the current mode's graph."""
+        return self._inj_codes[self._mode()][1]
+
+    def _mode(self) -> str:
+        mode = _MODES[self.training]
+        return mode if mode in self._inj_codes else next(iter(self._inj_codes))
+
+    def graph_of(self, mode: str) -> fx.Graph:
+        """The graph that runs in `mode`, "train" or "eval"."""
+        return self._inj_graphs[mode]
+
+    def pristine_graph_of(self, mode: str) -> fx.Graph:
+        """The graph of `mode` as it was before any attention."""
+        return self._inj_pristine[mode]
+
+    @property
+    def displaced(self) -> Mapping[str, nn.Module]:
+        """The modules that an attention took the place of, by path; `remove` puts them back."""
+        return MappingProxyType(self._inj_displaced)
+
+    def with_graph(self, mode: str, graph: fx.Graph) -> InjectedModule:
+        """A twin over the same modules and parameters, which runs `graph` in `mode`; `self` stays as it is."""
+        twin = copy.copy(self)
+        graph.owning_module = None
+        own: dict[str, Any] = {"_inj_graphs": {**self._inj_graphs, mode: graph}, "_inj_codes": {}}
+        vars(twin).update(own)
+        for each in twin._inj_graphs:
+            twin._compile(each)
+        return twin
+
+    def shared_by_aliases(self) -> list[fx.Graph]:
+        """What an alias holds too instead of copies: the graphs, which nobody changes in place."""
+        return [*self._inj_graphs.values(), *self._inj_pristine.values()]
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> InjectedModule:
+        memo = {} if memo is None else memo
+        twin = InjectedModule.__new__(InjectedModule)
+        memo[id(self)] = twin
+        state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection")}
+        twin.__dict__.update(copy.deepcopy(state, memo))
+        vars(twin)["_inj_codes"] = dict(self._inj_codes)
+        vars(twin)["injection"] = self.injection
+        _install_forward(twin)
+        return twin
+
+    def __copy__(self) -> InjectedModule:
+        twin = InjectedModule.__new__(InjectedModule)
+        twin.__dict__.update(vars(self))
+        _install_forward(twin)
+        return twin
+
+    def __reduce__(self) -> Any:
+        state = {key: value for key, value in vars(self).items() if key != "_inj_codes"}
+        state["_inj_graphs"] = {mode: _portable(graph) for mode, graph in self._inj_graphs.items()}
+        state["_inj_pristine"] = {mode: _portable(graph) for mode, graph in self._inj_pristine.items()}
+        return _rebuild, (state,)
+
+    def __repr__(self) -> str:
+        plan = self.injection.plan
+        return f"{self._get_name()}({len(plan.insertions)} x {plan.attention})\n{nn.Module.__repr__(self)}"
+
+    def _get_name(self) -> str:
+        return "InjectedModule"
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            losses = getattr(vars(self).get("injection"), "not_kept", ())
+            if any(loss.startswith(f"method {name}()") for loss in losses):
+                raise AttributeError(
+                    f"{name}() was not kept: it would run the original class's code, without the attention; "
+                    "attach() puts attention into the class itself"
+                ) from None
+            raise
+
+
+def injected_part(patched: nn.Module) -> tuple[InjectedModule, str]:
+    """The `InjectedModule` in a patched model, and its path (the scope; empty if it is the whole).
+
+    Raises:
+        PlanError: there is none.
+
+    """
+    for path, module in patched.named_modules():
+        if isinstance(module, InjectedModule):
+            return module, path
+    raise PlanError(f"{type(patched).__name__} is not a model that inject() returned")
+
+
+def _install_forward(module: InjectedModule) -> None:
+    """Give the instance's own class a `forward` with the model's argument names, which runs the current mode's code."""
+    graph = next(iter(module._inj_graphs.values()))
+    names = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
+    arguments = ", ".join(["self", *names])
+    source = (
+        f"def forward({arguments}):\n    return self._inj_codes['train' if self.training else 'eval'][0]({arguments})\n"
+    )
+    scope: dict[str, Any] = {}
+    exec(source, scope)
+    type(module).forward = scope["forward"]
+
+
+def _portable(graph: fx.Graph) -> fx.Graph:
+    """A copy of the graph whose nodes hold only what pickles: meta tensors stay behind."""
+    twin = copy.deepcopy(graph)
+    for node in twin.nodes:
+        make_portable(node)
+    return twin
+
+
+def _rebuild(state: dict[str, Any]) -> InjectedModule:
+    twin = InjectedModule.__new__(InjectedModule)
+    twin.__dict__.update(state)
+    vars(twin)["_inj_codes"] = {}
+    for mode in twin._inj_graphs:
+        twin._compile(mode)
+    _install_forward(twin)
+    return twin
+
+
+def _adopt(target: nn.Module, model: nn.Module) -> None:
+    """Make `model`'s parameters, buffers, children, hooks and plain attributes `target`'s own."""
+    skip = {"_graph", "forward", *_OWN}
+    for key, value in vars(model).items():
+        if key not in skip:
+            vars(target)[key] = value
+    # Constants of the class (not its code) are looked up on instances too.
+    for base in reversed(type(model).__mro__):
+        if base.__module__.startswith("torch.nn.modules") or base in (
+            object,
+            nn.Module,
+            fx.GraphModule,
+            InjectedModule,
+        ):
+            continue
+        for key, value in vars(base).items():
+            plain = not key.startswith("__") and not callable(value) and not hasattr(value, "__get__")
+            if plain and key not in vars(target) and not hasattr(fx.GraphModule, key):
+                vars(target)[key] = value

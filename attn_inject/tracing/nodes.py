@@ -1,0 +1,93 @@
+"""What a graph's nodes know beside what they compute; nothing else reads or writes `node.meta`.
+
+A node knows the call of the module in whose `forward` it runs (its frame), the calls that returned its value, and, once
+shapes are known, the value itself as a meta tensor. What surgery and the rewrites put in is marked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+Frame = tuple[str, int]
+"""A call of a module: its path (`""` is the model) and the number of the call."""
+
+_BLOCK, _CALL, _VALUE, _RETURNED_BY, _ATTENTION, _GATE = "block", "call", "val", "returned_by", "attention", "gate"
+# What pickles; values and nodes stay behind.
+_PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY)
+
+
+def set_frame(node: fx.Node, frame: Frame) -> None:
+    """Say in which call of which module the node runs."""
+    node.meta[_BLOCK], node.meta[_CALL] = frame
+
+
+def frame_of(node: fx.Node) -> Frame:
+    """The call of the module in whose `forward` the node runs."""
+    return str(node.meta[_BLOCK]), int(node.meta[_CALL])
+
+
+def block_of(node: fx.Node) -> str:
+    """The path of the module in whose `forward` the node runs."""
+    return str(node.meta[_BLOCK])
+
+
+def has_frame(node: fx.Node) -> bool:
+    """Whether it is known where the node runs: a rewrite's own nodes may not say."""
+    return _BLOCK in node.meta
+
+
+def note_return(node: fx.Node, frame: Frame) -> None:
+    """Say that a call returned the node's value; the innermost call says so first."""
+    node.meta.setdefault(_RETURNED_BY, []).append(frame)
+
+
+def returned_by(node: fx.Node) -> tuple[Frame, ...]:
+    """The calls that returned the node's value, the innermost first."""
+    return tuple(node.meta.get(_RETURNED_BY, ()))
+
+
+def set_value(node: fx.Node, value: Any) -> None:
+    """Keep what the node gives, as `shapes.propagate` found it."""
+    node.meta[_VALUE] = value
+
+
+def has_value(node: fx.Node) -> bool:
+    """Whether shapes have been propagated through the node."""
+    return _VALUE in node.meta
+
+
+def value_of(node: fx.Node) -> Any:
+    """What the node gives: meta tensors, structures of them, plain values; None where no shapes were propagated."""
+    return node.meta.get(_VALUE)
+
+
+def mark_attention(node: fx.Node, module: str) -> None:
+    """Say that the node belongs to the call of a new attention module."""
+    node.meta[_ATTENTION] = module
+
+
+def is_of_attention(node: fx.Node) -> bool:
+    """Whether the node belongs to the call of a new attention module."""
+    return _ATTENTION in node.meta
+
+
+def mark_gate(product: fx.Node, weights: fx.Node) -> None:
+    """Say that `product` is a map times the weights of its channels."""
+    product.meta[_GATE] = weights
+
+
+def is_gated(node: fx.Node) -> bool:
+    """Whether the node is such a product."""
+    return _GATE in node.meta
+
+
+def inherit(new: fx.Node, old: fx.Node) -> None:
+    """Let `new` know all that `old` does, in whose place it stands."""
+    new.meta = dict(old.meta)
+
+
+def make_portable(node: fx.Node) -> None:
+    """Forget what does not pickle."""
+    node.meta = {key: value for key, value in node.meta.items() if key in _PORTABLE}

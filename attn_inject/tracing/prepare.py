@@ -1,0 +1,111 @@
+"""What a caller hands over, made into a model that can be traced: wrappers taken off, lazy modules materialised.
+
+What cannot be read is refused here with a sentence that says what to do; what will not be kept in a patched model is
+named, so that nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from ..errors import TraceError
+
+# Forward hooks of modules that stay whole in the graph run there as before.
+_HOOKS = {
+    "_forward_hooks": "forward hook",
+    "_forward_pre_hooks": "forward pre-hook",
+    "_backward_hooks": "backward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and compiled wrappers.
+
+    Raises:
+        TraceError: for scripted, quantized and other modules whose code cannot be read.
+
+    """
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"expected an nn.Module, got {type(model).__name__}")
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif hasattr(model, "_orig_mod") and isinstance(model._orig_mod, nn.Module):
+            model = model._orig_mod
+        else:
+            break
+    for name, module in model.named_modules():
+        where = f"submodule {name}" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{where} is a scripted module, whose code cannot be traced: pass the module it was scripted from"
+            )
+        if _is_quantized(module):
+            raise TraceError(f"{where} is quantized: inject into the float model and quantize the result")
+        if isinstance(module, nn.parallel.DistributedDataParallel) or (name and hasattr(module, "_orig_mod")):
+            raise TraceError(
+                f"{where} is wrapped ({type(module).__name__}): unwrap it first, wrap the patched model after"
+            )
+    return model
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    """Whether it computes in integers; `FloatFunctional`, the float stand-in of quantizable models, does not."""
+    homes = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+    if not type(module).__module__.startswith(homes):
+        return False
+    from torch.ao.nn.quantized import FloatFunctional
+
+    return not isinstance(module, FloatFunctional)
+
+
+def materialised(model: nn.Module, inputs: tuple[Any, ...] | None) -> nn.Module:
+    """The model itself, or, where it holds lazy modules, a copy that has seen `inputs` once.
+
+    Raises:
+        TraceError: the model is lazy and there are no inputs to run.
+
+    """
+    if not any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in model.modules()):
+        return model
+    if inputs is None:
+        raise TraceError("the model has lazy modules without shapes: run it once on an input, or pass example_inputs")
+    import copy
+
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin(*inputs)
+    return twin
+
+
+def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Iterable[str]) -> tuple[str, ...]:
+    """What the patched model will not have: methods, hooks on modules that the graph runs through, fixed arguments."""
+    whole = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_module"}
+    losses: list[str] = []
+    for name, module in model.named_modules():
+        if name and not any(name == path or name.startswith(f"{path}.") for path in whole):
+            losses += [
+                f"{title} on {name}: register it again, on a module that the graph calls"
+                for attribute, title in _HOOKS.items()
+                if getattr(module, attribute, None)
+            ]
+    losses += [
+        f"parameter hook on {name}" for name, p in model.named_parameters() if getattr(p, "_backward_hooks", None)
+    ]
+    losses += [f"argument {argument}: fixed at its default" for argument in fixed_arguments]
+    base = set(dir(nn.Module))
+    if not isinstance(model, fx.GraphModule):
+        methods = [
+            name
+            for name, value in inspect.getmembers(type(model))
+            if callable(value) and not name.startswith("_") and name not in base
+        ]
+        losses += [f"method {name}(): it runs the class's own code" for name in methods]
+    return tuple(losses)
