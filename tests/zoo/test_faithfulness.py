@@ -14,7 +14,7 @@ from torch import nn
 
 from attn_inject import inject
 
-from ..surgery import check_surgery
+from ..before_after import check_surgery
 
 pytestmark = pytest.mark.zoo
 

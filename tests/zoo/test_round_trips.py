@@ -1,6 +1,6 @@
 """Exports of ten networks in three precisions: the weights in the file to the bit, and what the file computes.
 
-`.pt` and `.safetensors` of the same are in `tests/checkpoint/test_roundtrip.py`, with the ordinary tests.
+`.pt` and `.safetensors` of the same are in `tests/saving/test_roundtrip.py`, with the ordinary tests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..checkpoint.nets import DTYPES, NETWORKS, assert_export_holds, patched
+from ..saving.nets import DTYPES, NETWORKS, assert_export_holds, patched
 
 pytestmark = pytest.mark.zoo
 

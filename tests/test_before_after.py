@@ -8,7 +8,7 @@ import torch
 from attn_inject import inject
 
 from . import toys
-from .surgery import check_surgery
+from .before_after import check_surgery
 
 SIZE = (3, 16, 16)
 

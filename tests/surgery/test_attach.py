@@ -13,7 +13,7 @@ from torch import nn
 
 from attn_inject import PlanError, attach, detach, inject
 
-from . import toys
+from .. import toys
 
 SIZE = (3, 64, 64)
 

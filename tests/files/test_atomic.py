@@ -16,7 +16,7 @@ from attn_inject import CheckpointError, save
 from attn_inject.files.atomic import write_atomically
 from attn_inject.saving.checkpoint import inspect
 
-from .nets import patched
+from ..saving.nets import patched
 
 
 def _child_that_saves_forever(model: torch.nn.Module, path: Path) -> int:

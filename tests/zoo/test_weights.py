@@ -275,7 +275,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_patched_models_own_files_are_weights_for_its_like(tmp_path: Path) -> None:
     """A saved file of this library holds its plan beside a `state_dict`: with the same attention in place, it fits."""
-    from .toys import Block, Toy, _iadd
+    from ..toys import Block, Toy, _iadd
 
     patched = [inject(Toy(Block(_iadd)), "se", input_size=(3, 16, 16)) for _ in range(2)]
     for suffix in (".pt", ".safetensors"):

@@ -18,7 +18,7 @@ from torch import nn
 
 from attn_inject import PlanError, inject
 
-from .toys import Lambda, Toy, conv
+from ..toys import Lambda, Toy, conv
 
 PLACEMENTS = ("standard", "pre", "post", "identity", "conv3x3", "replace")
 SIZE = (3, 16, 16)

@@ -31,8 +31,8 @@ from attn_inject import (
     verify,
 )
 
-from . import toys
-from .surgery import check_surgery
+from .. import toys
+from ..before_after import check_surgery
 
 SIZE = (3, 16, 16)
 

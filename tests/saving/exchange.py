@@ -1,4 +1,4 @@
-"""Files from one process, or one torch, to another: `python -m tests.checkpoint.exchange write|read FOLDER`.
+"""Files from one process, or one torch, to another: `python -m tests.saving.exchange write|read FOLDER`.
 
 `write` saves ten networks in three precisions, and beside each what it holds and computes; `read` compares. Tensors are
 equal to the bit. Outputs are too within one torch; between two, whose kernels sum in other orders, they are close.

@@ -11,7 +11,7 @@ from torch import nn
 
 from attn_inject import PlanError, apply_plan, inject, make_plan
 
-from .toys import Block, Toy
+from ..toys import Block, Toy
 
 SIZE = (3, 16, 16)
 
