@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Line:
     home: str
     cls: str
     child: str
@@ -28,19 +28,19 @@ class _Entry:
     kind: str = "gate"
 
 
-_TABLE: dict[str, _Entry] = {
-    "se": _Entry("se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507"),
-    "eca": _Entry(
+_TABLE: dict[str, _Line] = {
+    "se": _Line("se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507"),
+    "eca": _Line(
         "eca", "ECA", "eca", "Efficient Channel Attention: one kernel of k weights across the channels", "1910.03151"
     ),
-    "psa": _Entry(
+    "psa": _Line(
         "psa", "PSA", "psa", "Pyramid Squeeze Attention: four kernel sizes, weighted", "2105.14447", "features"
     ),
-    "se-var1": _Entry("variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151"),
-    "se-var2": _Entry("variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151"),
-    "se-var3": _Entry("variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151"),
-    "se-gc": _Entry("variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151"),
-    "eca-ns": _Entry(
+    "se-var1": _Line("variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151"),
+    "se-var2": _Line("variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151"),
+    "se-var3": _Line("variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151"),
+    "se-gc": _Line("variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151"),
+    "eca-ns": _Line(
         "variants", "ECANS", "eca_ns", "ECA paper, Table 2: k weights per channel, not shared", "1910.03151"
     ),
 }
@@ -59,8 +59,8 @@ def library_names() -> list[str]:
 
 def summary_of(name: str) -> tuple[str, str]:
     """(one line, arXiv number) of an attention of the table; empty for others."""
-    entry = _TABLE.get(name)
-    return (entry.summary, entry.paper) if entry else ("", "")
+    line = _TABLE.get(name)
+    return (line.summary, line.paper) if line else ("", "")
 
 
 def register_attention(name: str, factory: Callable[..., Any]) -> None:
@@ -190,9 +190,9 @@ def _is_module_instance(value: object) -> bool:
 
 def _by_name(name: str) -> Attention:
     if name in _TABLE:
-        entry = _TABLE[name]
-        cls = getattr(importlib.import_module(f"{__package__}.{entry.home}"), entry.cls)
-        return Attention(name, entry.child, cls, options_of(cls), entry.summary, entry.paper, entry.kind)
+        line = _TABLE[name]
+        cls = getattr(importlib.import_module(f"{__package__}.{line.home}"), line.cls)
+        return Attention(name, line.child, cls, options_of(cls), line.summary, line.paper, line.kind)
     if name in _registered:
         return foreign(name, _registered[name])
     if name.startswith("timm:"):

@@ -142,15 +142,15 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     if inputs is None or any(tensor.is_meta for tensor in tensors):
         return []
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    twin = _without_hooks(alias(part)).eval().requires_grad_(False)
+    aliased = _without_hooks(alias(part)).eval().requires_grad_(False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in plan.insertions
-        for name, parameter in twin.get_submodule(insertion.module).named_parameters()
+        for name, parameter in aliased.get_submodule(insertion.module).named_parameters()
     }
     for parameter in new.values():
         parameter.requires_grad_(True)
-    real, outputs = _smallest_pass(twin, inputs, device)
+    real, outputs = _smallest_pass(aliased, inputs, device)
     plain: list[torch.Tensor] | None = None
     checks: list[Check] = []
     bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
@@ -169,12 +169,12 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     return checks
 
 
-def _without_hooks(twin: nn.Module) -> nn.Module:
+def _without_hooks(aliased: nn.Module) -> nn.Module:
     """Take the caller's forward and backward hooks off an alias: they may record what they see."""
-    for module in twin.modules():
+    for module in aliased.modules():
         for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
             hooks.clear()
-    return twin
+    return aliased
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -229,18 +229,18 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
 
 
 def _smallest_pass(
-    twin: nn.Module, inputs: tuple[Any, ...], device: torch.device
+    aliased: nn.Module, inputs: tuple[Any, ...], device: torch.device
 ) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
     """(inputs, outputs) of a real pass at the smallest size that runs, with a batch of one, keeping the aspect."""
     for smaller in _smaller(inputs):
         real = _real_inputs(smaller, device)
         try:
-            return real, _tensors(twin(*real))
+            return real, _tensors(aliased(*real))
         except (RuntimeError, ValueError, AssertionError):
             # Too small, or of another size than the network is made for.
             continue
     real = _real_inputs(inputs, device)
-    return real, _tensors(twin(*real))
+    return real, _tensors(aliased(*real))
 
 
 def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:

@@ -294,13 +294,13 @@ def _has_forward(module: nn.Module) -> bool:
 
 
 def _traces_quietly(module: nn.Module) -> bool:
-    twin = alias(module)
-    twin.eval()
+    aliased = alias(module)
+    aliased.eval()
     leaves = Leaves()
-    tracer = _Tracer(twin, leaves, 0, "eval")
+    tracer = _Tracer(aliased, leaves, 0, "eval")
     try:
-        with _private_buffers(twin, tracer):
-            tracer.trace(twin)
+        with _private_buffers(aliased, tracer):
+            tracer.trace(aliased)
     except Exception:
         return False
     # A scope takes and gives maps; something that only collects other modules has no placeholder to patch behind.
