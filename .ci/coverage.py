@@ -1,4 +1,4 @@
-"""Print what the fast tests cover of each file, branches included, and fail where a file has too little without a reason.
+"""Print what the fast tests cover of each file, branches included; fail where that is too little without a reason.
 
 Reads the data file that `pytest --cov` left in the working folder.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 LEAST = 85.0
 
@@ -21,8 +22,7 @@ def main() -> int:
     """The exit code: 1 if a file is below `LEAST` and no reason is given, or is above and one is given still."""
     subprocess.run([sys.executable, "-m", "coverage", "combine", "--quiet"], check=False)
     subprocess.run([sys.executable, "-m", "coverage", "json", "--quiet", "-o", "coverage.json"], check=True)
-    with open("coverage.json") as file:
-        measured = json.load(file)
+    measured = json.loads(Path("coverage.json").read_text())
     shares = {name: entry["summary"]["percent_covered"] for name, entry in measured["files"].items()}
     for name, share in sorted(shares.items(), key=lambda item: item[1]):
         print(f"{share:6.1f} %  {name}  {REASONS.get(name, '')}".rstrip())
