@@ -1,1 +1,1 @@
-"""Published networks, one TOML file each: `attn_inject.planning.recipe` reads them. Installed as attn_inject.recipes."""
+"""Published networks, one TOML file each, read by `planning.recipe`. Installs as `attn_inject.recipes`."""

@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import Convention, ReportData, Units
+from .data import ReportData
 from .schema import REPORT_FORMAT, REPORT_VERSION
-from .settings import ReportSettings
+from .settings import Convention, ReportSettings, Units
 
 if TYPE_CHECKING:
     import torch
