@@ -173,6 +173,8 @@ def test_the_package_list_is_the_tree() -> None:
         "attn_inject.types",
         "attn_inject.planning.recipe",
         "attn_inject.planning.choices",
+        "attn_inject.planning.text",
+        "attn_inject.saving.record",
     ],
 )
 def test_reading_names_and_plans_imports_no_torch(module: str) -> None:
