@@ -66,6 +66,24 @@ def summary_of(name: str) -> tuple[str, str]:
 def register_attention(name: str, factory: Callable[..., Any]) -> None:
     """Make `factory(channels, **options)` known as `name`, to `inject`, to plans and to saved files.
 
+    Its modules must map (N, C, *spatial) to the same shape. A name that was registered before gets the new factory.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from attn_inject import inject, register_attention
+    >>> from attn_inject.zoo.cifar import models
+    >>> class Scale(nn.Module):
+    ...     def __init__(self, channels, start=1.0):
+    ...         super().__init__()
+    ...         self.weight = nn.Parameter(torch.full((channels, 1, 1), start))
+    ...
+    ...     def forward(self, x):  # (N, C, H, W)
+    ...         return x * self.weight
+    >>> register_attention("scale", Scale)
+    >>> patched = inject(models()["resnet20"](), "scale", start=0.5)
+    >>> patched.layer1[0].scale.weight.shape
+    torch.Size([16, 1, 1])
+
     Raises:
         AttentionError: the name is taken by the library or is no plain name, or the factory cannot be called.
 

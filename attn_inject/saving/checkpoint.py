@@ -75,7 +75,20 @@ class CheckpointInfo:
 
 
 def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
-    """Write a patched model; the ending of `path` picks the format (see the module's table).
+    """Write a patched model; the ending of `path` picks the format: `.pt`, `.safetensors`, `.pt2` or `.onnx`.
+
+    `load` reads the first two; the others are exports for other programs to run.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from attn_inject import inject, save
+    >>> from attn_inject.zoo.cifar import models
+    >>> patched = inject(models()["resnet20"](), "eca")
+    >>> with TemporaryDirectory() as folder:
+    ...     save(patched, Path(folder) / "whole.safetensors")
+    ...     save(patched, Path(folder) / "attention.safetensors", attention_only=True)
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['attention.safetensors', 'whole.safetensors']
 
     Args:
         force: whether to overwrite a file that is there.
@@ -141,6 +154,19 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
 
     The source is built anew and patched by the saved plan; then the saved tensors take their places. No code from the
     file runs. Nothing is downloaded, but for an attention-only file the weights of a pretrained source.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from attn_inject import inject, load, save
+    >>> from attn_inject.zoo.cifar import models
+    >>> model, x = models()["resnet20"]().eval(), torch.randn(1, 3, 32, 32)
+    >>> patched = inject(model, "eca")
+    >>> with TemporaryDirectory() as folder:
+    ...     save(patched, Path(folder) / "net.pt")
+    ...     loaded = load(Path(folder) / "net.pt", model)
+    >>> torch.equal(loaded(x), patched(x))
+    True
 
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.

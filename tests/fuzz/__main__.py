@@ -143,8 +143,8 @@ def _guided(run: Run, runs: int, seconds: float, seed: int, corpus: Path, report
             # libFuzzer stacks its changes: without a fresh start now and then, few inputs keep their outer form.
             data = chance.choice(run.seeds)
         elif chance.random() < 0.15:
-            return atheris.Mutate(data, most)  # type: ignore[no-any-return]
-        return run.target.change(bytes(data), chance)[:most]  # type: ignore[no-any-return]
+            return atheris.Mutate(data, most)
+        return run.target.change(bytes(data), chance)[:most]
 
     for content in run.seeds:
         run.target.check(content, run.work)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import PlanError, inject
+from attn_inject import InjectedModule, PlanError, inject
 
 from ..toys import Lambda, Toy, conv
 
@@ -215,7 +215,7 @@ def _model(shape: Shape) -> Toy:
     return Toy(Layers(shape.block, shape.layers()), out=shape.out)
 
 
-def _expected(patched: nn.Module, shape: Shape, at: At, x: torch.Tensor) -> torch.Tensor:
+def _expected(patched: InjectedModule, shape: Shape, at: At, x: torch.Tensor) -> torch.Tensor:
     """`Toy.forward` with the block written out."""
     return patched.head(shape.block(patched.body, relu(patched.stem(x)), at).flatten(2).mean(2))
 

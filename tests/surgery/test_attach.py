@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import timm
@@ -21,7 +22,7 @@ SIZE = (3, 64, 64)
 def _build(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name.startswith("timm:"):
-        options = {"zero_init_last": False} if "resnet" in name else {}
+        options: dict[str, Any] = {"zero_init_last": False} if "resnet" in name else {}
         return timm.create_model(name.removeprefix("timm:"), **options).eval()
     return torchvision.models.get_model(name).eval()
 
