@@ -5,6 +5,7 @@ The table names a module and a class for each, imported when used: reading names
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -208,9 +209,7 @@ def _is_module_instance(value: object) -> bool:
 
 def _by_name(name: str) -> Attention:
     if name in _TABLE:
-        line = _TABLE[name]
-        cls = getattr(importlib.import_module(f"{__package__}.{line.home}"), line.cls)
-        return Attention(name, line.child, cls, options_of(cls), line.summary, line.paper, line.kind)
+        return _of_table(name)
     if name in _registered:
         return foreign(name, _registered[name])
     if name.startswith("timm:"):
@@ -224,6 +223,13 @@ def _by_name(name: str) -> Attention:
         f"unknown attention {name!r}{nearest(name, known, count=2)}: "
         f"there are {', '.join(known)}, timm:NAME and package.module:Class"
     )
+
+
+@functools.cache
+def _of_table(name: str) -> Attention:
+    line = _TABLE[name]
+    cls = getattr(importlib.import_module(f"{__package__}.{line.home}"), line.cls)
+    return Attention(name, line.child, cls, options_of(cls), line.summary, line.paper, line.kind)
 
 
 def _imported(name: str) -> Callable[..., Any]:
