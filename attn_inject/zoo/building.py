@@ -239,7 +239,7 @@ def _withheld(builder: Callable[..., Any], weights: Any, *, quantized: bool) -> 
     parameter = inspect.signature(builder).parameters.get("weights")
     annotation = None if parameter is None else parameter.annotation
     classes = [kind for kind in (annotation, *get_args(annotation)) if inspect.isclass(kind)]
-    kinds = [kind for kind in classes if issubclass(kind, WeightsEnum)]
+    kinds: list[Any] = [kind for kind in classes if issubclass(kind, WeightsEnum)]
     # Builders of quantizable networks take weights of either kind, and want those that fit `quantize`.
     kinds.sort(key=lambda kind: ("Quantized" in kind.__name__) != quantized)
     if not kinds:
