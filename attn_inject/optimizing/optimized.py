@@ -41,11 +41,11 @@ class OptimizedModule(fx.GraphModule):
 
     rewritten: Rewritten
 
-    def train(self, mode: bool = True) -> OptimizedModule:
+    def train(self, mode: bool = True) -> OptimizedModule:  # noqa: FBT001, FBT002  # torch's own signature
         """Only `train(False)` works: folded norms have no statistics to train with."""
         if mode:
             raise PlanError("an optimized model is for inference: train the model that it was made from")
-        super().train(False)
+        super().train(mode=False)
         return self
 
 
@@ -111,6 +111,6 @@ def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disabl
         raise RewriteError(f"the optimized graph is not sound: {error}") from error
     result = OptimizedModule(root, graph, class_name="OptimizedModule")
     result.rewritten = Rewritten(removed, folded, early, fused, kernels)
-    result.requires_grad_(False)
-    nn.Module.train(result, False)
+    result.requires_grad_(requires_grad=False)
+    nn.Module.train(result, mode=False)
     return result

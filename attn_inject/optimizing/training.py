@@ -156,7 +156,14 @@ def norm_and_pool(
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     out, mean, inverse = torch.native_batch_norm(
-        z, norm.weight, norm.bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
+        z,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        training=True,
+        momentum=norm.momentum,
+        eps=norm.eps,
     )
     with torch.no_grad():
         value = ((pooled - mean) * inverse * norm.weight + norm.bias).to(out.dtype)

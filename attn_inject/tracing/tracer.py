@@ -82,7 +82,7 @@ def trace(
     training = {module: module.training for module in skeleton.modules()}
     try:
         for mode in modes:
-            skeleton.train(mode == "train")
+            skeleton.train(mode=mode == "train")
             tracer = _trace_once(skeleton, leaves, len(inputs), mode)
             graphs[mode] = tracer.graph
             constants.update(tracer.constants)
@@ -164,7 +164,7 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self,
         root_fn: Callable[..., Any],
-        is_module: bool,  # noqa: ARG002
+        is_module: bool,  # noqa: ARG002, FBT001  # torch's own signature
         concrete_args: Any = None,  # noqa: ARG002
     ) -> tuple[Callable[..., Any], list[Any]]:
         # An instance may override `forward`; `root_fn` is the class's.

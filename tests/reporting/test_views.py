@@ -14,8 +14,8 @@ from rich.console import Console
 
 from attn_inject import AttnInjectError
 from attn_inject.reporting import schema
-from attn_inject.reporting.data import Units
 from attn_inject.reporting.report import Report
+from attn_inject.reporting.settings import Units
 from attn_inject.reporting.views import words
 from attn_inject.reporting.views.console import render_diff, to_text
 from attn_inject.reporting.views.folding import fold
