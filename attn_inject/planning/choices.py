@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
+from inspect import cleandoc
 from typing import Any, TypeVar
 
 from ..attention.base import child_name
@@ -120,8 +121,9 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 def explaining_choices(verb: Verb) -> Verb:
     """Let a verb's docstring explain the choices where it says `(choices)`, in the words that stand above."""
-    meanings = (Choices.__doc__ or "").split("Attributes:\n")[1].rstrip()
-    verb.__doc__ = (verb.__doc__ or "").replace("        (choices)", meanings)
+    # Python 3.13 takes the margin off docstrings, others leave it, and with -OO there are none.
+    meanings = cleandoc(Choices.__doc__ or "").partition("Attributes:\n")[2]
+    verb.__doc__ = cleandoc(verb.__doc__ or "").replace("    (choices)", meanings)
     return verb
 
 
