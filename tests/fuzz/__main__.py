@@ -203,14 +203,16 @@ def _covered(run: Run, inputs: list[bytes]) -> None:
         run.one(data)
     sys.settrace(None)
     names = (
-        "plan_text",
-        "recipe",
-        "weights",
-        "checkpoint",
+        "planning/tables",
+        "planning/text",
+        "planning/recipe",
+        "zoo/weights",
+        "saving/checkpoint",
+        "saving/refusals",
+        "saving/record",
+        "saving/exported",
         "files/pt",
-        "files/record",
         "files/safetensors_file",
-        "files/exported",
     )
     for name in names:
         path = Path(home) / f"{name}.py"
