@@ -187,7 +187,7 @@ def test_the_command_line_s_input_size_beats_the_recipe_s(
     (tmp_path / "mine.toml").write_text(RECIPE.format(PARAMETERS + 2 * 512))
     ran = cli("--recipe", "mine.toml", "--no-bench", "--json", "-", *option)
     assert ran.code == 0, ran.err
-    assert json.loads(ran.out)["input_shape"][-3:] == [3, side, side]
+    assert json.loads(ran.out)["input_size"] == [3, side, side]
     # A size is no change of the network: what the recipe expects must still hold.
     (tmp_path / "mine.toml").write_text(RECIPE.format(1))
     ran = cli("--recipe", "mine.toml", "--no-bench", "--json", "-", *option)
