@@ -196,7 +196,10 @@ def test_nodes_of_a_site_and_the_order_of_several() -> None:
     assert [(r.node.name, r.operation) for r in graph.refusals] == [("cat_1", "concat"), ("cat_2", "concat")]
     axes, flow = graph.axes, graph.flow
     mixed, refused = find_mixed(flow, axes, [], set())
-    assert ([site.join.name for site in mixed], [r.node.name for r in refused]) == (["cat", "cat_3"], ["cat_1", "cat_2"])
+    assert ([site.join.name for site in mixed], [r.node.name for r in refused]) == (
+        ["cat", "cat_3"],
+        ["cat_1", "cat_2"],
+    )
 
 
 def _cell(m: Net, x: torch.Tensor) -> torch.Tensor:

@@ -93,7 +93,9 @@ SHAPE_ONLY = """getattr size dim ndimension numel new_empty new_zeros new_ones n
     isinstance"""
 
 
-@pytest.mark.parametrize(("expected", "name"), [(words, name) for words in FUNCTIONS for name in FUNCTIONS[words].split()])
+@pytest.mark.parametrize(
+    ("expected", "name"), [(words, name) for words in FUNCTIONS for name in FUNCTIONS[words].split()]
+)
 def test_functions_and_methods_of_one_map(expected: str, name: str) -> None:
     graph = Graph()
     x = graph.input()
@@ -163,7 +165,10 @@ def test_weights_and_what_is_made_of_them_carry_nothing_and_the_output_does() ->
     assert traits(operations, weight) == set()
 
 
-@pytest.mark.parametrize("name", "mul mul_ imul multiply multiply_ __mul__ __imul__ __rmul__ div truediv".split())
+PRODUCTS = ("mul", "mul_", "imul", "multiply", "multiply_", "__mul__", "__imul__", "__rmul__", "div", "truediv")
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_a_product_of_two_values_is_nonlinear(name: str) -> None:
     graph = Graph()
     x = graph.input()
@@ -194,7 +199,13 @@ def test_the_builtin_sum_starts_with_nought() -> None:
     first, last, other, plain = (graph.call("add", *args) for args in ((0, x), (x, 0), (x, 3), (x, x)))
     subtraction = graph.call("sub", x, 0)
     operations = graph.operations
-    assert [operations.is_gain(n) for n in (first, last, other, plain, subtraction)] == [True, True, False, False, False]
+    assert [operations.is_gain(n) for n in (first, last, other, plain, subtraction)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_an_addition_gives_a_tensor() -> None:

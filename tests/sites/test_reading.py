@@ -20,7 +20,7 @@ SIZE = (3, 16, 16)
 
 
 def _model() -> nn.Module:
-    return toys.Toy(nn.Sequential(toys.Block(toys.SPELLINGS["+"]), toys.Block(toys.SPELLINGS["+"])))
+    return toys.Toy(nn.Sequential(toys.Block(toys._iadd), toys.Block(toys._iadd)))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_no_scope_is_the_model(scope: str | None) -> None:
 @pytest.mark.parametrize(
     ("scope", "message"),
     [
-        ("bod", "scope 'bod' is no submodule of Toy (did you mean body?)"),
+        ("bod", "scope 'bod' is no submodule of Toy (did you mean body or body.1 or body.0?)"),
         ("body.0.conv", "scope 'body.0.conv' is no submodule of Toy (did you mean "
          "body.0.conv2 or body.0.conv1 or body.1.conv2?)"),
         ("zzz", "scope 'zzz' is no submodule of Toy"),

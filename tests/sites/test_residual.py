@@ -187,24 +187,40 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[st
     ),
     "R3 a projected shortcut": ("b", lambda m, x: m.p(x) + _branch(m, x), {"p": toys.conv(16, 16, 1)}),
     "R3 an activation of the fork itself": (
-        "b", _preactivated, {"n": nn.BatchNorm2d(16), "project": toys.conv(16, 16, 1)},
+        "b",
+        _preactivated,
+        {"n": nn.BatchNorm2d(16), "project": toys.conv(16, 16, 1)},
     ),
     "R4 nonlinear after its convolution": ("relu", lambda m, x: x + torch.relu(m.a(x)), {}),
-    "R5 the same slice": ("b", lambda m, x: (y := x[:, :8]) + m.b(torch.relu(m.a(y))), {"a": toys.conv(8, 8), "b": toys.conv(8, 8)}),
+    "R5 the same slice": (
+        "b",
+        lambda m, x: (y := x[:, :8]) + m.b(torch.relu(m.a(y))),
+        {"a": toys.conv(8, 8), "b": toys.conv(8, 8)},
+    ),
     "R5 a slice and the whole": (
-        "b", lambda m, x: x[:, :8] + m.b(torch.relu(m.a(x))), {"a": toys.conv(16, 8), "b": toys.conv(8, 8)},
+        "b",
+        lambda m, x: x[:, :8] + m.b(torch.relu(m.a(x))),
+        {"a": toys.conv(16, 8), "b": toys.conv(8, 8)},
     ),
     "R5 a slice after a convolution": (
-        "b", lambda m, x: m.p(x)[:, :8] + m.b(torch.relu(m.a(x[:, 8:]))), {"p": toys.conv(16, 16), "a": toys.conv(8, 8), "b": toys.conv(8, 8)},
+        "b",
+        lambda m, x: m.p(x)[:, :8] + m.b(torch.relu(m.a(x[:, 8:]))),
+        {"p": toys.conv(16, 16), "a": toys.conv(8, 8), "b": toys.conv(8, 8)},
     ),
     "R6 a block that looks at a coarser map": (
-        "interpolate", lambda m, x: x + _down_and_up(m, x), {"down": toys.conv(16, 16, s=2)},
+        "interpolate",
+        lambda m, x: x + _down_and_up(m, x),
+        {"down": toys.conv(16, 16, s=2)},
     ),
     "R6 a look inside one child": (
-        "interpolate", lambda m, x: m.p(x) + m.child(x), {"p": toys.conv(16, 16, 1), "child": Net(_down_and_up, down=toys.conv(16, 16, s=2), b=toys.conv(16, 16))},
+        "interpolate",
+        lambda m, x: m.p(x) + m.child(x),
+        {"p": toys.conv(16, 16, 1), "child": Net(_down_and_up, down=toys.conv(16, 16, s=2), b=toys.conv(16, 16))},
     ),
     "R6 upsampling to the same size": (
-        "interpolate", lambda m, x: m.p(x) + F.interpolate(_branch(m, x), size=(8, 8)), {"p": toys.conv(16, 16, 1)},
+        "interpolate",
+        lambda m, x: m.p(x) + F.interpolate(_branch(m, x), size=(8, 8)),
+        {"p": toys.conv(16, 16, 1)},
     ),
     "R6 both come up": (
         "interpolate_1",
@@ -215,23 +231,37 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[st
     "R7 one sum in a concat": ("b", _one_sum, {}),
     "R8 past a gain": ("b", lambda m, x: x + 0.5 * _branch(m, x), {}),
     "R8 past a learned scale and a drop": (
-        "b", lambda m, x: x + F.dropout(m.g * _branch(m, x), 0.1, m.training), {"g": torch.ones(1, 16, 1, 1)},
+        "b",
+        lambda m, x: x + F.dropout(m.g * _branch(m, x), 0.1, m.training),
+        {"g": torch.ones(1, 16, 1, 1)},
     ),
     "R8 past an identity and a drop module": (
-        "b", lambda m, x: x + m.i(m.drop(_branch(m, x))), {"i": nn.Identity(), "drop": nn.Dropout(0.1)},
+        "b",
+        lambda m, x: x + m.i(m.drop(_branch(m, x))),
+        {"i": nn.Identity(), "drop": nn.Dropout(0.1)},
     ),
-    "R8 past a move, no gain before it": ("permute_1", lambda m, x: x.permute(0, 2, 3, 1) + _branch(m, x).permute(0, 2, 3, 1), {}),
+    "R8 past a move, no gain before it": (
+        "permute_1",
+        lambda m, x: x.permute(0, 2, 3, 1) + _branch(m, x).permute(0, 2, 3, 1),
+        {},
+    ),
     "R8 past a move to a gain": (
-        "b", lambda m, x: (x.transpose(2, 3) + (2.0 * _branch(m, x)).transpose(2, 3)), {},
+        "b",
+        lambda m, x: x.transpose(2, 3) + (2.0 * _branch(m, x)).transpose(2, 3),
+        {},
     ),
     "R8 before the slice": (
-        "b", lambda m, x: x + m.b(torch.relu(m.a(x)))[:, :16], {"b": toys.conv(16, 24)},
+        "b",
+        lambda m, x: x + m.b(torch.relu(m.a(x)))[:, :16],
+        {"b": toys.conv(16, 24)},
     ),
     "R8 an item of a chunk stays": (
-        "getitem", lambda m, x: x + m.b(torch.relu(m.a(x))).chunk(2, 1)[0], {"b": toys.conv(16, 32)},
+        "getitem",
+        lambda m, x: x + m.b(torch.relu(m.a(x))).chunk(2, 1)[0],
+        {"b": toys.conv(16, 32)},
     ),
     "R8 not past a norm": ("n", lambda m, x: x + m.n(2.0 * _branch(m, x)), {"n": nn.BatchNorm2d(16)}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TAKEN)
@@ -245,29 +275,40 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
     # rule and case -> the reasons of all adds that are no sites, the net
     "R1 a parameter": (
         ["adds a parameter or a constant (position embedding, bias): R1"],
-        lambda m, x: m.position + _branch(m, x), {"position": torch.ones(2, 16, 8, 8)},
+        lambda m, x: m.position + _branch(m, x),
+        {"position": torch.ones(2, 16, 8, 8)},
     ),
-    "R1 a number": (["adds a parameter or a constant (position embedding, bias): R1"], lambda m, x: _branch(m, x) + 3, {}),
+    "R1 a number": (
+        ["adds a parameter or a constant (position embedding, bias): R1"],
+        lambda m, x: _branch(m, x) + 3,
+        {},
+    ),
     "R1 a value and itself": (["adds a value to itself: R1"], lambda m, x: (y := _branch(m, x)) + y, {}),
     "R1 ranks": (["adds tensors of different ranks, 4 and 3: R1"], lambda m, x: x + _branch(m, x).mean(0), {}),
     "R1 vectors": (
         ["adds no feature maps, but values of rank 2: R1"],
-        lambda m, x: x.mean((2, 3)) + _branch(m, x).mean((2, 3)), {},
+        lambda m, x: x.mean((2, 3)) + _branch(m, x).mean((2, 3)),
+        {},
     ),
     "R1 broadcast": (
         ["adds a broadcast value, (16, 8, 8) and (16, 1, 1): R1"],
-        lambda m, x: x + _branch(m, x).mean((2, 3), keepdim=True), {},
+        lambda m, x: x + _branch(m, x).mean((2, 3), keepdim=True),
+        {},
     ),
     "R1 unknown channels": (
-        ["the channel axis of the branch cannot be told (attention heads, tokens): R1"], _in_attention_heads, {},
+        ["the channel axis of the branch cannot be told (attention heads, tokens): R1"],
+        _in_attention_heads,
+        {},
     ),
     "R1 tokens": (
         ["adds token sequences (rank 3 among maps of a higher rank): R1"],
-        lambda m, x: x.flatten(2) + _branch(m, x).flatten(2), {},
+        lambda m, x: x.flatten(2) + _branch(m, x).flatten(2),
+        {},
     ),
     "R3 a bent shortcut": (
         ["both operands are nonlinear in their fork (a fusion): R4"],
-        lambda m, x: torch.relu(m.p(x)) + _branch(m, x), {"p": toys.conv(16, 16, 1)},
+        lambda m, x: torch.relu(m.p(x)) + _branch(m, x),
+        {"p": toys.conv(16, 16, 1)},
     ),
     "R3 two convolutions on a pre-activated shortcut": (
         ["both operands are nonlinear in their fork (a fusion): R4"],
@@ -276,41 +317,53 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
     ),
     "R3 a pre-activated shortcut without a projection": (
         ["both operands are nonlinear in their fork (a fusion): R4"],
-        lambda m, x: torch.relu(x) + _branch(m, torch.sigmoid(x)), {},
+        lambda m, x: torch.relu(x) + _branch(m, torch.sigmoid(x)),
+        {},
     ),
     "R3 a branch that bends only before its convolution": (
         ["both operands are nonlinear in their fork (a fusion): R4"],
-        lambda m, x: m.a(torch.relu(x)) + m.b(torch.sigmoid(x)), {},
+        lambda m, x: m.a(torch.relu(x)) + m.b(torch.sigmoid(x)),
+        {},
     ),
     "R3 a pre-activated shortcut of two values": (
         ["both operands are nonlinear in their fork (a fusion): R4"],
-        lambda m, x: m.p(torch.relu(x) * x) + _branch(m, torch.sigmoid(x)), {"p": toys.conv(16, 16, 1)},
+        lambda m, x: m.p(torch.relu(x) * x) + _branch(m, torch.sigmoid(x)),
+        {"p": toys.conv(16, 16, 1)},
     ),
     "R4 both affine": (
-        ["both operands are affine in their fork (re-parameterised branches): R4"], lambda m, x: m.a(x) + m.b(x), {},
+        ["both operands are affine in their fork (re-parameterised branches): R4"],
+        lambda m, x: m.a(x) + m.b(x),
+        {},
     ),
     "R4 no convolution": (
-        ["no convolution in the branch (a token mixer or a plain product): R4"], lambda m, x: x + torch.relu(x * 2), {},
+        ["no convolution in the branch (a token mixer or a plain product): R4"],
+        lambda m, x: x + torch.relu(x * 2),
+        {},
     ),
     "R4 no convolution, tokens": (
         ["no convolution in the branch (a token sequence): R4"],
-        lambda m, x: (y := m.a(x).flatten(2)) + torch.relu(y), {},
+        lambda m, x: (y := m.a(x).flatten(2)) + torch.relu(y),
+        {},
     ),
     "R5 two slices": (
         ["adds two different slices of one split (split-scale): R5"],
-        lambda m, x: x[:, :8] + m.b(torch.relu(m.a(x[:, 8:]))), {"a": toys.conv(8, 8), "b": toys.conv(8, 8)},
+        lambda m, x: x[:, :8] + m.b(torch.relu(m.a(x[:, 8:]))),
+        {"a": toys.conv(8, 8), "b": toys.conv(8, 8)},
     ),
     "R6 a projection and a coarser map": (
         ["adds maps of several resolutions (multi-resolution fusion): R6"],
-        lambda m, x: m.p(x) + _down_and_up(m, x), {"p": toys.conv(16, 16, 1), "down": toys.conv(16, 16, s=2)},
+        lambda m, x: m.p(x) + _down_and_up(m, x),
+        {"p": toys.conv(16, 16, 1), "down": toys.conv(16, 16, s=2)},
     ),
     "R6 a value that is read elsewhere": (
         ["adds maps of several resolutions (multi-resolution fusion): R6", "does not join along the channel axis: M1"],
-        _looked_at_twice, {"down": toys.conv(16, 16, s=2)},
+        _looked_at_twice,
+        {"down": toys.conv(16, 16, s=2)},
     ),
     "R6 a block end on the way": (
         ["adds maps of several resolutions (multi-resolution fusion): R6"],
-        _block_on_the_way, {"down": toys.conv(16, 16, s=2)},
+        _block_on_the_way,
+        {"down": toys.conv(16, 16, s=2)},
     ),
     "R6 inside two children": (
         ["adds maps of several resolutions (multi-resolution fusion): R6"],
@@ -319,9 +372,10 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
     ),
     "R7 two sums side by side": (
         ["a part of a concat of sums (cell combination): R7"] * 2,
-        _cell, {"c": toys.conv(16, 16), "d": toys.conv(16, 16)},
+        _cell,
+        {"c": toys.conv(16, 16), "d": toys.conv(16, 16)},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", LOOK_ALIKES)

@@ -175,7 +175,7 @@ def test_kinds_are_found_when_they_are_asked_for() -> None:
     assert found("mixed") == [("mixed", "three", "")]
     assert found("attention") == [("attention", "one.se", "one.se")]
     assert found("plain") == [("plain", "two", "")]
-    assert found("stage") == [("stage", "three", "")]
+    assert found("stage") == [("stage", "three", "one.se")]
     assert found("residual", "attention") == [
         ("attention", "one.se", "one.se"),
         ("residual", "one", "one.se"),

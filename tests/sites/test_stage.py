@@ -15,7 +15,7 @@ from attn_inject import find_sites, inject
 from attn_inject.sites.stage import find_stages, spatial_size
 
 from .. import toys
-from .graphs import Net, Read, analysed, read, reasons
+from .graphs import Net, Read, read
 
 
 def test_stages_are_found_only_by_name() -> None:
