@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -29,6 +29,10 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.run(self, x)
+
+    if TYPE_CHECKING:
+        # Layers are whatever was given; torch's own annotation says tensor or module.
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Pair(Net):

@@ -131,6 +131,11 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
     "M3 the same part twice": (
         ["one part derives from another (feature reuse): M3"], lambda m, x: torch.cat([y := m.a(x), y], 1), {},
     ),
+    "M3 the same part twice, around another": (
+        ["one part derives from another (feature reuse): M3"],
+        lambda m, x: torch.cat([y := m.a(x), m.b(x), y], 1),
+        {},
+    ),
     "M3 a part of a part": (
         ["one part derives from another (feature reuse): M3"],
         lambda m, x: torch.cat([y := m.a(x), torch.relu(m.b(y) + x), m.c(x)], 1), {"c": toys.conv(16, 16)},

@@ -427,3 +427,10 @@ def test_cells_are_named_by_their_path() -> None:
     assert cells_of(inner.refusals) == {"cell"}
     # A cell that is the whole model names nothing to be within.
     assert cells_of(analysed(Net(_cell, **_layers(**cell))).refusals) == set()
+
+
+def test_the_axis_is_the_branchs_own_where_it_is_known() -> None:
+    """As many positions as channels: the shape alone would not tell the gated value's axis from the shortcut's."""
+    net = Net(lambda m, x: x.transpose(1, 3) + (2.0 * _branch(m, x)).transpose(1, 3), **_layers())
+    ((site,),) = analysed(net, (2, 16, 16, 16)).anatomies.values()
+    assert (site.gated.name, site.channel_axis) == ("b", 1)
