@@ -28,10 +28,10 @@ def residual(**more: nn.Module | None) -> Lambda:
     return block
 
 
-def gate(squash: Callable[[torch.Tensor], torch.Tensor] = torch.sigmoid) -> Lambda:
+def gate() -> Lambda:
     """Channel attention of the block's own, as a module."""
     return Lambda(
-        lambda m, x: x * squash(m.up(relu(m.down(x.mean((2, 3), keepdim=True))))),
+        lambda m, x: x * torch.sigmoid(m.up(relu(m.down(x.mean((2, 3), keepdim=True))))),
         down=conv(16, 4, 1),
         up=conv(4, 16, 1),
     )

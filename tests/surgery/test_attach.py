@@ -13,8 +13,11 @@ import torchvision
 from torch import nn
 
 from attn_inject import PlanError, attach, detach, inject
+from attn_inject.surgery.attach import Gate
+from attn_inject.surgery.provenance import fingerprint, versions
 
 from .. import toys
+from ..toys import Lambda, Toy, conv
 
 SIZE = (3, 64, 64)
 
@@ -72,3 +75,186 @@ def test_what_cannot_be_reached_is_refused() -> None:
         attach(timm.create_model("rexnet_100"), "se", min_width=1, input_size=SIZE)
     with pytest.raises(PlanError, match="nothing was attached"):
         detach(_build("resnet18"))
+
+
+SMALL = (3, 16, 16)
+relu = torch.relu
+
+
+def _residual(**more: nn.Module | None) -> Lambda:
+    block = Lambda(lambda m, x: x + m.b(relu(m.a(x))), a=conv(16, 16), b=conv(16, 16))
+    for name, module in more.items():
+        setattr(block, name, module)
+    return block
+
+
+def _as_inject_does(model: nn.Module, attached: nn.Module, **choices: Any) -> None:
+    patched = inject(model, "se", reduction=4, input_size=SMALL, **choices)
+    patched.load_state_dict(attached.state_dict())
+    x = torch.randn(2, *SMALL)
+    assert torch.equal(attached(x), patched(x))
+    assert not torch.equal(attached(x), model(x))
+    assert torch.equal(detach(attached)(x), model(x))
+
+
+class _Axes(nn.Module):
+    """Adds one to the second channel, whichever axes follow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x.clone()
+        out[:, 1] += 1
+        return out
+
+
+def test_a_gate_passes_the_output_through_the_attention_of_the_block() -> None:
+    holder = nn.Module()
+    holder.se = _Axes()
+    x = torch.zeros(2, 3, 4, 5)
+    gate = Gate(holder, "se", None)
+    assert torch.equal(gate(holder, (), x), holder.se(x))
+    out = Gate(holder, "se", (0, 3, 1, 2))(holder, (), x)
+    assert out.shape == x.shape
+    assert torch.equal(out[..., 1], torch.ones(2, 3, 4))
+    assert out.sum() == 2 * 3 * 4
+    # What stands there when it runs, not what stood there when it was made.
+    holder.se = nn.Identity()
+    assert torch.equal(gate(holder, (), x), x)
+
+
+def test_a_channels_last_value_is_gated_over_its_channels() -> None:
+    def run(m: Lambda, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 2, 3, 1)
+        y = m.fc(relu(m.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+        return (x + y).permute(0, 3, 1, 2)
+
+    torch.manual_seed(0)
+    model = Toy(Lambda(run, dw=conv(16, 16), fc=nn.Linear(16, 16))).eval()
+    attached = attach(model, "se", reduction=4, input_size=SMALL)
+    (gate,) = attached.body.fc._forward_hooks.values()  # type: ignore[union-attr, operator]
+    assert (gate.holder, gate.child, gate.order) == (attached.body, "se", (0, 3, 1, 2))
+    _as_inject_does(model, attached)
+
+
+def test_the_record_and_what_detach_leaves() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(_residual(se=None), _residual(se=nn.Identity()), _residual())
+    kept = body[1].se
+    body[0].b.register_forward_hook(lambda *_: None)
+    model = nn.ModuleDict({"net": Toy(body)})
+    attached = attach(model, "se", reduction=4, scope="net", input_size=SMALL)
+    record: Any = attached.injection
+    assert (record.plan.scope, [i.module for i in record.plan.insertions]) == (
+        "net",
+        [f"body.{i}.se" for i in range(3)],
+    )
+    assert (record.versions, record.fingerprint, record.verification) == (versions(), fingerprint(model), None)
+    assert not hasattr(model, "injection")
+    before = list(attached.state_dict())
+    bare = detach(attached)
+    assert list(bare.state_dict()) == list(model.state_dict())
+    assert list(attached.state_dict()) == before
+    assert not {"injection", "_attached_places"} & set(vars(bare))
+    blocks: Any = bare.get_submodule("net.body")
+    assert (blocks[0].se, type(blocks[1].se), hasattr(blocks[2], "se")) == (None, nn.Identity, False)
+    assert blocks[1].se is not kept
+    assert body[1].se is kept
+    # The caller's own hook stays.
+    assert [len(block.b._forward_hooks) for block in blocks] == [1, 0, 0]
+    attended: Any = attached.get_submodule("net.body")
+    assert [len(block.b._forward_hooks) for block in attended] == [2, 1, 1]
+    for other, name in ((bare, "ModuleDict"), (inject(Toy(_residual()), "eca", input_size=SMALL), "Toy")):
+        with pytest.raises(PlanError) as caught:
+            detach(other)
+        assert str(caught.value) == (f"nothing was attached to this {name}: remove() is for what inject() gave")
+
+
+def test_a_name_that_the_class_runs_itself_is_not_gated_twice() -> None:
+    def run(m: Lambda, x: torch.Tensor) -> torch.Tensor:
+        y = m.b(relu(m.a(x)))
+        return x + (y if m.se is None else m.se(y))
+
+    torch.manual_seed(0)
+    model = Toy(Lambda(run, a=conv(16, 16), b=conv(16, 16))).eval()
+    model.body.se = None  # type: ignore[assignment]
+    attached = attach(model, "se", reduction=4, input_size=SMALL)
+    assert not any(module._forward_hooks for module in attached.modules())
+    _as_inject_does(model, attached)
+
+
+def test_a_name_that_the_class_runs_at_another_place_is_refused() -> None:
+    def run(m: Lambda, x: torch.Tensor) -> torch.Tensor:
+        y = m.a(x) if m.se is None else m.se(m.a(x))
+        return x + m.b(relu(y))
+
+    model = Toy(Lambda(run, a=conv(16, 16), b=conv(16, 16)))
+    model.body.se = None  # type: ignore[assignment]
+    with pytest.raises(PlanError) as caught:
+        attach(model, "se", reduction=4, input_size=SMALL)
+    assert str(caught.value) == (
+        "the code of block body runs its own 'se' at another place: give the new modules another name with name="
+    )
+    named = attach(model, "se", reduction=4, input_size=SMALL, name="gate")
+    assert len(named.get_submodule("body.b")._forward_hooks) == 1
+
+
+UNREACHED = "no module returns the value to gate there, or others read it too: attach cannot reach it; use inject"
+
+
+@pytest.mark.parametrize(
+    ("run", "choices", "sentence"),
+    [
+        (lambda m, x: x + torch.tanh(m.b(relu(m.a(x)))), {}, f"body: {UNREACHED}"),
+        # Run twice in one call of its block.
+        (lambda m, x: x + m.b(relu(m.b(relu(m.a(x))))), {}, f"body: {UNREACHED}"),
+        # The branch alone reads the gate, and the shortcut does not.
+        (lambda m, x: x + m.b(relu(m.a(x))), {"placement": "pre"}, f"body: {UNREACHED}"),
+        (
+            lambda m, x: x + (m.b(relu(m.a(x))) if m.training else m.a(relu(m.b(x)))),
+            {},
+            "body.eca: another module makes the gated value in train mode; use inject",
+        ),
+    ],
+)
+def test_values_that_no_hook_reaches(run: Any, choices: dict[str, Any], sentence: str) -> None:
+    model = Toy(Lambda(run, a=conv(16, 16), b=conv(16, 16)))
+    with pytest.raises(PlanError) as caught:
+        attach(model, "eca", input_size=SMALL, **choices)
+    assert str(caught.value) == sentence
+
+
+def test_what_others_read_too_but_all_of_them_gated_is_reached() -> None:
+    torch.manual_seed(0)
+    body = Lambda(lambda m, x: m.c(x) + m.b(relu(m.a(x))), **{name: conv(16, 16) for name in "abc"})
+    model = Toy(body).eval()
+    attached = attach(model, "se", reduction=4, placement="identity", input_size=SMALL)
+    assert [len(attached.get_submodule(f"body.{name}")._forward_hooks) for name in "abc"] == [0, 0, 1]
+    _as_inject_does(model, attached, placement="identity")
+
+
+def test_a_block_that_runs_twice_is_gated_twice() -> None:
+    torch.manual_seed(0)
+    model = Toy(Lambda(lambda m, x: m.block(m.block(x)), block=_residual())).eval()
+    attached = attach(model, "se", reduction=4, input_size=SMALL)
+    assert len(attached.get_submodule("body.block.b")._forward_hooks) == 1
+    _as_inject_does(model, attached)
+
+
+def test_a_branch_that_ends_in_a_function_is_gated_where_its_module_returns() -> None:
+    torch.manual_seed(0)
+    branch = Lambda(lambda m, x: torch.tanh(m.a(x)), a=conv(16, 16))
+    model = Toy(Lambda(lambda m, x: x + m.branch(x), branch=branch)).eval()
+    attached = attach(model, "se", reduction=4, input_size=SMALL)
+    assert len(attached.get_submodule("body.branch")._forward_hooks) == 1
+    _as_inject_does(model, attached)
+
+
+def test_attach_takes_nothing_out() -> None:
+    gate = Lambda(lambda m, x: x * torch.sigmoid(m.up(x.mean((2, 3), keepdim=True))), up=conv(16, 16, 1))
+    model = Toy(Lambda(lambda m, x: x + m.se(m.b(relu(m.a(x)))), a=conv(16, 16), b=conv(16, 16), se=gate))
+    for attention, sentence in (
+        ("none", "attach only puts attention in: use inject to take it out"),
+        ("eca", f"body.se: {UNREACHED}"),
+    ):
+        with pytest.raises(PlanError) as caught:
+            attach(model, attention, existing="replace", input_size=SMALL)
+        assert str(caught.value) == sentence
