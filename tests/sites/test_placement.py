@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +19,6 @@ from torch import nn
 
 from attn_inject import InjectedModule, PlanError, inject
 from attn_inject.sites.placement import Edit, _is_in_place, after_activation, edit_for
-from attn_inject.types import Placement
 
 from ..toys import Lambda, Toy, conv
 from .graphs import Net, analysed, read
@@ -407,7 +406,7 @@ def test_edits(name: str) -> None:
     graph = analysed(Net(run, **_edit_layers()))
     (anatomy,) = [calls[0] for key, calls in graph.anatomies.items() if key[0] == "residual"]
     for placement, expected in placements.items():
-        edit = edit_for(graph, anatomy, cast(Placement, placement))
+        edit = edit_for(graph, anatomy, placement)
         if isinstance(expected, str):
             assert edit == f"placement {placement} {expected}"
             continue
@@ -424,7 +423,7 @@ def test_edits_of_sites_without_a_branch() -> None:
     ((anatomy,),) = graph.anatomies.values()
     assert edit_for(graph, anatomy, "standard") == Edit(anatomy.gated, 1)
     for placement in ("pre", "post", "identity", "conv3x3", "replace"):
-        assert edit_for(graph, anatomy, cast(Placement, placement)) == (
+        assert edit_for(graph, anatomy, placement) == (
             f"placement {placement} needs a residual block, and this is a mixed site"
         )
 
@@ -436,7 +435,7 @@ def test_edits_of_existing_attention_take_its_place() -> None:
     graph = analysed(Net(run, **_edit_layers()), kinds=("attention",))
     ((anatomy,),) = graph.anatomies.values()
     for placement in PLACEMENTS:
-        edit = edit_for(graph, anatomy, cast(Placement, placement))
+        edit = edit_for(graph, anatomy, placement)
         assert isinstance(edit, Edit)
         assert (edit.value.name, edit.channel_axis, edit.readers, edit.replaced) == ("x", 1, None, anatomy.join)
 

@@ -52,7 +52,7 @@ def _stages(net: Read) -> list[tuple[str, int, str | None]]:
     """(the gated value, its channel axis, the value before the resolution) of every stage."""
     sites = find_stages(net.flow, net.axes, net.output)
     assert [(site.kind, site.join) for site in sites] == [("stage", site.gated) for site in sites]
-    return [(site.gated.name, site.channel_axis, site.fork and site.fork.name) for site in sites]
+    return [(site.gated.name, site.channel_axis, site.fork.name if site.fork else None) for site in sites]
 
 
 NETS: dict[str, tuple[list[tuple[str, int, str | None]], Run]] = {
