@@ -72,6 +72,7 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
         PlanError: `patched` is no patched model or is one with a scope, or an unknown rewrite; also on `train()` of the
             result.
         RewriteError: a rewrite left a graph that is not sound.
+        TraceError: the model does not run on `example_inputs`.
 
     """
     unknown = [name for name in disable if name not in REWRITES]

@@ -58,6 +58,7 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
 
     Raises:
         PlanError: `patched` is no patched model, or is one with a scope.
+        TraceError: the model does not run on `example_inputs`.
 
     """
     inner, scope = injected_part(patched)
