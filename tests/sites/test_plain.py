@@ -161,7 +161,9 @@ def _analysed(*blocks: nn.Module) -> list[tuple[str, str, str | None, str | None
     """(block, gated value, fork, branch) of every plain site behind a stem."""
     graph = analysed(nn.Sequential(conv(3, 16), *blocks), (2, 3, 8, 8), kinds=KINDS)
     sites = [site for calls in graph.anatomies.values() for site in calls if site.kind == "plain"]
-    return [(s.block, s.gated.name, s.fork and s.fork.name, s.branch and s.branch.name) for s in sites]
+    return [
+        (s.block, s.gated.name, s.fork.name if s.fork else None, s.branch.name if s.branch else None) for s in sites
+    ]
 
 
 class Ends(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,12 +15,13 @@ from attn_inject.tracing.prepare import materialised, not_kept, unwrap
 def test_wrappers_inside_one_another_are_taken_off() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     assert unwrap(model) is model
-    wrapped: Any = nn.DataParallel(torch.compile(nn.DataParallel(model)))  # type: ignore[arg-type]
+    wrapped: Any = nn.DataParallel(cast(nn.Module, torch.compile(nn.DataParallel(model))))
     assert unwrap(wrapped) is model
 
 
 def _scripted() -> nn.Module:
-    return torch.jit.script(nn.ReLU())
+    scripted: nn.Module = torch.jit.script(nn.ReLU())
+    return scripted
 
 
 def _quantized() -> nn.Module:
@@ -45,7 +46,7 @@ def test_what_cannot_be_read_is_refused(make: Any, words: str, inside: bool) -> 
 
 def test_a_compiled_part_is_refused() -> None:
     with pytest.raises(TraceError) as caught:
-        unwrap(nn.Sequential(torch.compile(nn.Linear(2, 2))))  # type: ignore[arg-type]
+        unwrap(nn.Sequential(cast(nn.Module, torch.compile(nn.Linear(2, 2)))))
     assert str(caught.value) == (
         "submodule 0 is wrapped (OptimizedModule): unwrap it first, wrap the patched model after"
     )

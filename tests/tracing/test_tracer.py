@@ -115,8 +115,8 @@ def test_parts_can_be_unpacked() -> None:
             return a, b, c, d, e, len(x.tensor_split((1, 2), 1)), len(x.chunk(chunks=4))
 
     (output,) = [node for node in _graph(Model()).nodes if node.op == "output"]
-    assert output.args[0][5:] == (3, 4)  # type: ignore[index]
-    assert len(output.args[0]) == 7  # type: ignore[arg-type]
+    assert output.args[0][5:] == (3, 4)
+    assert len(output.args[0]) == 7
 
 
 def test_buffers_are_read_at_run_time_and_constants_live_beside_the_graph() -> None:
