@@ -24,7 +24,6 @@ class Flow:
         self._depth: dict[fx.Node | None, int] = {None: 0}
         self._nonlinear: dict[fx.Node | None, int] = {None: 0}
         self._convolutions: dict[fx.Node | None, int] = {None: 0}
-        self._joins: dict[fx.Node | None, int] = {None: 0}
         for index, node in enumerate(graph.nodes):
             self.order[node] = index
             if self.operations.carries[node]:
@@ -38,7 +37,6 @@ class Flow:
         own = self.operations
         self._nonlinear[node] = self._sum(self._nonlinear, sources, idom) + own.is_nonlinear(node)
         self._convolutions[node] = self._sum(self._convolutions, sources, idom) + own.holds_convolution(node)
-        self._joins[node] = self._sum(self._joins, sources, idom) + (len(sources) > 1)
 
     @staticmethod
     def _sum(counts: dict[fx.Node | None, int], sources: list[fx.Node], idom: fx.Node | None) -> int:

@@ -333,7 +333,7 @@ def test_spatial_kernel_of_a_module(module: nn.Module, kernel: int) -> None:
 def test_spatial_kernel_of_a_function_is_its_weights() -> None:
     graph = Graph()
     x = graph.input()
-    weight = graph.put("get_attr", "weight", value=torch.empty(8, 4, 3, 5))
+    weight = graph.put("get_attr", "weight", value=torch.empty(8, 9, 5, 3))
     calls = {
         5: graph.call("conv2d", x, weight),
         -5: graph.call("conv2d", x, weight=weight),

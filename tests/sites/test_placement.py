@@ -446,8 +446,8 @@ def _token_fork(m: Net, x: torch.Tensor) -> torch.Tensor:
 
 
 def _list_fork(m: Net, x: torch.Tensor) -> torch.Tensor:
-    parts = m.stem(x).chunk(2, 1)
-    return parts[0] + m.h2(relu(m.h1(torch.cat([parts[0], parts[1]], 1))))
+    first, second = m.stem(x).chunk(2, 1)
+    return first + m.h2(relu(m.h1(torch.cat([first, second], 1))))
 
 
 def test_a_branch_that_starts_from_no_map_has_no_place_before_it() -> None:

@@ -117,7 +117,7 @@ def test_inputs(options: dict[str, Any], shape: tuple[int, ...]) -> None:
 
 
 def test_kinds_are_checked_and_kept() -> None:
-    assert read(_model().to("meta"), kinds="stage", input_size=SIZE).kinds == ("stage",)
+    assert read(_model().to("meta"), kinds=("stage",), input_size=SIZE).kinds == ("stage",)
     assert [s.kind for s in find_sites(_model().to("meta"), kinds=("stage",), input_size=SIZE)] == ["stage"]
     with pytest.raises(PlanError, match=r"kinds are .*; got stages \(did you mean stage\?\)"):
         read(_model(), kinds=("stages",))

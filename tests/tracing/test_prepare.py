@@ -15,12 +15,13 @@ from attn_inject.tracing.prepare import materialised, not_kept, unwrap
 def test_wrappers_inside_one_another_are_taken_off() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     assert unwrap(model) is model
-    wrapped: Any = nn.DataParallel(torch.compile(nn.DataParallel(model)))
+    wrapped: Any = nn.DataParallel(cast(nn.Module, torch.compile(nn.DataParallel(model))))
     assert unwrap(wrapped) is model
 
 
 def _scripted() -> nn.Module:
-    return torch.jit.script(nn.ReLU())
+    scripted: nn.Module = torch.jit.script(nn.ReLU())
+    return scripted
 
 
 def _quantized() -> nn.Module:
@@ -60,7 +61,7 @@ def test_the_float_stand_in_of_quantizable_models_is_none() -> None:
 
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(TraceError, match=r"^expected an nn\.Module, got str$"):
-        unwrap("resnet50")
+        unwrap("resnet50")  # type: ignore[arg-type]
 
 
 def test_lazy_modules_see_the_inputs_once_in_a_copy() -> None:
