@@ -84,7 +84,7 @@ def test_the_command_line_has_an_option_for_every_choice() -> None:
 
 def test_choices_are_given_by_name_and_never_changed() -> None:
     with pytest.raises(TypeError, match="positional argument"):
-        Choices("se")  # type: ignore[misc]
+        Choices("se")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'reduction'"):
         Choices(attention="se", reduction=4)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'attention'"):
