@@ -11,7 +11,16 @@ from collections.abc import Iterable
 
 
 class AttnInjectError(Exception):
-    """Base of every error that a user can cause."""
+    """Base of every error that a user can cause.
+
+    >>> from attn_inject import AttnInjectError, inject
+    >>> from attn_inject.zoo.cifar import models
+    >>> try:
+    ...     inject(models()["resnet20"](), "se", reductoin=4)
+    ... except AttnInjectError as error:
+    ...     print(str(error).split(";")[0])
+    se has no option 'reductoin' (did you mean reduction?)
+    """
 
 
 class SourceError(AttnInjectError):

@@ -32,6 +32,9 @@ class Source:
 
     `kind` is `timm`, `torchvision`, `cifar`, `module` (`package.module:factory`), `file` (`path.py:factory`) or
     `object` (an `nn.Module` the caller holds; `name` is then its class). `args` are the factory's keyword arguments.
+
+    >>> str(Source("timm", "resnet50")), str(Source("module", "mynets:make", {"depth": 20}))
+    ('timm:resnet50', 'mynets:make')
     """
 
     kind: str

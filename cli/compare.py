@@ -11,7 +11,7 @@ from attn_inject.reporting.settings import ReportSettings
 from attn_inject.types import Placement
 
 from . import options
-from .job import check_attention
+from .job import Files, check_attention
 from .loading import source_of
 from .outputs import PLOT_ENDINGS, STDOUT, check_output, write_text
 from .progress import working
@@ -44,10 +44,10 @@ def command(
     force: options.Force = False,
 ) -> None:
     """Compare attentions, placements and models: parameters, arithmetic and speed."""
-    files = (
-        check_output(json, "--json", force=force, stdout=True),
-        check_output(markdown, "--markdown", force=force),
-        check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
+    files = Files(
+        json=check_output(json, "--json", force=force, stdout=True),
+        markdown=check_output(markdown, "--markdown", force=force),
+        plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
     chosen = pairs(option, "--option")
     asked = given(
@@ -80,12 +80,12 @@ def command(
         from attn_inject.reporting.comparing import compare
 
         made = compare([str(source) for source in sources], wishes, settings=settings, progress=tell)
-    if files[0] != STDOUT:
+    if files.json != STDOUT:
         from rich.console import Console
 
         Console().print(made)
-    for path, text in zip(files[:2], (made.to_json, made.to_markdown), strict=True):
+    for path, text in ((files.json, made.to_json), (files.markdown, made.to_markdown)):
         if path is not None:
             write_text(path, text())
-    if files[2] is not None:
-        write_atomically(files[2], made.plot)
+    if files.plot is not None:
+        write_atomically(files.plot, made.plot)

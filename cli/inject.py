@@ -92,25 +92,26 @@ def command(
         stage_options=per_stage(stage_option, "--stage-option"),
         existing=existing,
         scope=scope,
-        options={**pairs(option, "--option"), **given(reduction=reduction, k=k)},
     )
+    own = {**pairs(option, "--option"), **given(reduction=reduction, k=k)}
     args = pairs(model_arg, "--model-arg")
-    followed = load_recipe(recipe) if recipe else None
-    changed = bool(model or asked or args)
     # Not a change of the network: its parameters are the same at every size.
-    asked |= given(input_size=numbers(input_size, "--input-size", separator="x"))
+    size = given(input_size=numbers(input_size, "--input-size", separator="x"))
+    followed = load_recipe(recipe) if recipe else None
+    changed = bool(model or asked or own or args)
     if followed is not None:
         model, args = model or followed.model, {**followed.model_args, **args}
-        asked["options"] = {**followed.choices.options, **asked.get("options", {})}
-        choices = replace(followed.choices, **asked)
-    elif "attention" in asked:
-        choices = Choices(**asked)
     if not model:
         raise typer.BadParameter("say which model, as in: attn-inject resnet50 --attention eca", param_hint="MODEL")
-    if followed is None and "attention" not in asked:
+    if followed is not None:
+        start = followed.choices
+    elif attention:
+        start = Choices(attention=attention[0])
+    else:
         raise typer.BadParameter(
             "say which one, as in --attention eca; 'attn-inject attentions' lists them", param_hint="--attention"
         )
+    choices = replace(start, **asked, **size, options={**start.options, **own})
     if optimize and training:
         raise typer.BadParameter("the optimised graph is for inference: leave --training out", param_hint="--optimize")
     job.run(

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 class Files:
     """What to write; None where nothing is asked for. `json` may be `STDOUT`: nothing else is printed there then."""
 
-    model: Path | None
-    json: Path | None
-    markdown: Path | None
-    html: Path | None
-    plot: Path | None
+    model: Path | None = None
+    json: Path | None = None
+    markdown: Path | None = None
+    html: Path | None = None
+    plot: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from attn_inject.errors import AttnInjectError
 
-from . import attentions, compare, inject, inspect, models, recipes, sites
+from . import attentions, compare, completion, inject, inspect, models, recipes, sites
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -26,15 +26,24 @@ DEFAULT = "inject"
 
 
 class MainGroup(TyperGroup):
-    """A group whose help and whose arguments are those of the main job, unless a command is named."""
+    """A group whose help, arguments and completions are those of the main job, unless a command is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = {"--help", "--version", *self.commands}
-        if not args:
+        own = {"--help", "--version", *completion.OPTIONS, *self.commands}
+        if not args and not ctx.resilient_parsing:
             args = ["--help"]
-        elif args[0] not in own and not ctx.resilient_parsing:
+        elif args and args[0].partition("=")[0] not in own:
             args = [DEFAULT, *args]
+        elif len(args) == 1 and args[0] in completion.OPTIONS and not ctx.resilient_parsing:
+            args = [args[0], completion.this_shell(args[0])]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """What a first word may become: a command, an option of the group, or one of the main job."""
+        job = self.commands[DEFAULT]
+        with job.make_context(DEFAULT, [], parent=ctx, resilient_parsing=True) as inner:
+            found = [*super().shell_complete(ctx, incomplete), *job.shell_complete(inner, incomplete)]
+        return list({item.value: item for item in found}.values())
 
     def collect_usage_pieces(self, _ctx: Any) -> list[str]:
         return ["MODEL --attention NAME [OPTIONS] | COMMAND ..."]
@@ -62,8 +71,8 @@ app.command("inspect")(inspect.command)
 app.command("compare")(compare.command)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         from attn_inject import __version__
 
         print(f"attn-inject {__version__}")
@@ -75,6 +84,8 @@ def _group(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    install_completion: completion.Install = None,
+    show_completion: completion.Show = None,
 ) -> None:
     pass
 
@@ -92,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of one command line."""
+    if completion.VARIABLE in os.environ:
+        completion.prepare()
     try:
         code = app(arguments, prog_name="attn-inject", standalone_mode=False)
         sys.stdout.flush()

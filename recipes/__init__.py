@@ -1,1 +1,1 @@
-"""Published networks as plans: one TOML file each, read by `attn_inject.planning.recipe`. Installs as `attn_inject.recipes`."""
+"""Published networks, one TOML file each, read by `planning.recipe`. Installs as `attn_inject.recipes`."""

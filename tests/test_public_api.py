@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -63,6 +64,21 @@ def test_no_module_hides_a_public_function(name: str) -> None:
     package = Path(attn_inject.__file__).parent
     assert not (package / f"{name}.py").exists()
     assert not (package / name).is_dir()
+
+
+def test_the_type_checker_sees_every_name_where_it_lives() -> None:
+    tree = ast.parse(Path(attn_inject.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    seen = {
+        # A name that is imported as itself is an export, and others are not.
+        alias.asname: statement.module
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+        if alias.asname == alias.name
+    }
+    assert seen == attn_inject._HOME
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -1,4 +1,4 @@
-"""Imports go down the floors, never in a circle; what is imported is declared; the package list is the tree's."""
+"""ARCHITECTURE.md's rooms are the tree's; imports go down its floors, never in a circle; packages are declared."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
-# From the ground up. A unit is a module of attn_inject or a folder of it; one may import what stands on lower floors.
-FLOORS = (
-    ("errors", "recipes", "types"),
-    ("files", "tracing"),
-    ("attention", "cost", "sites", "zoo"),
-    ("optimizing", "planning"),
-    ("surgery",),
-    ("reporting", "saving"),
-    ("cli",),
-    ("__main__",),
-)
-FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+
+# The table of rooms in ARCHITECTURE.md: a room may import what stands on lower floors.
+FLOOR = {
+    name.removesuffix("/").removesuffix(".py"): int(floor)
+    for floor, name in re.findall(r"^\| (\d+) \| `([\w./]+)` \|", ARCHITECTURE, flags=re.MULTILINE)
+}
+ARROWS = 60
 
 
 def sources() -> Iterator[tuple[str, Path]]:
@@ -49,21 +45,11 @@ def unit(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
-def imports(module: str, path: Path, *, on_load: bool = False) -> Iterator[str]:
-    """The full names that a module imports anywhere, or only when it is loaded; never those for the type checker."""
+def imports(module: str, path: Path) -> Iterator[str]:
+    """The full names that a module imports anywhere, those for the type checker too."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     tree = ast.parse(path.read_text())
-    left_out = {
-        id(inner)
-        for node in ast.walk(tree)
-        if (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-        or (on_load and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
     for node in ast.walk(tree):
-        if id(node) in left_out:
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,36 +69,62 @@ def own_module(name: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down_only(module: str) -> None:
-    if module == "attn_inject":
-        return
-    assert unit(module) in FLOOR, f"{unit(module)} stands on no floor: put it into FLOORS"
-    for name in imports(module, MODULES[module]):
-        target = own_module(name)
-        if target in (None, "attn_inject") or unit(target) == unit(module):
-            continue
-        assert FLOOR[unit(target)] < FLOOR[unit(module)], f"{module} imports {target}"
-
-
-def test_no_module_is_loaded_in_a_circle() -> None:
-    edges = {
-        module: {
-            target for name in imports(module, path, on_load=True) if (target := own_module(name)) and target != module
-        }
+def edges() -> dict[str, set[str]]:
+    """What every module imports of this package, wherever in it the import stands."""
+    return {
+        module: {target for name in imports(module, path) if (target := own_module(name)) not in (None, module)}
         for module, path in MODULES.items()
     }
+
+
+EDGES = edges()
+
+
+def test_the_rooms_of_the_table_are_those_of_the_tree() -> None:
+    assert set(FLOOR) == {unit(module) for module in MODULES} - {""}
+
+
+def test_nothing_but_these_stands_at_the_root() -> None:
+    files = {path.name for path in (ROOT / "attn_inject").iterdir() if path.is_file()}
+    assert files == {"__init__.py", "__main__.py", "errors.py", "types.py", "py.typed"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "attn_inject"])
+def test_imports_go_down_only(module: str) -> None:
+    for target in EDGES[module] - {"attn_inject"}:
+        if unit(target) != unit(module):
+            assert FLOOR[unit(target)] < FLOOR[unit(module)], f"{module} imports {target}"
+
+
+def test_no_file_imports_in_a_circle() -> None:
+    """Also not inside a room, nor by an import that stands in a function."""
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
         assert module not in trail, " -> ".join([*trail, module])
         if module not in done:
-            for target in edges[module]:
+            for target in EDGES[module]:
                 visit(target, (*trail, module))
             done.add(module)
 
-    for module in edges:
+    for module in EDGES:
         visit(module, ())
+
+
+def test_the_rooms_know_few_others() -> None:
+    arrows = {
+        (unit(module), unit(target))
+        for module, targets in EDGES.items()
+        for target in targets
+        if "" not in (unit(module), unit(target)) and unit(module) != unit(target)
+    }
+    assert len(arrows) < ARROWS, sorted(arrows)
+
+
+@pytest.mark.parametrize("room", sorted({path.parent.name for path in MODULES.values()} - {"attn_inject", "views"}))
+def test_every_room_says_what_it_is(room: str) -> None:
+    module = f"attn_inject.{room}"
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
 
 
 def test_this_check_sees_every_form_of_import(tmp_path: Path) -> None:
@@ -126,6 +138,7 @@ def test_this_check_sees_every_form_of_import(tmp_path: Path) -> None:
         "attn_inject.sites.errors",
         "attn_inject.sites.types.Site",
         "attn_inject.zoo.build",
+        "attn_inject.sites.planning.Plan",
     ]
 
 
@@ -160,6 +173,8 @@ def test_the_package_list_is_the_tree() -> None:
         "attn_inject.types",
         "attn_inject.planning.recipe",
         "attn_inject.planning.choices",
+        "attn_inject.planning.text",
+        "attn_inject.saving.record",
     ],
 )
 def test_reading_names_and_plans_imports_no_torch(module: str) -> None:

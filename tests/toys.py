@@ -66,7 +66,7 @@ SPELLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     ".add": lambda a, b: a.add(b),
     ".add_": lambda a, b: a.add_(b),
     ".add_ as a statement": _add_as_statement,
-    "sum": lambda a, b: sum((a, b)),  # type: ignore[arg-type,return-value]
+    "sum": lambda a, b: sum((a, b)),  # type: ignore[dict-item, return-value]
 }
 
 

@@ -26,7 +26,7 @@ def _count() -> list[list[str | int]]:
     rows: list[list[str | int]] = []
     with torch.device("meta"):
         for name in [*library_names(), *(f"timm:{plain}" for plain in timm_names())]:
-            entry = resolve(name)
-            module = build(entry, _CHANNELS)
-            rows.append([name, sum(p.numel() for p in module.parameters()), entry.summary])
+            attention = resolve(name)
+            module = build(attention, _CHANNELS)
+            rows.append([name, sum(p.numel() for p in module.parameters()), attention.summary])
     return rows

@@ -66,7 +66,7 @@ class PSA(nn.Module):
         width = -(-self.out_channels // len(kernels))
         fitted = [largest_divisor(whole_number("groups", group), channels, width) for group in groups]
         changed = tuple(fitted) != tuple(groups)
-        self.adjustments = (f"groups {tuple(groups)} fitted to {tuple(fitted)}",) if changed else ()
+        self.adjustments: tuple[str, ...] = (f"groups {tuple(groups)} fitted to {tuple(fitted)}",) if changed else ()
         convolution = choice({str(n): c for n, c in _CONVOLUTIONS.items()}, "ndim", str(ndim))
         self.convs = nn.ModuleList(
             convolution(channels, width, kernel, stride=stride, padding=kernel // 2, groups=group, bias=False)

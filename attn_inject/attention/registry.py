@@ -5,6 +5,7 @@ The table names a module and a class for each, imported when used: reading names
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Line:
     home: str
     cls: str
     child: str
@@ -28,19 +29,19 @@ class _Entry:
     kind: str = "gate"
 
 
-_TABLE: dict[str, _Entry] = {
-    "se": _Entry("se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507"),
-    "eca": _Entry(
+_TABLE: dict[str, _Line] = {
+    "se": _Line("se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507"),
+    "eca": _Line(
         "eca", "ECA", "eca", "Efficient Channel Attention: one kernel of k weights across the channels", "1910.03151"
     ),
-    "psa": _Entry(
+    "psa": _Line(
         "psa", "PSA", "psa", "Pyramid Squeeze Attention: four kernel sizes, weighted", "2105.14447", "features"
     ),
-    "se-var1": _Entry("variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151"),
-    "se-var2": _Entry("variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151"),
-    "se-var3": _Entry("variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151"),
-    "se-gc": _Entry("variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151"),
-    "eca-ns": _Entry(
+    "se-var1": _Line("variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151"),
+    "se-var2": _Line("variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151"),
+    "se-var3": _Line("variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151"),
+    "se-gc": _Line("variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151"),
+    "eca-ns": _Line(
         "variants", "ECANS", "eca_ns", "ECA paper, Table 2: k weights per channel, not shared", "1910.03151"
     ),
 }
@@ -59,12 +60,30 @@ def library_names() -> list[str]:
 
 def summary_of(name: str) -> tuple[str, str]:
     """(one line, arXiv number) of an attention of the table; empty for others."""
-    entry = _TABLE.get(name)
-    return (entry.summary, entry.paper) if entry else ("", "")
+    line = _TABLE.get(name)
+    return (line.summary, line.paper) if line else ("", "")
 
 
 def register_attention(name: str, factory: Callable[..., Any]) -> None:
     """Make `factory(channels, **options)` known as `name`, to `inject`, to plans and to saved files.
+
+    Its modules must map (N, C, *spatial) to the same shape. A name that was registered before gets the new factory.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from attn_inject import inject, register_attention
+    >>> from attn_inject.zoo.cifar import models
+    >>> class Scale(nn.Module):
+    ...     def __init__(self, channels, start=1.0):
+    ...         super().__init__()
+    ...         self.weight = nn.Parameter(torch.full((channels, 1, 1), start))
+    ...
+    ...     def forward(self, x):  # (N, C, H, W)
+    ...         return x * self.weight
+    >>> register_attention("scale", Scale)
+    >>> patched = inject(models()["resnet20"](), "scale", start=0.5)
+    >>> patched.layer1[0].scale.weight.shape
+    torch.Size([16, 1, 1])
 
     Raises:
         AttentionError: the name is taken by the library or is no plain name, or the factory cannot be called.
@@ -190,9 +209,7 @@ def _is_module_instance(value: object) -> bool:
 
 def _by_name(name: str) -> Attention:
     if name in _TABLE:
-        entry = _TABLE[name]
-        cls = getattr(importlib.import_module(f"{__package__}.{entry.home}"), entry.cls)
-        return Attention(name, entry.child, cls, options_of(cls), entry.summary, entry.paper, entry.kind)
+        return _of_table(name)
     if name in _registered:
         return foreign(name, _registered[name])
     if name.startswith("timm:"):
@@ -206,6 +223,13 @@ def _by_name(name: str) -> Attention:
         f"unknown attention {name!r}{nearest(name, known, count=2)}: "
         f"there are {', '.join(known)}, timm:NAME and package.module:Class"
     )
+
+
+@functools.cache
+def _of_table(name: str) -> Attention:
+    line = _TABLE[name]
+    cls = getattr(importlib.import_module(f"{__package__}.{line.home}"), line.cls)
+    return Attention(name, line.child, cls, options_of(cls), line.summary, line.paper, line.kind)
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -25,6 +25,7 @@ def timm_names() -> tuple[str, ...]:
     return tuple(name for name in _all_names() if _keeps_shape(name))
 
 
+@functools.cache
 def timm_attention(name: str) -> Attention:
     """The attention `timm:NAME`.
 

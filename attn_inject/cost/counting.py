@@ -67,29 +67,29 @@ def count(
         to = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         return torch.empty_like(tensor, device="meta", dtype=to, requires_grad=False)
 
-    twin = _on_meta(alias(model).eval(), stand_in)
+    aliased = _on_meta(alias(model).eval(), stand_in)
     meta_inputs = tree_map_only(Tensor, stand_in, tuple(inputs))
     counter = _Counter(stand_in)
     counter.hold(meta_inputs)
-    with torch.no_grad(), _watching(twin, watched, counter.owners), counter:
+    with torch.no_grad(), _watching(aliased, watched, counter.owners), counter:
         try:
-            twin(*meta_inputs)
+            aliased(*meta_inputs)
         except RuntimeError as error:
             raise TraceError(_refusal(error, meta_inputs)) from error
     parts = {path: counter.work.get(path, Cost()) for path in watched}
     return Count(counter.total, parts, counter.peak, dict(counter.unknown))
 
 
-def _on_meta(twin: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
+def _on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
     """Put stand-ins into an alias, one for each tensor however often the alias holds it."""
     made: dict[int, Tensor] = {}
-    for module in twin.modules():
+    for module in aliased.modules():
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for held in tables:
             for name, tensor in held.items():
                 if tensor is not None:
                     held[name] = made.setdefault(id(tensor), stand_in(tensor))
-    return twin
+    return aliased
 
 
 def _refusal(error: RuntimeError, inputs: Sequence[Any]) -> str:

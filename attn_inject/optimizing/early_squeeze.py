@@ -108,23 +108,23 @@ def _gates(root: nn.Module, graph: fx.Graph, modules: list[str]) -> list[fx.Node
 def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> bool:
     gate = cast(ChannelGate, root.get_submodule(str(node.target)))
     value = cast(fx.Node, node.args[0])
-    entry = entry_of(root, value) if early else None
+    pointwise = pointwise_before(root, value) if early else None
     home, _, child = str(node.target).rpartition(".")
     name = f"{child}_weights"
     path = f"{home}.{name}" if home else name
-    setattr(root.get_submodule(home), name, LateGate(gate) if entry is None else _merged(gate, entry))
+    setattr(root.get_submodule(home), name, LateGate(gate) if pointwise is None else _merged(gate, pointwise))
     with graph.inserting_after(value):
-        weights = graph.call_module(path, (value,) if entry is None else (entry.node.args[0], value))
+        weights = graph.call_module(path, (value,) if pointwise is None else (pointwise.node.args[0], value))
     with graph.inserting_before(node):
         product = graph.call_function(torch.mul, (value, weights))
     mark_gate(product, weights)
     node.replace_all_uses_with(product)
     graph.erase_node(node)
-    return entry is not None
+    return pointwise is not None
 
 
 @dataclass(frozen=True)
-class Entry:
+class Pointwise:
     """A convolution that a pool commutes with, its node, and the norm after it, if there is one."""
 
     node: fx.Node
@@ -132,7 +132,7 @@ class Entry:
     norm: nn.Module | None
 
 
-def entry_of(root: nn.Module, value: fx.Node) -> Entry | None:
+def pointwise_before(root: nn.Module, value: fx.Node) -> Pointwise | None:
     """The convolution (E1, E3) whose output `value` is, perhaps behind an eval batch norm."""
     norm = None
     if value.op != "call_module":
@@ -143,7 +143,7 @@ def entry_of(root: nn.Module, value: fx.Node) -> Entry | None:
         if value.op != "call_module":
             return None
         module = root.get_submodule(str(value.target))
-    return Entry(value, module, norm) if commutes_with_pool(module) else None
+    return Pointwise(value, module, norm) if commutes_with_pool(module) else None
 
 
 def commutes_with_pool(conv: nn.Module) -> bool:
@@ -156,14 +156,14 @@ def commutes_with_pool(conv: nn.Module) -> bool:
     return conv.in_channels < conv.out_channels and not isinstance(conv.padding, str) and not any(conv.padding)
 
 
-def _merged(gate: ChannelGate, entry: Entry) -> EarlyGate:
-    conv = entry.conv
+def _merged(gate: ChannelGate, pointwise: Pointwise) -> EarlyGate:
+    conv = pointwise.conv
     assert isinstance(conv, _CONVOLUTIONS)
     weight, bias = conv.weight, conv.bias
     columns = _dense(conv).double().T
     start = torch.zeros_like(columns[0]) if bias is None else bias.double()
-    if entry.norm is not None:
-        scale, shift = norm_of(entry.norm)
+    if pointwise.norm is not None:
+        scale, shift = norm_of(pointwise.norm)
         columns, start = columns * scale, start * scale + shift
     with torch.no_grad():
         precise = copy.deepcopy(gate).double()

@@ -29,7 +29,7 @@ _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _ACTIVATIONS = (F.relu, F.silu, F.gelu, torch.relu)
 
 
-def gate_and_add(branch: torch.Tensor, gate: torch.Tensor, shortcut: torch.Tensor, relu: bool) -> torch.Tensor:
+def gate_and_add(branch: torch.Tensor, gate: torch.Tensor, shortcut: torch.Tensor, *, relu: bool) -> torch.Tensor:
     """branch * gate + shortcut, perhaps with a ReLU, in `branch`'s memory.
 
     Shapes: (N, C, *spatial), (N, C, 1, ...), (N, C, *spatial).
@@ -57,7 +57,7 @@ def fuse_gate_and_add(root: nn.Module, graph: fx.Graph) -> int:
         shortcut = join.args[1] if join.args[0] is product else join.args[0]
         relu = _sole_relu(root, join)
         with graph.inserting_before(join):
-            new = graph.call_function(gate_and_add, (branch, gate, shortcut, relu is not None))
+            new = graph.call_function(gate_and_add, (branch, gate, shortcut), {"relu": relu is not None})
         inherit(new, join)
         for old in filter(None, (relu, join, product)):
             old.replace_all_uses_with(new)

@@ -12,6 +12,7 @@ weights less often. Conditions:
 from __future__ import annotations
 
 import functools
+import subprocess
 import types
 import warnings
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def use_gate_kernels(root: nn.Module, graph: fx.Graph) -> int:
     for node in list(graph.nodes):
         if node.target is not gate_and_add:
             continue
-        branch, gate, shortcut, relu = node.args
+        branch, gate, shortcut = node.args
         maker = root.get_submodule(str(gate.target))
         if not isinstance(maker, (EarlyGate, LateGate)) or len(gate.users) != 1:
             continue
@@ -47,7 +48,9 @@ def use_gate_kernels(root: nn.Module, graph: fx.Graph) -> int:
         attention = logits.attention
         with graph.inserting_before(node):
             new = graph.call_function(
-                open_gate_and_add, (branch, gate, shortcut, attention.gate_name, attention.scale, relu)
+                open_gate_and_add,
+                (branch, gate, shortcut),
+                {"gate": attention.gate_name, "scale": attention.scale, **node.kwargs},
             )
         inherit(new, node)
         node.replace_all_uses_with(new)
@@ -92,7 +95,7 @@ def _two_layers(gate: ChannelGate) -> tuple[torch.Tensor, torch.Tensor | None, b
 
 
 def open_gate_and_add(
-    branch: torch.Tensor, logits: torch.Tensor, shortcut: torch.Tensor, gate: str, scale: float, relu: bool
+    branch: torch.Tensor, logits: torch.Tensor, shortcut: torch.Tensor, *, gate: str, scale: float, relu: bool
 ) -> torch.Tensor:
     """branch * scale sigma(logits) + shortcut, perhaps with a ReLU, in `branch`'s memory.
 
@@ -110,7 +113,7 @@ def open_gate_and_add(
                 return done
     weights = GATES[gate](logits)
     weights = weights if scale == 1.0 else weights * scale
-    return gate_and_add(branch, weights.reshape(*weights.shape, *(1,) * (branch.dim() - 2)), shortcut, relu)
+    return gate_and_add(branch, weights.reshape(*weights.shape, *(1,) * (branch.dim() - 2)), shortcut, relu=relu)
 
 
 fx.wrap("open_gate_and_add")
@@ -146,9 +149,39 @@ def _launched(kernel: Callable[..., torch.Tensor], *args: object, **kwargs: obje
         with torch.cuda.device_of(args[0]):  # type: ignore[no-untyped-call]
             return kernel(*args, **kwargs)
     except Exception as error:
+        if not cannot_be_built(error):
+            raise
         _broken = True
         warnings.warn(f"Triton cannot run here ({error}): the plain operations are used", RuntimeWarning, stacklevel=3)
         return None
 
 
 _broken = False
+
+# The compiler's classes, by name: releases have moved them from module to module.
+_REFUSALS = ("CompilationError", "OutOfResources", "PTXASError")
+# What else says that no kernel can be had on this machine: no compiler, no driver, or one that rejects the binary.
+_LACKS = (
+    "active drivers",
+    "Failed to find C compiler",
+    "Failed to load newly compiled",
+    "Cannot find ptxas",
+    "Triton only support CUDA",
+    "PassManager::run failed",
+    "no kernel image is available",
+    "device kernel image is invalid",
+    "unsupported toolchain",
+)
+
+
+def cannot_be_built(error: Exception) -> bool:
+    """Whether the error says that this machine cannot build the kernel, and so never will.
+
+    Anything else, such as too little memory for this batch, says nothing about the next call, or is a fault of ours.
+    """
+    if any(kind.__module__.startswith("triton.") and kind.__name__ in _REFUSALS for kind in type(error).__mro__):
+        return True
+    # Building runs a C compiler and writes files; launching does neither.
+    if isinstance(error, (OSError, subprocess.CalledProcessError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LACKS)

@@ -75,7 +75,7 @@ def _is_norm_then_layers(norm: nn.modules.batchnorm._BatchNorm) -> bool:
     x = torch.linspace(-2, 2, 2 * channels, device=mean.device, dtype=mean.dtype)
     x = x.reshape(1, channels, *(1,) * (rank - 1), 2)
     with torch.no_grad():
-        expected = nn.functional.batch_norm(x, mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        expected = nn.functional.batch_norm(x, mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         for layer in norm.children():
             expected = layer(expected)
         return torch.equal(norm(x.clone()), expected)
@@ -102,9 +102,8 @@ def _folded(conv: nn.Module, norm: nn.Module) -> nn.Module:
     weight, bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
+    for parameter in (weight, bias):
+        parameter.requires_grad = False
     twin = conv.__new__(type(conv))
-    twin.__dict__ = {
-        **vars(conv),
-        "_parameters": {"weight": weight.requires_grad_(False), "bias": bias.requires_grad_(False)},
-    }
+    twin.__dict__ = {**vars(conv), "_parameters": {"weight": weight, "bias": bias}}
     return twin.eval()

@@ -41,25 +41,38 @@ class OptimizedModule(fx.GraphModule):
 
     rewritten: Rewritten
 
-    def train(self, mode: bool = True) -> OptimizedModule:
+    def train(self, mode: bool = True) -> OptimizedModule:  # noqa: FBT001, FBT002  # torch's own signature
         """Only `train(False)` works: folded norms have no statistics to train with."""
         if mode:
             raise PlanError("an optimized model is for inference: train the model that it was made from")
-        super().train(False)
+        super().train(mode=False)
         return self
 
 
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
     """A faster graph for inference: the outputs of `patched` in eval mode, up to `TOLERANCE` of its dtype.
 
+    >>> import torch
+    >>> from attn_inject import inject, optimize
+    >>> from attn_inject.zoo.cifar import models
+    >>> patched, x = inject(models()["resnet20"](), "se").eval(), torch.randn(1, 3, 32, 32)
+    >>> fast = optimize(patched)
+    >>> fast.rewritten.norms_folded, fast.rewritten.adds_fused
+    (19, 9)
+    >>> torch.allclose(fast(x), patched(x), atol=1e-4)
+    True
+
     Args:
         patched: what `inject` returned (without a scope); it stays as it is, and shares the weights that did not
-        change.
+            change.
         example_inputs: for models with several inputs; shapes are otherwise those of the trace.
         disable: names of `REWRITES` to leave out.
 
     Raises:
-        PlanError: `patched` is no patched model, or an unknown rewrite.
+        PlanError: `patched` is no patched model or is one with a scope, or an unknown rewrite; also on `train()` of the
+            result.
+        RewriteError: a rewrite left a graph that is not sound.
+        TraceError: the model does not run on `example_inputs`.
 
     """
     unknown = [name for name in disable if name not in REWRITES]
@@ -99,6 +112,6 @@ def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disabl
         raise RewriteError(f"the optimized graph is not sound: {error}") from error
     result = OptimizedModule(root, graph, class_name="OptimizedModule")
     result.rewritten = Rewritten(removed, folded, early, fused, kernels)
-    result.requires_grad_(False)
-    nn.Module.train(result, False)
+    result.requires_grad_(requires_grad=False)
+    nn.Module.train(result, mode=False)
     return result

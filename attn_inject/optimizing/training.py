@@ -41,12 +41,24 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
     Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. Hooks on
     the attention modules, and on norms before them, do not fire in train mode.
 
+    >>> import torch
+    >>> from attn_inject import inject, optimize_training
+    >>> from attn_inject.zoo.cifar import models
+    >>> patched = inject(models()["resnet20"](), "eca")
+    >>> twin = optimize_training(patched).train()
+    >>> optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    >>> twin(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    >>> optimizer.step()
+    >>> all(ours is theirs for ours, theirs in zip(twin.parameters(), patched.parameters()))
+    True
+
     Args:
         patched: what `inject` returned, without a scope.
         example_inputs: for models with several inputs; shapes are otherwise those of the trace.
 
     Raises:
         PlanError: `patched` is no patched model, or is one with a scope.
+        TraceError: the model does not run on `example_inputs`.
 
     """
     inner, scope = injected_part(patched)
@@ -145,7 +157,14 @@ def norm_and_pool(
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     out, mean, inverse = torch.native_batch_norm(
-        z, norm.weight, norm.bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
+        z,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        training=True,
+        momentum=norm.momentum,
+        eps=norm.eps,
     )
     with torch.no_grad():
         value = ((pooled - mean) * inverse * norm.weight + norm.bias).to(out.dtype)

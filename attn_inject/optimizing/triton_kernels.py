@@ -94,8 +94,9 @@ def gate_add(
     images, channels = branch.shape[:2]
     positions = branch[0, 0].numel()
     _gate_add_kernel[(triton.cdiv(channels * positions, _MAP_BLOCK), images)](
-        branch, logits, shortcut, scale, channels, positions, hard, relu, channels_last, _MAP_BLOCK
-    )
+        branch, logits, shortcut, scale,
+        CHANNELS=channels, POSITIONS=positions, HARD=hard, RELU=relu, LAST=channels_last, BLOCK=_MAP_BLOCK,
+    )  # fmt: skip
     return branch
 
 
@@ -114,6 +115,6 @@ def two_layers(
     out = torch.empty(rows, channels, dtype=pooled.dtype, device=pooled.device)
     _two_layers_kernel[(rows, triton.cdiv(channels, _CHANNELS))](
         pooled, w1, b1, w2, w2 if b2 is None else b2, out, inputs, hidden, channels,
-        silu, b2 is not None, _CHANNELS, _HIDDEN, _INPUTS,
+        SILU=silu, BIAS2=b2 is not None, BC=_CHANNELS, BH=_HIDDEN, BK=_INPUTS,
     )  # fmt: skip
     return out

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .data import Convention, ReportData, Units
+from .data import ReportData
+from .settings import Convention, Units
 
 Measure = Literal["latency", "FLOPs"]
 

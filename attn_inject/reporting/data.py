@@ -12,9 +12,8 @@ from typing import Any, Literal
 from ..cost.amounts import Cost
 from ..cost.samples import Timing
 from ..types import Check
+from .settings import Convention, Units
 
-Convention = Literal["all", "paper"]
-Units = Literal["decimal", "binary"]
 Task = Literal["inference", "training step"]
 Mark = Literal["kept", "new", "gone"]
 

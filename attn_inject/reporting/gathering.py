@@ -22,9 +22,9 @@ from ..tracing.injected import InjectedModule
 from ..tracing.prepare import unwrap
 from ..types import Injection, Insertion
 from ..zoo.sizes import input_size as made_for
-from .data import Convention, Quantity, ReportData, SiteRow, StageRow
+from .data import Quantity, ReportData, SiteRow, StageRow
 from .diff import block_diffs
-from .settings import ReportSettings
+from .settings import Convention, ReportSettings
 from .speed import Speeds, bench_settings, measure
 
 

@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import Convention, ReportData, Units
+from .data import ReportData
 from .schema import REPORT_FORMAT, REPORT_VERSION
-from .settings import ReportSettings
+from .settings import Convention, ReportSettings, Units
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +46,21 @@ def report(
     With `bench`, copies of both run in turns on `device` (`auto`, `cuda`, `cpu`) for at most `bench_seconds` each task:
     inference, and with `training` the training step. `batch` is by default 32 on CUDA and 1 on a CPU, 2 there with
     `training`. `dtype` (such as "bfloat16") and `channels_last` convert the copies, `compile` compiles them. `progress`
-    is called with a text and the share that is done.
+    is called with a text and the share that is done. In the result, sizes are bytes and times are seconds.
 
-    Raises `TraceError` for a model that cannot be counted without real data, `AttnInjectError` for settings that make
-    no sense here.
+    >>> from attn_inject import inject, report
+    >>> from attn_inject.zoo.cifar import models
+    >>> model = models()["resnet20"]()
+    >>> result = report(model, inject(model, "se", reduction=4, input_size=32), bench=False)
+    >>> result.total("parameters")
+    Quantity(name='parameters', unit='count', before=269722, after=277786)
+    >>> [(row.stage, row.sites, row.added.macs) for row in result.stages]
+    [(0, 3, 384), (1, 3, 1536), (2, 3, 6144)]
+
+    Raises:
+        TraceError: a model that cannot be counted without real data.
+        AttnInjectError: settings that make no sense here.
+
     """
     settings = ReportSettings(
         convention=convention,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from ..errors import AttnInjectError
-from .data import Convention, Units
+
+Convention = Literal["all", "paper"]
+Units = Literal["decimal", "binary"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,15 +22,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attention.registry import build as build_attention
-from ..attention.registry import names as attention_names
 from ..errors import AttnInjectError, CheckpointError
 from ..files.atomic import write_atomically
 from ..files.pt import must_be_file, read_pt, write_pt
 from ..files.safetensors_file import read_safetensors, write_safetensors
 from ..surgery.apply import apply_plan
 from ..surgery.parameters import attention_state_dict
-from ..surgery.provenance import fingerprint
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule, injected_part
 from ..tracing.nodes import value_of
@@ -38,6 +35,16 @@ from ..types import Plan, Source, Verification
 from ..zoo.building import build
 from .exported import read_onnx_record, read_pt2_record, write_onnx, write_pt2
 from .record import Record, record_from_text, record_to_text
+from .refusals import (
+    must_be_known,
+    must_be_plain,
+    must_match,
+    must_not_dwarf,
+    must_not_outgrow,
+    must_suit,
+    must_trust_attention,
+    must_trust_source,
+)
 
 SUFFIXES = (".pt", ".safetensors", ".pt2", ".onnx")
 
@@ -68,7 +75,20 @@ class CheckpointInfo:
 
 
 def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
-    """Write a patched model; the ending of `path` picks the format (see the module's table).
+    """Write a patched model; the ending of `path` picks the format: `.pt`, `.safetensors`, `.pt2` or `.onnx`.
+
+    `load` reads the first two; the others are exports for other programs to run.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from attn_inject import inject, save
+    >>> from attn_inject.zoo.cifar import models
+    >>> patched = inject(models()["resnet20"](), "eca")
+    >>> with TemporaryDirectory() as folder:
+    ...     save(patched, Path(folder) / "whole.safetensors")
+    ...     save(patched, Path(folder) / "attention.safetensors", attention_only=True)
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['attention.safetensors', 'whole.safetensors']
 
     Args:
         force: whether to overwrite a file that is there.
@@ -76,8 +96,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
 
     Raises:
         CheckpointError: an unknown ending, a file that cannot be written, or a model that cannot be exported. The
-            target
-            is then as it was before.
+            target is then as it was before.
         PlanError: `patched` is no patched model, or its plan has options that cannot be written down.
 
     """
@@ -97,9 +116,15 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         raise CheckpointError("the model is on the meta device and has no weights to save")
     kept, aliases = _untied(tensors) if suffix == ".safetensors" else (tensors, {})
     record = Record(
-        injection.plan, injection.versions, injection.fingerprint, attention_only, patched.training,
-        tuple(name for name, p in patched.named_parameters() if not p.requires_grad), aliases, injection.verification,
-    )  # fmt: skip
+        plan=injection.plan,
+        versions=injection.versions,
+        fingerprint=injection.fingerprint,
+        attention_only=attention_only,
+        training=patched.training,
+        frozen=tuple(name for name, p in patched.named_parameters() if not p.requires_grad),
+        aliases=aliases,
+        verification=injection.verification,
+    )
     text = record_to_text(record)
     if suffix in (".pt", ".safetensors"):
         write = write_pt if suffix == ".pt" else write_safetensors
@@ -130,6 +155,19 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     The source is built anew and patched by the saved plan; then the saved tensors take their places. No code from the
     file runs. Nothing is downloaded, but for an attention-only file the weights of a pretrained source.
 
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from attn_inject import inject, load, save
+    >>> from attn_inject.zoo.cifar import models
+    >>> model, x = models()["resnet20"]().eval(), torch.randn(1, 3, 32, 32)
+    >>> patched = inject(model, "eca")
+    >>> with TemporaryDirectory() as folder:
+    ...     save(patched, Path(folder) / "net.pt")
+    ...     loaded = load(Path(folder) / "net.pt", model)
+    >>> torch.equal(loaded(x), patched(x))
+    True
+
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.
         trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
@@ -143,11 +181,11 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     """
     target = Path(path)
     record, tensors = _read(target)
-    _must_trust_attention(target, record, trust_source)
-    _must_not_outgrow(target, record, tensors)
-    original = model if model is not None else _rebuilt(target, record, tensors, trust_source)
-    if record.attention_only and fingerprint(original) != record.fingerprint:
-        raise CheckpointError(f"{target} is for another model: its layers have other names or shapes")
+    if not trust_source:
+        must_trust_attention(target, record.plan)
+    must_not_outgrow(target, record.plan, tensors)
+    original = model if model is not None else _rebuilt(target, record, tensors, trust_source=trust_source)
+    must_suit(target, original, record)
     try:
         patched = apply_plan(original, record.plan, check=False)
     except AttnInjectError as error:
@@ -155,7 +193,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     _put(patched, tensors, record, target)
     inner, _ = injected_part(patched)
     inner.injection = replace(inner.injection, verification=record.verification)
-    patched.train(record.training)
+    patched.train(mode=record.training)
     return patched
 
 
@@ -182,17 +220,17 @@ def inspect(path: str | Path) -> CheckpointInfo:
         name = str(tensor.dtype).removeprefix("torch.")
         dtypes[name] = dtypes.get(name, 0) + 1
     return CheckpointInfo(
-        str(target),
-        suffix,
-        record.plan,
-        record.versions,
-        record.verification,
-        record.attention_only,
-        len(tensors),
-        sum(t.numel() for t in tensors.values()),
-        sum(t.numel() for name, t in tensors.items() if name.removeprefix(scope).startswith(new)),
-        target.stat().st_size,
-        dtypes,
+        path=str(target),
+        format=suffix,
+        plan=record.plan,
+        versions=record.versions,
+        verification=record.verification,
+        attention_only=record.attention_only,
+        tensors=len(tensors),
+        elements=sum(t.numel() for t in tensors.values()),
+        added=sum(t.numel() for name, t in tensors.items() if name.removeprefix(scope).startswith(new)),
+        bytes=target.stat().st_size,
+        dtypes=dtypes,
     )
 
 
@@ -213,97 +251,20 @@ def _read(path: Path) -> tuple[Record, dict[str, torch.Tensor]]:
     return record, tensors
 
 
-def _must_trust_attention(path: Path, record: Record, trust_source: bool) -> None:
-    """Refuse to import an attention on a file's word alone; registered ones and the libraries' own need no import."""
-    known = attention_names()
-    for name in dict.fromkeys(insertion.attention for insertion in record.plan.insertions):
-        if ":" in name and not name.startswith("timm:") and name not in known and not trust_source:
-            raise CheckpointError(
-                f"{path} names the code {name[:200]!r} as its attention, which is not imported from a file's word "
-                "alone: use register_attention, or trust_source=True"
-            )
-
-
-def _must_not_outgrow(path: Path, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse attention that needs more weights than the file has, before any memory is taken for it."""
-    held = sum(tensor.numel() for tensor in tensors.values())
-    needed = 0
-    for insertion in record.plan.insertions:
-        try:
-            with torch.device("meta"):
-                module = build_attention(
-                    insertion.attention, insertion.channels, ndim=len(insertion.site.size), options=insertion.options
-                )
-            needed += sum(tensor.numel() for tensor in module.state_dict().values())
-        except Exception:
-            # What cannot be made at all is told when it is made.
-            continue
-        if needed > held:
-            raise CheckpointError(f"{path} does not fit: its attention has more weights than the file")
-
-
-def _must_be_plain(path: Path, source: Source) -> None:
-    """Refuse a source that sends its library to files or servers of the file's choosing.
-
-    timm reads `checkpoint_path` and what `pretrained_cfg` names, its older versions with an unpickler that runs code.
-    torchvision fetches `weights`.
-    """
-    for name, value in source.args.items():
-        reads = any(word in name for word in ("checkpoint", "pretrained", "weights", "cache_dir"))
-        if reads and value is not None and not isinstance(value, bool):
-            raise CheckpointError(f"{path} names a source with {name}, which reads further files: " + _TRUST)
-        if name.startswith("pretrained") and value:
-            raise CheckpointError(f"{path} names a source with {name}, which fetches weights: " + _TRUST)
-    if ":" in source.name or "/" in source.name:
-        raise CheckpointError(f"{path} names {source.name[:60]!r}, which is no model of {source.kind}'s own: " + _TRUST)
-
-
-_TRUST = "pass the model, or trust_source=True"
-# How much larger than twice its file a source may be: attention that was replaced is in the source and not in the file.
-_SLACK = 10_000_000
-
-
-def _must_not_dwarf(path: Path, source: Source, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse a source that is another or a far larger model than the file's, before any memory is taken for it."""
-    try:
-        twin = build(source, device="meta")
-    except AttnInjectError:
-        return  # What cannot be built at all is told when it is built.
-    if record.attention_only:
-        if fingerprint(twin) != record.fingerprint:
-            raise CheckpointError(f"{path} is for another model: its layers have other names or shapes")
-        return
-    needed, held = (sum(t.numel() for t in all_.values()) for all_ in (twin.state_dict(), tensors))
-    if needed > 2 * held + _SLACK:
-        raise CheckpointError(f"{path} is for another model: its source has {needed:,} weights, and the file {held:,}")
-
-
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _rebuilt(path: Path, record: Record, tensors: Mapping[str, torch.Tensor], trust_source: bool) -> nn.Module:
-    source = record.plan.source
-    if source is None or source.kind == "object":
-        raise CheckpointError(
-            f"{path} was saved from a model that only its maker had: pass it as load(path, model=...)"
-        )
-    if source.kind in ("module", "file") and not trust_source:
-        raise CheckpointError(
-            f"{path} names the code {source.name[:200]!r} as its source, which is not imported from a file's word "
-            f"alone: {_TRUST}"
-        )
-    if record.attention_only and source.seed is None and not source.pretrained and source.checkpoint is None:
-        raise CheckpointError(f"{path} holds the attention only, of a model with random weights: pass that model")
+def _rebuilt(path: Path, record: Record, tensors: Mapping[str, torch.Tensor], *, trust_source: bool) -> nn.Module:
+    source = must_be_known(path, record)
     # Where the file has all weights, nothing need be downloaded or read for them.
     wanted = source if record.attention_only else replace(source, checkpoint=None)
+    if not trust_source:
+        must_trust_source(path, wanted)
+        must_be_plain(path, wanted)
+        must_not_dwarf(path, wanted, record, tensors)
     try:
-        if not trust_source:
-            _must_be_plain(path, wanted)
-            _must_not_dwarf(path, wanted, record, tensors)
         return build(wanted, fetch=record.attention_only)
-    except CheckpointError:
-        raise
     except AttnInjectError as error:
         raise CheckpointError(f"{path} names a source that cannot be built: {_line(error)}") from error
 
@@ -312,13 +273,7 @@ def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record
     """Let the saved tensors be the model's, in their own dtype and memory format."""
     own: dict[str, Any] = patched.state_dict(keep_vars=True)
     expected = set(attention_state_dict(patched)) if record.attention_only else set(own)
-    _must_match(expected, set(tensors), path)
-    for name, tensor in tensors.items():
-        shapes = tuple(tensor.shape), tuple(own[name].shape)
-        if shapes[0] != shapes[1]:
-            raise CheckpointError(f"{path}: {name} is {str(shapes[0])[:60]}, and the model's is {shapes[1]}")
-        if _family(tensor) != _family(own[name]):
-            raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, and the model's {own[name].dtype}")
+    must_match(path, tensors, own, expected)
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(floating) == 1 and not record.attention_only:
         # Buffers that no state dict holds follow the model's type.
@@ -335,20 +290,7 @@ def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record
     frozen = set(record.frozen)
     for name, parameter in patched.named_parameters():
         if name in tensors or not record.attention_only:
-            parameter.requires_grad_(name not in frozen)
-
-
-def _family(tensor: torch.Tensor) -> object:
-    """What may not change between a model and its file: floats may be of another width, all else is as it was."""
-    return "float" if tensor.is_floating_point() else tensor.dtype
-
-
-def _must_match(expected: set[str], given: set[str], path: Path) -> None:
-    for label, names in (("lacks", sorted(expected - given)), ("has unexpected", sorted(given - expected))):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            few = ", ".join(name if name.isprintable() and len(name) < 200 else ascii(name[:60]) for name in names[:3])
-            raise CheckpointError(f"{path} {label} {few}{more}: it is for another model")
+            parameter.requires_grad = name not in frozen
 
 
 def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..files.pt import KEY
-from ..planning.text import MAX_TEXT
+from ..planning.tables import MAX_TEXT
 
 _EXTRA = f"{KEY}.json"
 # What a convolutional network may differ by between two runtimes, relative to its largest output.

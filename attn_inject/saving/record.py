@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError, PlanError
-from ..planning.text import FORMAT, MAX_TEXT, plan_from_dict, plan_to_dict, shown
+from ..planning.tables import MAX_TEXT, Reader, flag, from_json, of_format, read_table, table_of, text_of, tuple_of
+from ..planning.text import FORMAT, plan_from_dict, plan_to_dict
 from ..types import Check, Plan, Verification
 
-_KEYS = {"format", "plan", "versions", "fingerprint", "attention_only", "training", "frozen", "aliases", "verification"}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """The JSON part of a file."""
 
@@ -33,7 +32,12 @@ class Record:
 
 
 def record_to_text(record: Record) -> str:
-    """The record as JSON."""
+    """The record as JSON.
+
+    Raises:
+        PlanError: the plan has an option's value that could not be read back.
+
+    """
     checks = record.verification.checks if record.verification else ()
     return json.dumps(
         {
@@ -55,56 +59,46 @@ def record_from_text(text: str | bytes, path: object) -> Record:
     """The record in a file's JSON.
 
     Raises:
-        CheckpointError: it is none; names what is wrong.
+        CheckpointError: it is none; names the file and what is wrong.
 
     """
-    if len(text) > MAX_TEXT:
-        raise CheckpointError(f"{path}: the record is {len(text)} bytes long, more than any plan needs")
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the record is no valid JSON ({error})") from error
-    if not isinstance(data, dict) or "plan" not in data:
-        raise CheckpointError(f"{path}: this file holds no plan; it was not written by attn-inject")
-    version = data.get("format")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise CheckpointError(f"{path}: the format number is missing or wrong")
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{path}: format {shown(version)} is newer than this version reads ({FORMAT}): update attn-inject"
-        )
-    if unknown := sorted(set(data) - _KEYS):
-        raise CheckpointError(f"{path}: the record has an unknown key {unknown[0][:60]!r}")
-    try:
-        plan = plan_from_dict(data["plan"])
+        table = of_format("the record", from_json("the record", text), FORMAT)
+        return Record(**read_table("the record", table, _RECORD, ("plan",)))
     except PlanError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return Record(
-        plan,
-        _words(data.get("versions", {}), path),
-        _typed(data.get("fingerprint", ""), str, path),
-        _typed(data.get("attention_only", False), bool, path),
-        _typed(data.get("training", False), bool, path),
-        tuple(_typed(name, str, path) for name in _typed(data.get("frozen", []), list, path)),
-        _words(data.get("aliases", {}), path),
-        _verification(data.get("verification", []), path),
+
+
+def _plan(_where: str, value: Any) -> Plan:
+    return plan_from_dict(value)
+
+
+def _check(where: str, value: Any) -> Check:
+    if not isinstance(value, list) or len(value) != 3:
+        raise PlanError(f"{where} must be a list of a name, whether it holds, and a figure")
+    name, passed, figure = value
+    return Check(
+        name=_text(f"{where} name", name),
+        passed=flag(f"{where} passed", passed),
+        figure=_text(f"{where} figure", figure),
     )
 
 
-def _typed(value: Any, kind: type, path: object) -> Any:
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{path}: the record holds a {type(value).__name__} where a {kind.__name__} belongs")
-    return value
+def _verification(where: str, value: Any) -> Verification | None:
+    checks = tuple_of(_check)(where, value)
+    return Verification(checks) if checks else None
 
 
-def _words(value: Any, path: object) -> dict[str, str]:
-    return {_typed(k, str, path): _typed(v, str, path) for k, v in _typed(value, dict, path).items()}
+# A network may have any number of tensors, with names of any length: the length of the whole is the bound.
+_text = text_of(MAX_TEXT)
 
-
-def _verification(value: Any, path: object) -> Verification | None:
-    checks = []
-    for item in _typed(value, list, path):
-        if not isinstance(item, list) or [type(part) for part in item] != [str, bool, str]:
-            raise CheckpointError(f"{path}: the record's verification is malformed")
-        checks.append(Check(*item))
-    return Verification(tuple(checks)) if checks else None
+_RECORD: dict[str, Reader] = {
+    "plan": _plan,
+    "versions": table_of(_text),
+    "fingerprint": _text,
+    "attention_only": flag,
+    "training": flag,
+    "frozen": tuple_of(_text, most=MAX_TEXT),
+    "aliases": table_of(_text),
+    "verification": _verification,
+}

@@ -6,8 +6,9 @@ M3. They are parallel: none derives from another (feature reuse: DenseNet, VoVNe
 M4. At least one part holds a convolution.
 M5. They are not different slices of one split (MixNet, ShuffleNet).
 M6. No part holds a block end of its own (a cross-stage concat: CSP), and the concat does not read from inside a
-    residual
-    branch (DPN's dense path) nor stand in one (Inception-ResNet), nor in a part of an outer mixed concat (InceptionE).
+    residual branch (DPN's dense path) nor stand in one (Inception-ResNet), nor in a part of an outer mixed concat
+    (InceptionE).
+M7. It is not inside a cell whose sums were refused as cell combinations (NASNet): rule R7 of `residual`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _judge(
     fork = flow.fork(*parts)
     if fork is None:
         return "the parts come from different inputs: M2"
-    if len(set(parts)) < len(parts) or fork in parts or _derived(flow, parts):
+    if len(set(parts)) < len(parts) or fork in parts or _derived(flow, node):
         return "one part derives from another (feature reuse): M3"
     if not any(flow.holds_convolution(part, fork) for part in parts):
         return "no part holds a convolution: M4"
@@ -94,16 +95,10 @@ def _judge(
     return Anatomy("mixed", node, node, axis, fork)
 
 
-def _derived(flow: Flow, parts: list[fx.Node]) -> bool:
-    """Whether some part is on the way to another."""
-    latest = max(parts, key=lambda part: flow.order[part])
-    ordered = sorted(parts, key=lambda part: flow.order[part])
-    earlier = set(ordered)
-    for part in ordered[::-1]:
-        earlier.discard(part)
-        if not earlier:
-            return False
-        floor = min(earlier, key=lambda n: flow.order[n])
-        if any(source in earlier for step in flow.region(part, floor) for source in flow.operations.sources(step)):
-            return True
-    return latest is None
+def _derived(flow: Flow, node: fx.Node) -> bool:
+    """Whether some part of the concat `node` is on the way to another."""
+    parts = set(parts_of(node))
+    earliest = min(parts, key=flow.order.__getitem__)
+    # One walk back from all parts together; what comes before the earliest part leads to no other.
+    behind = (step for step in flow.region(node, earliest) if step is not node)
+    return any(source in parts for step in behind for source in flow.operations.sources(step))

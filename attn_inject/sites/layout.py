@@ -70,7 +70,7 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
     if axis is None:
         return None
     if not isinstance(before, torch.Tensor):
-        # An item of a tuple: the axis was told for the items.
+        # An item of a tuple: the axis is that of the items.
         return axis if axis < value.dim() else None
     return _carried(operations, node, axis, before, value)
 

@@ -1,4 +1,4 @@
-"""What a node does to a feature map, told from the operation alone.
+"""What a node does to a feature map, judged by the operation alone.
 
 The residual principle needs four facts about every node: does it carry the map on, is it nonlinear, does it hold a
 convolution, does it change the resolution upwards. Modules are judged by the `torch.nn` file their base class comes

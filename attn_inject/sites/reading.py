@@ -65,9 +65,17 @@ def find_sites(
     Nothing is computed and the model is left as it was. A block that is run several times in one forward pass is one
     site (`Site.calls`), since its attention, like its weights, is shared.
 
+    >>> from attn_inject import find_sites
+    >>> from attn_inject.zoo.cifar import models
+    >>> sites = find_sites(models()["resnet20"](), input_size=32)
+    >>> len(sites), len(sites.skipped)
+    (9, 0)
+    >>> sites[3].block, sites[3].kind, sites[3].channels, sites[3].size, sites[3].stage
+    ('layer2.0', 'residual', 32, (16, 16), 1)
+
     Args:
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
-        input_size: (channels, *spatial) or (*spatial) of one input; guessed from the model if None.
+        input_size: (channels, *spatial) or (*spatial) of one input, or one number; guessed from the model if None.
         kinds: any of "residual", "mixed", "plain", "stage" (see `inject`).
         scope: a submodule's path; only it is traced.
 

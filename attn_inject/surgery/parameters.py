@@ -64,5 +64,5 @@ def freeze_original(model: nn.Module) -> nn.Module:
     """
     new = {id(parameter) for parameter in attention_parameters(model)}
     for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in new)
+        parameter.requires_grad = id(parameter) in new
     return model

@@ -127,7 +127,7 @@ def install(skeleton: nn.Module, insertion: Insertion, attention: Attention, dis
         module = module_for(insertion, attention)
     if like is not None:
         module = module.to(device=like.device, dtype=like.dtype)
-    module.train(parent.training)
+    module.train(mode=parent.training)
     held = getattr(parent, child, None)
     if child in parent._parameters or child in parent._buffers or not isinstance(held, nn.Module | None):
         raise PlanError(f"the plan puts {insertion.module} where the model has a {type(held).__name__}")

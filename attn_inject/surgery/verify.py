@@ -73,7 +73,7 @@ def _edits(part: InjectedModule, plan: Plan) -> Check:
         wrong += [f"{m} {targets[m]}x in {mode}" for m, calls in wanted.items() if targets[m] != calls]
         wrong += [f"{m} unplanned in {mode}" for m in targets if m not in wanted and targets[m] > before[m]]
     figure = f"{len(wanted)} modules in both graphs" if not wrong else "; ".join(wrong[:4])
-    return Check("edits", not wrong, figure)
+    return Check("edits", passed=not wrong, figure=figure)
 
 
 def _weights(source: nn.Module, part: InjectedModule) -> Check:
@@ -85,9 +85,10 @@ def _weights(source: nn.Module, part: InjectedModule) -> Check:
     gone = {name for name in before if any(name.startswith(f"{path}.") for path in part.displaced)}
     wrong = [name for name in before if name not in gone and not _is_kept(before[name], after.get(name))]
     if wrong:
-        return Check("weights", False, f"changed or missing: {', '.join(wrong[:4])}")
+        return Check("weights", passed=False, figure=f"changed or missing: {', '.join(wrong[:4])}")
     figure = f"{len(before) - len(gone)} tensors kept"
-    return Check("weights", True, figure + (f", {len(gone)} of replaced modules set aside" if gone else ""))
+    aside = f", {len(gone)} of replaced modules set aside" if gone else ""
+    return Check("weights", passed=True, figure=figure + aside)
 
 
 def _is_kept(tensor: torch.Tensor, copied: Any) -> bool:
@@ -117,7 +118,7 @@ def _shapes(part: InjectedModule) -> Check:
         if tree_structure(before) != tree_structure(after) or _sizes(before) != _sizes(after):
             wrong.append(f"{mode}: {_sizes(before)} became {_sizes(after)}")
         figures.append(f"{mode} {', '.join(str(size) for size in _sizes(after))}")
-    return Check("shapes", not wrong, "; ".join(wrong or figures) or "no shapes were traced")
+    return Check("shapes", passed=not wrong, figure="; ".join(wrong or figures) or "no shapes were traced")
 
 
 def _input_values(graph: fx.Graph) -> tuple[Any, ...] | None:
@@ -142,15 +143,15 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     if inputs is None or any(tensor.is_meta for tensor in tensors):
         return []
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    twin = _without_hooks(alias(part)).eval().requires_grad_(False)
+    aliased = _without_hooks(alias(part)).eval().requires_grad_(requires_grad=False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in plan.insertions
-        for name, parameter in twin.get_submodule(insertion.module).named_parameters()
+        for name, parameter in aliased.get_submodule(insertion.module).named_parameters()
     }
     for parameter in new.values():
-        parameter.requires_grad_(True)
-    real, outputs = _smallest_pass(twin, inputs, device)
+        parameter.requires_grad = True
+    real, outputs = _smallest_pass(aliased, inputs, device)
     plain: list[torch.Tensor] | None = None
     checks: list[Check] = []
     bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
@@ -160,22 +161,22 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
             plain = _tensors(before(*real))
     excused = plain is not None and bad <= sum(int((~torch.isfinite(out)).sum()) for out in plain)
     shape = "x".join(str(extent) for extent in real[0].shape)
-    checks.append(Check("finite", not bad or excused, f"{bad} non-finite outputs on an input of {shape}"))
+    checks.append(Check("finite", passed=not bad or excused, figure=f"{bad} non-finite outputs on an input of {shape}"))
     if new:
         checks.append(_gradients(outputs, new))
     lost = plan.removals or part.displaced or any(insertion.site.kind == "attention" for insertion in plan.insertions)
     if plan.init == "identity" and plain is not None and not lost:
         apart = max((_distance(a, b) for a, b in zip(plain, outputs, strict=True)), default=0.0)
-        checks.append(Check("identity", apart == 0.0, f"largest difference from the original {apart:g}"))
+        checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
     return checks
 
 
-def _without_hooks(twin: nn.Module) -> nn.Module:
+def _without_hooks(aliased: nn.Module) -> nn.Module:
     """Take the caller's forward and backward hooks off an alias: they may record what they see."""
-    for module in twin.modules():
+    for module in aliased.modules():
         for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
             hooks.clear()
-    return twin
+    return aliased
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -194,13 +195,14 @@ def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter]) -> Che
         if out.requires_grad
     )
     if not isinstance(total, torch.Tensor):
-        return Check("gradients", False, "no output depends on a new parameter")
+        return Check("gradients", passed=False, figure="no output depends on a new parameter")
     reached = _reached(total, new)
     missing = [name for name in new if name not in reached]
     figure = (
         f"{len(reached)} of {len(new)} new parameters reached, {sum(reached.values())} with a gradient other than zero"
     )
-    return Check("gradients", not missing, figure + (f"; not {', '.join(missing[:4])}" if missing else ""))
+    rest = f"; not {', '.join(missing[:4])}" if missing else ""
+    return Check("gradients", passed=not missing, figure=figure + rest)
 
 
 def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, bool]:
@@ -230,18 +232,18 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
 
 
 def _smallest_pass(
-    twin: nn.Module, inputs: tuple[Any, ...], device: torch.device
+    aliased: nn.Module, inputs: tuple[Any, ...], device: torch.device
 ) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
     """(inputs, outputs) of a real pass at the smallest size that runs, with a batch of one, keeping the aspect."""
     for smaller in _smaller(inputs):
         real = _real_inputs(smaller, device)
         try:
-            return real, _tensors(twin(*real))
+            return real, _tensors(aliased(*real))
         except (RuntimeError, ValueError, AssertionError):
             # Too small, or of another size than the network is made for.
             continue
     real = _real_inputs(inputs, device)
-    return real, _tensors(twin(*real))
+    return real, _tensors(aliased(*real))
 
 
 def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:

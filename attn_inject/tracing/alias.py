@@ -33,6 +33,6 @@ def alias(model: nn.Module) -> nn.Module:
 def _alias_parameter(parameter: nn.Parameter) -> nn.Parameter:
     if type(parameter) is not nn.Parameter:
         return parameter
-    twin = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-    vars(twin).update(vars(parameter))
-    return twin
+    aliased = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    vars(aliased).update(vars(parameter))
+    return aliased

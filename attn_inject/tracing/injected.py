@@ -118,14 +118,14 @@ class InjectedModule(fx.GraphModule):
         return MappingProxyType(self._inj_displaced)
 
     def with_graph(self, mode: str, graph: fx.Graph) -> InjectedModule:
-        """A twin over the same modules and parameters, which runs `graph` in `mode`; `self` stays as it is."""
-        twin = copy.copy(self)
+        """A copy over the same modules and parameters, which runs `graph` in `mode`; `self` stays as it is."""
+        other = copy.copy(self)
         graph.owning_module = None
         own: dict[str, Any] = {"_inj_graphs": {**self._inj_graphs, mode: graph}, "_inj_codes": {}}
-        vars(twin).update(own)
-        for each in twin._inj_graphs:
-            twin._compile(each)
-        return twin
+        vars(other).update(own)
+        for each in other._inj_graphs:
+            other._compile(each)
+        return other
 
     def shared_by_aliases(self) -> list[fx.Graph]:
         """What an alias holds too instead of copies: the graphs, which nobody changes in place."""
@@ -133,20 +133,20 @@ class InjectedModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> InjectedModule:
         memo = {} if memo is None else memo
-        twin = InjectedModule.__new__(InjectedModule)
-        memo[id(self)] = twin
+        other = InjectedModule.__new__(InjectedModule)
+        memo[id(self)] = other
         state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection")}
-        twin.__dict__.update(copy.deepcopy(state, memo))
-        vars(twin)["_inj_codes"] = dict(self._inj_codes)
-        vars(twin)["injection"] = self.injection
-        _install_forward(twin)
-        return twin
+        other.__dict__.update(copy.deepcopy(state, memo))
+        vars(other)["_inj_codes"] = dict(self._inj_codes)
+        vars(other)["injection"] = self.injection
+        _install_forward(other)
+        return other
 
     def __copy__(self) -> InjectedModule:
-        twin = InjectedModule.__new__(InjectedModule)
-        twin.__dict__.update(vars(self))
-        _install_forward(twin)
-        return twin
+        other = InjectedModule.__new__(InjectedModule)
+        other.__dict__.update(vars(self))
+        _install_forward(other)
+        return other
 
     def __reduce__(self) -> Any:
         state = {key: value for key, value in vars(self).items() if key != "_inj_codes"}
@@ -202,20 +202,20 @@ def _install_forward(module: InjectedModule) -> None:
 
 def _portable(graph: fx.Graph) -> fx.Graph:
     """A copy of the graph whose nodes hold only what pickles: meta tensors stay behind."""
-    twin = copy.deepcopy(graph)
-    for node in twin.nodes:
+    other = copy.deepcopy(graph)
+    for node in other.nodes:
         make_portable(node)
-    return twin
+    return other
 
 
 def _rebuild(state: dict[str, Any]) -> InjectedModule:
-    twin = InjectedModule.__new__(InjectedModule)
-    twin.__dict__.update(state)
-    vars(twin)["_inj_codes"] = {}
-    for mode in twin._inj_graphs:
-        twin._compile(mode)
-    _install_forward(twin)
-    return twin
+    other = InjectedModule.__new__(InjectedModule)
+    other.__dict__.update(state)
+    vars(other)["_inj_codes"] = {}
+    for mode in other._inj_graphs:
+        other._compile(mode)
+    _install_forward(other)
+    return other
 
 
 def _adopt(target: nn.Module, model: nn.Module) -> None:

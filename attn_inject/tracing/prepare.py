@@ -79,10 +79,10 @@ def materialised(model: nn.Module, inputs: tuple[Any, ...] | None) -> nn.Module:
         raise TraceError("the model has lazy modules without shapes: run it once on an input, or pass example_inputs")
     import copy
 
-    twin = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     with torch.no_grad():
-        twin(*inputs)
-    return twin
+        copied(*inputs)
+    return copied
 
 
 def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Shapes without arithmetic: run a graph on meta tensors and write every node's value into `value_of(node)`.
+"""Shapes without arithmetic: run a graph on meta tensors and keep what every node gives (`nodes.value_of`).
 
 Meta tensors hold shapes, strides and dtypes but no data, so nothing is computed and no weight is copied. Parameters are
-replaced by meta twins leaf by leaf; statistics that a norm would update in train mode are twins too.
+replaced by meta stand-ins leaf by leaf; statistics that a norm would update in train mode too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TRIAL_SIZES_1D = (1024, 224, 128, 16000)
 def annotate(
     trace: Trace, *, example_inputs: tuple[Any, ...] | None = None, input_size: Iterable[int] | None = None
 ) -> Trace:
-    """Fill `value_of(node)` of both graphs; returns the trace with its inputs (on the meta device, batch of 2).
+    """Give every node of both graphs its value; returns the trace with its inputs (on the meta device, batch of 2).
 
     `input_size` is (channels, *spatial) or (*spatial) of one image. Without either, the channels and rank come from the
     first convolution and the size from the model's configuration, or from a few usual sizes until one runs through.
@@ -142,10 +142,10 @@ def propagate(
     root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], constants: dict[str, torch.Tensor] | None = None
 ) -> Any:
     """Run `graph` of `root` on meta `inputs`; writes each node's value to `meta["val"]` and returns the output's."""
-    twins: dict[int, torch.Tensor] = {}
+    made: dict[int, torch.Tensor] = {}
 
-    def twin(tensor: torch.Tensor) -> torch.Tensor:
-        return twins.setdefault(id(tensor), _to_meta(tensor))
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        return made.setdefault(id(tensor), _to_meta(tensor))
 
     env: dict[fx.Node, Any] = {}
     values = iter(inputs)
@@ -156,7 +156,7 @@ def propagate(
     with torch.no_grad(), torch.device("meta"):
         for node in graph.nodes:
             try:
-                env[node] = _run(node, root, constants or {}, values, load, twin)
+                env[node] = _run(node, root, constants or {}, values, load, stand_in)
             except TraceError:
                 raise
             except Exception as error:
@@ -176,7 +176,7 @@ def _run(
     constants: dict[str, torch.Tensor],
     values: Any,
     load: Callable[[Any], Any],
-    twin: Callable[[torch.Tensor], torch.Tensor],
+    stand_in: Callable[[torch.Tensor], torch.Tensor],
 ) -> Any:
     args, kwargs = load(node.args), load(node.kwargs)
     match node.op:
@@ -185,9 +185,9 @@ def _run(
         case "get_attr":
             value = constants.get(node.target) if isinstance(node.target, str) else None
             value = value if value is not None else _fetch(root, str(node.target))
-            return twin(value) if isinstance(value, torch.Tensor) else value
+            return stand_in(value) if isinstance(value, torch.Tensor) else value
         case "call_module":
-            return _call_module(root.get_submodule(str(node.target)), args, kwargs, twin)
+            return _call_module(root.get_submodule(str(node.target)), args, kwargs, stand_in)
         case "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         case "call_function":
@@ -204,8 +204,8 @@ def _fetch(root: nn.Module, path: str) -> Any:
     return value
 
 
-def _call_module(module: nn.Module, args: Any, kwargs: Any, twin: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Run one leaf on meta twins of its tensors, without its hooks, and leave it as it was."""
+def _call_module(module: nn.Module, args: Any, kwargs: Any, stand_in: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Run one leaf on meta stand-ins of its tensors, without its hooks, and leave it as it was."""
     if type(module) in _KEEP_SHAPE and len(args) == 1 and not kwargs:
         width = getattr(module, "num_features", None)
         if width is not None and args[0].shape[1] != width:
@@ -220,7 +220,7 @@ def _call_module(module: nn.Module, args: Any, kwargs: Any, twin: Callable[[torc
             held.append((vars(part), plain))
     try:
         for home, tensors in held:
-            home.update({k: twin(v) for k, v in tensors.items() if v is not None})
+            home.update({k: stand_in(v) for k, v in tensors.items() if v is not None})
         return module.forward(*args, **kwargs)
     finally:
         for home, tensors in held:

@@ -82,7 +82,7 @@ def trace(
     training = {module: module.training for module in skeleton.modules()}
     try:
         for mode in modes:
-            skeleton.train(mode == "train")
+            skeleton.train(mode=mode == "train")
             tracer = _trace_once(skeleton, leaves, len(inputs), mode)
             graphs[mode] = tracer.graph
             constants.update(tracer.constants)
@@ -164,7 +164,7 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self,
         root_fn: Callable[..., Any],
-        is_module: bool,  # noqa: ARG002
+        is_module: bool,  # noqa: ARG002, FBT001  # torch's own signature
         concrete_args: Any = None,  # noqa: ARG002
     ) -> tuple[Callable[..., Any], list[Any]]:
         # An instance may override `forward`; `root_fn` is the class's.
@@ -294,13 +294,13 @@ def _has_forward(module: nn.Module) -> bool:
 
 
 def _traces_quietly(module: nn.Module) -> bool:
-    twin = alias(module)
-    twin.eval()
+    aliased = alias(module)
+    aliased.eval()
     leaves = Leaves()
-    tracer = _Tracer(twin, leaves, 0, "eval")
+    tracer = _Tracer(aliased, leaves, 0, "eval")
     try:
-        with _private_buffers(twin, tracer):
-            tracer.trace(twin)
+        with _private_buffers(aliased, tracer):
+            tracer.trace(aliased)
     except Exception:
         return False
     # A scope takes and gives maps; something that only collects other modules has no placeholder to patch behind.

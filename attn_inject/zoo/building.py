@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -52,9 +52,8 @@ def build(
         fetch, source = False, dataclasses.replace(source, checkpoint=None)
     if not fetch and source.kind != "torchvision":
         source = dataclasses.replace(source, pretrained=False)
-    make = _factory(source)
-    withheld = contextlib.nullcontext() if fetch or not source.pretrained else _withheld()
-    with _seeded(source.seed), _quiet(), _told(source), withheld:
+    make = _factory(source, fetch=fetch)
+    with _seeded(source.seed), _quiet(), _told(source):
         model = _on_meta(make) if meta else make()
     if not isinstance(model, nn.Module):
         raise SourceError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module")
@@ -67,7 +66,7 @@ def build(
     return model if device is None else model.to(device)
 
 
-def _factory(source: Source) -> Callable[[], Any]:
+def _factory(source: Source, *, fetch: bool) -> Callable[[], Any]:
     """A function without arguments that makes the model."""
     args = dict(source.args)
     if source.kind == "torchvision":
@@ -82,6 +81,8 @@ def _factory(source: Source) -> Callable[[], Any]:
             args.setdefault("weights_backbone", None)
         if source.pretrained:
             args.setdefault("weights", "DEFAULT")
+            if not fetch:
+                args["weights"] = _withheld(builder, args["weights"], quantized=bool(args.get("quantize")))
         return lambda: builder(**args)
     if source.kind == "timm":
         import timm
@@ -189,27 +190,62 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _Withheld(dict[str, Any]):
-    """What torchvision's builders get for weights that nobody wants."""
+class _Withheld:
+    """A member of torchvision's enumerations of weights in all but one thing: what it hands out is the model's own.
+
+    torchvision's builders ask the weights that they are given for more than tensors: googlenet and inception_v3 turn
+    their transform of the input on, detection networks compare them with COCO_V1. So they get these, load the network's
+    random weights into itself, and go on as ever. Nothing outside the one call is touched, so that other threads may
+    build and fetch meanwhile.
+    """
+
+    def __init__(self, member: Any) -> None:
+        self._member = member
+
+    @property  # type: ignore[misc]  # mypy knows no property here
+    def __class__(self) -> type:
+        """What `isinstance` asks, and with it torchvision's `verify`."""
+        return type(self._member)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._member == other)
+
+    def __hash__(self) -> int:
+        return hash(self._member)
+
+    def get_state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """The state dict of the network that the caller is about to load this into.
+
+        A builder makes the whole after its parts, so it is the last of the caller's local modules.
+        """
+        modules = [value for value in sys._getframe(1).f_locals.values() if isinstance(value, nn.Module)]
+        return modules[-1].state_dict()
 
 
-@contextlib.contextmanager
-def _withheld() -> Iterator[None]:
-    """torchvision builds as with pretrained weights, and neither fetches nor loads them."""
-    from torchvision.models._api import WeightsEnum
+def _withheld(builder: Callable[..., Any], weights: Any, *, quantized: bool) -> Any:
+    """`weights` as `builder` would take them, but neither fetched nor loaded.
 
-    fetch, put = WeightsEnum.get_state_dict, nn.Module.load_state_dict
+    What is no name of weights comes back as it is: the builder says so. A builder that declares none gets none.
+    """
+    from torchvision.models import WeightsEnum
 
-    def put_others(self: nn.Module, state_dict: Any, *args: Any, **options: Any) -> Any:
-        return None if isinstance(state_dict, _Withheld) else put(self, state_dict, *args, **options)
-
-    WeightsEnum.get_state_dict = lambda *_, **__: _Withheld()
-    nn.Module.load_state_dict = put_others  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        WeightsEnum.get_state_dict = fetch
-        nn.Module.load_state_dict = put  # type: ignore[method-assign]
+    if isinstance(weights, WeightsEnum):
+        return _Withheld(weights)
+    if not isinstance(weights, str):
+        return weights
+    parameter = inspect.signature(builder).parameters.get("weights")
+    annotation = None if parameter is None else parameter.annotation
+    classes = [kind for kind in (annotation, *get_args(annotation)) if inspect.isclass(kind)]
+    kinds: list[Any] = [kind for kind in classes if issubclass(kind, WeightsEnum)]
+    # Builders of quantizable networks take weights of either kind, and want those that fit `quantize`.
+    kinds.sort(key=lambda kind: ("Quantized" in kind.__name__) != quantized)
+    if not kinds:
+        return None
+    name = weights.rpartition(".")[2]
+    return _Withheld(kinds[0][name]) if name in kinds[0].__members__ else weights
 
 
 def _on_meta(make: Callable[[], Any]) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..errors import resembling
 from ..files.cache import cached
 
 
@@ -77,7 +77,7 @@ def is_timm(name: str) -> bool:
 def nearest(name: str, zoo: str | None = None) -> list[str]:
     """Up to five names that resemble `name`, best first: of one zoo, or of all as they are to be typed."""
     typed = {model.name: model.text for model in reversed(models()) if zoo in (None, model.zoo)}
-    close = difflib.get_close_matches(name.lower(), typed, n=5, cutoff=0.6)
+    close = resembling(name.lower(), typed, count=5)
     return [match if zoo else typed[match] for match in close]
 
 

@@ -137,7 +137,7 @@ def _must_fit(wanted: Mapping[str, torch.Tensor], tensors: Tensors, missing: lis
     # An integer or complex tensor would be turned into a float without a word.
     retyped = [name for name in shared if name not in reshaped and not _same_family(tensors[name], wanted[name])]
     problems = [
-        f"{label} {', '.join(map(_told, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        f"{label} {', '.join(map(_printable, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
         for label, names in (
             ("lacks", missing),
             ("has unexpected", unexpected),
@@ -166,5 +166,5 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape))[:40] or "scalar"
 
 
-def _told(name: str) -> str:
+def _printable(name: str) -> str:
     return name if name.isprintable() and len(name) < 200 else ascii(name[:60])

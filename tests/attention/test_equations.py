@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def _banded(y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """z_i = sum over j of rows[i, j] y_(i + j - k//2), zero beyond the ends: equation 6 of the ECA paper."""
     c, k = rows.shape
     padded = torch.cat([torch.zeros(len(y), k // 2).double(), y, torch.zeros(len(y), k // 2).double()], 1)
-    return sum(padded[:, j : j + c] * rows[:, j] for j in range(k))
+    return torch.stack([padded[:, j : j + c] * rows[:, j] for j in range(k)]).sum(0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,7 +109,7 @@ def _banded(y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 def test_eca_shared_and_not(
     shape: tuple[int, list[int]], c: int, gate: str, k: int | None, gamma: float, b: float, name: str
 ) -> None:
-    eca = build(name, c, options={"k": k, "gamma": gamma, "b": b, "gate": gate}).double()
+    eca: Any = build(name, c, options={"k": k, "gamma": gamma, "b": b, "gate": gate}).double()
     t = math.floor(abs((math.log2(c) + b) / gamma))
     assert eca.k == (k or (t if t % 2 else t + 1))
     rows = eca.conv.weight.reshape(1, -1).expand(c, -1) if name == "eca" else eca.weight
@@ -148,7 +149,7 @@ def test_adaptive_kernel(c: int) -> None:
 def test_variants(shape: tuple[int, list[int]], c: int, gate: str, groups: int, name: str) -> None:
     """ECA paper, Table 2: w = sigma(W y), W written out."""
     options = {"gate": gate, "groups": groups} if name == "se-gc" else {"gate": gate}
-    module = build(name, c, options=options).double()
+    module: Any = build(name, c, options=options).double()
     if name == "se-var1":
         matrix, count = torch.eye(c).double(), 0
     elif name == "se-var2":
@@ -185,13 +186,19 @@ def test_psa(
     wanted = (1, 4, 8, 16)[: len(kernels)]
     if ndim == 3:
         c = min(c, 130)
-    options = {"kernels": kernels, "groups": wanted, "reduction": reduction, "out_channels": out_channels}
-    psa = PSA(c, stride=stride, order=order, ndim=ndim, **options).double()
+    options: dict[str, Any] = {
+        "kernels": kernels,
+        "groups": wanted,
+        "reduction": reduction,
+        "out_channels": out_channels,
+    }
+    psa: Any = PSA(c, stride=stride, order=order, ndim=ndim, **options).double()
     size = [6, 5, 4][:ndim]
     x = _map(2, c, size)
     out_channels = out_channels or c
     width = math.ceil(out_channels / len(kernels))
-    branches, scores = [], []
+    branches: list[torch.Tensor] = []
+    scores: list[torch.Tensor] = []
     for conv, kernel, groups in zip(psa.convs, kernels, wanted, strict=True):
         fitted = max(g for g in range(1, groups + 1) if c % g == 0 and width % g == 0)
         assert conv.weight.shape == (width, c // fitted, *(kernel,) * ndim)
@@ -203,7 +210,7 @@ def test_psa(
         scores.append(torch.sigmoid(hidden @ second.weight.flatten(1).T + second.bias))
         branches.append(branch)
     total = sum(torch.exp(score) for score in scores)
-    out = []
+    out: list[torch.Tensor] = []
     for branch, score in zip(branches, scores, strict=True):
         weighted = branch * (torch.exp(score) / total).reshape(2, width, *(1,) * ndim)
         out = [weighted, *out] if order == "reversed" else [*out, weighted]

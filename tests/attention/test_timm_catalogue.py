@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -18,7 +19,7 @@ from attn_inject.attention.timm_made import _all_names, timm_names
 from .. import toys
 
 # What timm makes only with options that a channel count does not tell.
-WITH_OPTIONS = {
+WITH_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "ge": ({"use_mlp": False}, "act_layer"),  # its MLP fails in timm 1.0.31 itself, and not in 1.0.15
     "bottleneck": ({"feat_size": (56, 56)}, "feature size"),
 }

@@ -15,7 +15,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import timm
@@ -34,7 +34,7 @@ TWINS = {"se": ("timm:resnet50", "seresnet50"), "eca": ("timm:resnet50d", "ecare
 OTHERS = ("torchvision:mobilenet_v2", "torchvision:resnext50_32x4d", "timm:regnetx_032", "torchvision:resnet18")
 LAYOUTS = {"channels_last": torch.channels_last} | ({} if CUDA else {"NCHW": torch.contiguous_format})
 
-Runs = dict[str, Callable[[], object]]
+Runs = Mapping[str, Callable[[], object]]
 
 
 def machine() -> str:
@@ -95,7 +95,7 @@ def milliseconds(times: dict[str, list[float]], name: str) -> str:
     return f"{statistics.median(times[name]) * 1e3:.1f}"
 
 
-def forward(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+def forward(model: Callable[..., torch.Tensor], x: torch.Tensor) -> Callable[[], object]:
     def run() -> object:
         with torch.no_grad():
             return model(x)

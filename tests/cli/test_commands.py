@@ -123,3 +123,17 @@ def test_compare_refuses_like_the_main_job(cli: Callable, toy: str) -> None:
     assert "unknown attention" in cli("compare", toy, "-a", "nope").err
     assert "--attention" in cli("compare", toy).err
     assert "not one of standard" in cli("compare", toy, "-a", "se", "--placement", "x").err
+
+
+def test_compare_puts_json_alone_on_standard_output(cli: Callable, toy: str, tmp_path: Path) -> None:
+    ran = cli("compare", toy, "-a", "se", "-a", "eca", "--input-size", "16", "--no-bench", "--json", "-")
+    assert ran.code == 0, ran.err
+    assert [each["attention"] for each in json.loads(ran.out)["candidates"]] == ["none", "se", "eca"]
+    assert not (tmp_path / "-").exists()
+
+
+def test_compare_puts_nothing_else_there(cli: Callable, toy: str, tmp_path: Path) -> None:
+    for option in ("--markdown", "--plot"):
+        ran = cli("compare", toy, "-a", "se", option, "-")
+        assert ran == (2, "", f"attn-inject: {option} -: only JSON goes to standard output; give a file\n")
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"toy.py"}

@@ -149,3 +149,55 @@ def test_the_attention_alone_is_a_small_file(cli: Callable, toy: str, tmp_path: 
     assert (tmp_path / "part.pt").stat().st_size < (tmp_path / "whole.pt").stat().st_size / 10
     assert list(whole) == list(part)
     assert all(torch.equal(a, b) for a, b in zip(whole.values(), part.values(), strict=True))
+
+
+def test_several_attentions_are_for_compare(cli: Callable, toy: str, tmp_path: Path) -> None:
+    ran = cli(toy, "-a", "se", "-a", "eca", "--out", "m.pt", "--json", "r.json", *QUICK)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "attn-inject compare toy.py:Net -a se -a eca" in ran.err
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"toy.py"}
+
+
+def test_a_dash_means_json_alone_on_standard_output(cli: Callable, toy: str, tmp_path: Path) -> None:
+    ran = cli(toy, "-a", "se", "--diff", "--full", "--json", "-", "--out", "m.pt", *QUICK)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["format"] == "attn-inject report"
+    assert ran.err.splitlines() == ["toy.py:Net, random weights", "saved m.pt"]
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--html", "--plot", "--out"])
+def test_only_json_goes_to_standard_output(cli: Callable, toy: str, tmp_path: Path, option: str) -> None:
+    ran = cli(toy, "-a", "se", option, "-", *QUICK)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"attn-inject: {option} -: only JSON goes to standard output; give a file\n"
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"toy.py"}
+
+
+RECIPE = (
+    'name = "mine"\ntitle = "t"\npaper = "p"\nmodel = "toy.py:Net"\nattention = "se"\ninput_size = [3, 64, 64]\n'
+    "expect_sites = 2\nexpect_parameters = {}\n[options]\nreduction = 4\n"
+)
+
+
+@pytest.mark.parametrize(("option", "side"), [(("--input-size", "32"), 32), ((), 64)])
+def test_the_command_line_s_input_size_beats_the_recipe_s(
+    cli: Callable, toy: str, tmp_path: Path, option: tuple[str, ...], side: int
+) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE.format(PARAMETERS + 2 * 512))
+    ran = cli("--recipe", "mine.toml", "--no-bench", "--json", "-", *option)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["input_size"] == [3, side, side]
+    # A size is no change of the network: what the recipe expects must still hold.
+    (tmp_path / "mine.toml").write_text(RECIPE.format(1))
+    ran = cli("--recipe", "mine.toml", "--no-bench", "--json", "-", *option)
+    assert (ran.code, ran.out) == (2, "")
+    assert "recipe mine expects 1 parameters" in ran.err
+
+
+def test_a_recipe_s_options_are_kept_beside_those_of_the_command_line(cli: Callable, toy: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE.format(PARAMETERS + 2 * 512))
+    ran = cli("--recipe", "mine.toml", "-o", "bias=true", "--json", "-", *QUICK)
+    assert ran.code == 0, ran.err
+    options = json.loads(ran.out)["sites"][0]["options"]
+    assert (options["reduction"], options["bias"]) == (4, True)

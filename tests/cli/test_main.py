@@ -102,3 +102,10 @@ def test_the_main_job_on_a_torchvision_model_imports_what_it_needs_and_no_more()
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stderr.strip() == "[]"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "attn_inject", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"attn-inject {attn_inject.__version__}\n", "")

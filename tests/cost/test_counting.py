@@ -17,22 +17,22 @@ MAP = 32 * 4  # bytes of X
 
 
 class Gate(nn.Module):
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * x.mean((2, 3), keepdim=True).sigmoid()
 
 
 class Twice(nn.Module):
     """One gate, called twice; an out-of-place add between."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.gate = Gate()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.gate(x) + self.gate(x)
 
 
-def test_what_a_gate_moves():
+def test_what_a_gate_moves() -> None:
     """The pool reads a map, the product reads and writes one; the pooled vector of two elements goes in between."""
     vector = 2 * 4
     total = count(Gate(), (X,)).total
@@ -43,9 +43,9 @@ def test_what_a_gate_moves():
     assert total.flops == 32 + 2 + 32
 
 
-def test_views_move_nothing_and_an_expanded_operand_is_read_once():
+def test_views_move_nothing_and_an_expanded_operand_is_read_once() -> None:
     class Views(nn.Module):
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             one = x.flatten()[:1].view(1, 1, 1, 1).expand_as(x)
             return x + one
 
@@ -53,14 +53,14 @@ def test_views_move_nothing_and_an_expanded_operand_is_read_once():
     assert total == Cost(flops=32, activations=32, activation_bytes=MAP, bytes_read=MAP + 4, bytes_written=MAP)
 
 
-def test_peak_counts_what_is_alive_at_once():
+def test_peak_counts_what_is_alive_at_once() -> None:
     chain = nn.Sequential(*(nn.ReLU() for _ in range(5)))
     assert count(chain, (X,)).peak_bytes == 3 * MAP  # the input, an operand, a result
     in_place = nn.Sequential(nn.ReLU(), *(nn.ReLU(inplace=True) for _ in range(4)))
     assert count(in_place, (X,)).peak_bytes == 2 * MAP
 
 
-def test_parts_are_counted_over_all_calls_and_the_watching_leaves_no_hook():
+def test_parts_are_counted_over_all_calls_and_the_watching_leaves_no_hook() -> None:
     model = Twice()
     counted = count(model, (X,), watched=["gate"])
     assert counted.parts["gate"].flops == 2 * count(Gate(), (X,)).total.flops
@@ -69,7 +69,7 @@ def test_parts_are_counted_over_all_calls_and_the_watching_leaves_no_hook():
     assert not model.gate._forward_pre_hooks
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_left_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
     model[1].eval()
     before = copy.deepcopy(model.state_dict())
@@ -81,13 +81,13 @@ def test_the_model_is_left_as_it_was():
     assert all(not parameter.is_meta for parameter in model.parameters())
 
 
-def test_constants_that_are_no_buffers_are_stood_in_for():
+def test_constants_that_are_no_buffers_are_stood_in_for() -> None:
     class Constant(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.mean = torch.tensor([0.5, 0.25]).view(1, 2, 1, 1)
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x - self.mean
 
     model = Constant()
@@ -95,22 +95,22 @@ def test_constants_that_are_no_buffers_are_stood_in_for():
     assert model.mean.flatten().tolist() == [0.5, 0.25]
 
 
-def test_bytes_follow_the_type():
+def test_bytes_follow_the_type() -> None:
     full, half = (count(nn.ReLU(), (X,), dtype=dtype).total for dtype in (None, torch.float16))
     assert half.bytes_read == full.bytes_read // 2
     assert half.flops == full.flops
 
 
-def test_a_model_that_needs_values_is_refused():
+def test_a_model_that_needs_values_is_refused() -> None:
     class Values(nn.Module):
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x[x > 0]
 
     with pytest.raises(TraceError, match="without real data"):
         count(Values(), (X,))
 
 
-def test_an_input_of_the_wrong_shape_is_refused_with_the_shape():
+def test_an_input_of_the_wrong_shape_is_refused_with_the_shape() -> None:
     with pytest.raises(TraceError, match=r"shape \(1, 2, 4, 4\)"):
         count(nn.Conv2d(3, 4, 1), (X,))
 

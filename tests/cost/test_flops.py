@@ -9,10 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 import attn_inject
+from attn_inject.cost.amounts import Cost
 from attn_inject.cost.counting import count
 
 
-def cost_of(model: nn.Module, *shape: int):
+def cost_of(model: nn.Module, *shape: int) -> Cost:
     return count(model, (torch.empty(shape, device="meta"),)).total
 
 
@@ -45,14 +46,14 @@ CLOSED_FORMS = {
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_closed_forms(name):
+def test_closed_forms(name: str) -> None:
     model, shape, macs, rest = CLOSED_FORMS[name]
     cost = cost_of(model, *shape)
     assert (cost.macs, cost.flops) == (macs, 2 * macs + rest)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "convnext_tiny", "swin_t"])
-def test_macs_are_half_of_what_torchs_counter_says(name):
+def test_macs_are_half_of_what_torchs_counter_says(name: str) -> None:
     with torch.device("meta"):
         model = models.get_model(name).eval()
     images = torch.empty(1, 3, 96, 96, device="meta")
@@ -64,7 +65,7 @@ def test_macs_are_half_of_what_torchs_counter_says(name):
     assert counted.unknown == {}
 
 
-def test_resnet50_as_counted_and_published():
+def test_resnet50_as_counted_and_published() -> None:
     """4.089 G MACs of convolutions and the linear (counted); 0.8 % from the 4.12 G of EPSANet's table."""
     with torch.device("meta"):
         model = models.resnet50()
@@ -73,9 +74,9 @@ def test_resnet50_as_counted_and_published():
     assert cost.macs == pytest.approx(4.12e9, rel=0.01)
 
 
-def test_an_unknown_operation_is_named_and_the_rest_still_counted():
+def test_an_unknown_operation_is_named_and_the_rest_still_counted() -> None:
     class Odd(nn.Module):
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.linalg.matrix_exp(x).relu()
 
     counted = count(Odd(), (torch.empty(4, 4, device="meta"),))
@@ -92,7 +93,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_figures_within_one_percent(name):
+def test_published_figures_within_one_percent(name: str) -> None:
     source, injected, published = PUBLISHED[name]
     settings = {"init_weights": False} if source == "inception_v3" else {}
     with torch.device("meta"):
@@ -103,7 +104,7 @@ def test_published_figures_within_one_percent(name):
     assert cost_of(model, 1, 3, side, side).macs == pytest.approx(published, rel=0.01)
 
 
-def test_what_se_and_eca_add_to_resnet50():
+def test_what_se_and_eca_add_to_resnet50() -> None:
     """SE: as many MACs as parameters. ECA: k C a site, k = 5 5 5 7 for 3 4 6 3 blocks of 256 512 1024 2048."""
     with torch.device("meta"):
         model = models.resnet50()

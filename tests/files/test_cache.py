@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def counting(value: object) -> tuple[list[int], object]:
+def counting(value: object) -> tuple[list[int], Callable[[], object]]:
     calls: list[int] = []
 
     def make() -> object:

@@ -143,8 +143,8 @@ def _guided(run: Run, runs: int, seconds: float, seed: int, corpus: Path, report
             # libFuzzer stacks its changes: without a fresh start now and then, few inputs keep their outer form.
             data = chance.choice(run.seeds)
         elif chance.random() < 0.15:
-            return atheris.Mutate(data, most)  # type: ignore[no-any-return]
-        return run.target.change(bytes(data), chance)[:most]  # type: ignore[no-any-return]
+            return atheris.Mutate(data, most)
+        return run.target.change(bytes(data), chance)[:most]
 
     for content in run.seeds:
         run.target.check(content, run.work)
@@ -203,14 +203,16 @@ def _covered(run: Run, inputs: list[bytes]) -> None:
         run.one(data)
     sys.settrace(None)
     names = (
-        "plan_text",
-        "recipe",
-        "weights",
-        "checkpoint",
+        "planning/tables",
+        "planning/text",
+        "planning/recipe",
+        "zoo/weights",
+        "saving/checkpoint",
+        "saving/refusals",
+        "saving/record",
+        "saving/exported",
         "files/pt",
-        "files/record",
         "files/safetensors_file",
-        "files/exported",
     )
     for name in names:
         path = Path(home) / f"{name}.py"

@@ -23,6 +23,7 @@ from attn_inject.planning import recipe
 from attn_inject.planning.recipe import parse_recipe
 from attn_inject.planning.text import plan_from_json, plan_from_toml, plan_to_json, plan_to_toml
 from attn_inject.saving.checkpoint import inspect
+from attn_inject.tracing.injected import InjectedModule
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source
 from attn_inject.zoo.weights import load_weights
@@ -135,7 +136,7 @@ def _saved(folder: Path, suffix: str, model: torch.nn.Module, **options: Any) ->
     return content
 
 
-def _models() -> tuple[torch.nn.Module, ...]:
+def _models() -> tuple[InjectedModule, ...]:
     """A toy that only its maker has, and a network that a file can name."""
     torch.manual_seed(0)
     source = parse_source("cifar:resnet20", seed=1)

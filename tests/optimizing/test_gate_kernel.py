@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+
+from attn_inject.optimizing import gate_kernel
+from attn_inject.optimizing.gate_kernel import cannot_be_built
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
@@ -48,3 +53,80 @@ def test_the_kernels_compile_for_a_gpu(dtype: str) -> None:
     signature = {**tensors, **sizes, **dict.fromkeys(fixed, "constexpr")}
     source = ASTSource(triton_kernels._two_layers_kernel, signature=signature, constexprs=fixed)
     assert build(source, target=hopper).asm["cubin"]
+
+
+def refusals() -> list[Exception]:
+    from triton.compiler.errors import CompileTimeAssertionFailure
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    return [
+        CompileTimeAssertionFailure(None, None, "no"),
+        OutOfResources(300_000, 232_448, "shared memory"),
+        PTXASError("fatal"),
+        RuntimeError("0 active drivers ([]). There should only be one."),
+        RuntimeError("Failed to find C compiler. Please specify via CC environment variable or set triton.knobs"),
+        RuntimeError("Cannot find ptxas"),
+        RuntimeError("PassManager::run failed"),
+        RuntimeError("Triton Error [CUDA]: device kernel image is invalid"),
+        subprocess.CalledProcessError(1, ["gcc"]),
+        FileNotFoundError("gcc"),
+        PermissionError("~/.triton/cache"),
+    ]
+
+
+def accidents() -> list[Exception]:
+    from triton.runtime.errors import InterpreterError
+
+    return [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        InterpreterError("TypeError('no')"),
+        MemoryError(),
+        TypeError("dynamic_func() missing 1 required positional argument"),
+        AssertionError(),
+    ]
+
+
+def test_what_the_compiler_refuses_is_told_from_what_happened_to_one_call() -> None:
+    assert [error for error in refusals() if not cannot_be_built(error)] == []
+    assert [error for error in accidents() if cannot_be_built(error)] == []
+
+
+class Kernel:
+    """A kernel that raises what it is given, and then works."""
+
+    def __init__(self, error: Exception) -> None:
+        self.errors, self.calls = [error], 0
+
+    def __call__(self, x: torch.Tensor, *, scale: float) -> torch.Tensor:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop()
+        return x * scale
+
+
+@pytest.mark.parametrize("error", accidents(), ids=lambda error: type(error).__name__)
+def test_an_accident_is_the_callers_and_the_next_call_launches(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(gate_kernel, "_broken", False)
+    kernel = Kernel(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(type(error)) as caught:
+            gate_kernel._launched(kernel, torch.ones(1), scale=2.0)
+        assert caught.value is error
+        assert gate_kernel._launched(kernel, torch.ones(1), scale=2.0) == 2.0
+
+
+@pytest.mark.parametrize("error", refusals(), ids=lambda error: type(error).__name__)
+def test_a_refusal_is_told_once_and_remembered(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(gate_kernel, "_broken", False)
+    kernel = Kernel(error)
+    with pytest.warns(RuntimeWarning, match="Triton cannot run here"):
+        assert gate_kernel._launched(kernel, torch.ones(1), scale=2.0) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gate_kernel._launched(kernel, torch.ones(1), scale=2.0) is None
+    assert kernel.calls == 1

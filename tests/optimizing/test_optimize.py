@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -126,7 +128,7 @@ def test_memory_that_others_read_is_left_alone() -> None:
 
 def test_a_strided_or_padded_last_convolution_is_not_pooled_early() -> None:
     class Net(nn.Module):
-        def __init__(self, **options: int) -> None:
+        def __init__(self, **options: Any) -> None:
             super().__init__()
             self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 1, **options)
             self.project = nn.Conv2d(3, 8, 1, **options)

@@ -91,7 +91,7 @@ def test_norms_of_other_settings(norm: nn.BatchNorm2d) -> None:
     out, pooled = norm_and_pool(ours, z, z.mean((2, 3)))
     torch.testing.assert_close(out, theirs(z), rtol=0, atol=1e-12)
     torch.testing.assert_close(pooled, out.mean((2, 3)), rtol=0, atol=1e-12)
-    assert int(ours.num_batches_tracked) == int(theirs.num_batches_tracked) == 1
+    assert ours.num_batches_tracked == theirs.num_batches_tracked == 1
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torchvision
 
 from attn_inject import inject, optimize
 from attn_inject.attention.gating import GATES
 from attn_inject.optimizing import gate_kernel, triton_kernels
+from attn_inject.optimizing.early_squeeze import EarlyGate
 
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
@@ -50,12 +53,12 @@ def check_two_layers() -> int:
                     torch.manual_seed(checked)
                     x, w1, b1 = torch.randn(rows, inputs), torch.randn(hidden, inputs) / 8, torch.randn(hidden)
                     w2, b2 = torch.randn(channels, hidden) / 8, torch.randn(channels) if bias else None
-                    given = [None if t is None else t.to(dtype) for t in (x, w1, b1, w2, b2)]
-                    inner = torch.nn.functional.linear(*(t.float() for t in given[:3]))
+                    x, w1, b1, w2 = (t.to(dtype) for t in (x, w1, b1, w2))
+                    b2 = None if b2 is None else b2.to(dtype)
+                    inner = torch.nn.functional.linear(x.float(), w1.float(), b1.float())
                     inner = torch.nn.functional.silu(inner) if silu else inner.relu()
-                    last = None if given[4] is None else given[4].float()
-                    expected = torch.nn.functional.linear(inner, given[3].float(), last)
-                    got = triton_kernels.two_layers(*given, silu=silu)
+                    expected = torch.nn.functional.linear(inner, w2.float(), None if b2 is None else b2.float())
+                    got = triton_kernels.two_layers(x, w1, b1, w2, b2, silu=silu)
                     assert (got.float() - expected).abs().max() <= bound * expected.abs().max(), (hidden, dtype)
                     checked += 1
     return checked
@@ -65,12 +68,15 @@ def check_networks() -> int:
     """Whole optimized networks whose kernels do run: the interpreter takes the place of the GPU."""
     launched: list[str] = []
     gate_kernel._may_launch = lambda *tensors: True
-    gate_kernel.EarlyGate.pays = lambda *maps: True  # whatever the size: small maps, so that this takes seconds
+    # Whatever the size: small maps, so that this takes seconds.
+    EarlyGate.pays = lambda *maps: True  # type: ignore[method-assign]
     launch = gate_kernel._launched
-    gate_kernel._launched = lambda kernel, *args, **kwargs: (
-        launched.append(kernel.__name__),
-        launch(kernel, *args, **kwargs),
-    )[1]
+
+    def noted(kernel: Callable[..., torch.Tensor], *args: object, **kwargs: object) -> torch.Tensor | None:
+        launched.append(kernel.__name__)
+        return launch(kernel, *args, **kwargs)
+
+    gate_kernel._launched = noted
     for name, kernels in (("resnet50", 2 * 16), ("resnet18", 8)):
         torch.manual_seed(0)
         patched = inject(torchvision.models.get_model(name), "se", input_size=(3, 32, 32)).eval()

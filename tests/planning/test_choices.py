@@ -66,9 +66,8 @@ def test_a_verb_takes_exactly_the_choices(verb: Callable[..., Any]) -> None:
 def test_a_recipe_has_a_key_for_every_choice() -> None:
     """But for the new modules' name and the model's source: in a recipe `name` and `model` are those of the recipe."""
     about_the_recipe = {"name", "title", "paper", "model", "model_args", "note", "expect_sites", "expect_parameters"}
-    assert set(recipe._KEYS) - about_the_recipe == {item.name for item in fields(Choices)} - {"name", "source"}
+    assert set(recipe.KEYS) - about_the_recipe == {item.name for item in fields(Choices)} - {"name", "source"}
     assert set(recipe._REQUIRED) == about_the_recipe - {"model_args", "note"} | {"attention"}
-    assert recipe.SETTINGS.keys() == recipe._KEYS.keys() - about_the_recipe - {"attention", "options"}
 
 
 def test_the_command_line_has_an_option_for_every_choice() -> None:

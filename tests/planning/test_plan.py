@@ -504,7 +504,7 @@ def test_modules_are_tried_without_memory() -> None:
 
     def watched(channels: int) -> nn.Module:
         module = made(channels)
-        seen.append((module.weight.device.type, channels))  # type: ignore[union-attr, arg-type]
+        seen.append((module.weight.device.type, channels))
         return module
 
     plan_of(two_stages(), watched)

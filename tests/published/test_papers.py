@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -71,7 +73,7 @@ def test_ecas_kernel_sizes_by_stage() -> None:
     """Adaptive: 5, 5, 5, 7 (FACTS); the authors' own: 3, 5, 5, 7."""
     for options, wanted in (({}, (5, 5, 5, 7)), ({"preset": "ecanet"}, (3, 5, 5, 7))):
         patched = inject(_tv("resnet50"), "eca", **options)
-        found = {(i.site.stage, patched.get_submodule(i.module).k) for i in patched.injection.plan.insertions}
+        found: set[Any] = {(i.site.stage, patched.get_submodule(i.module).k) for i in patched.injection.plan.insertions}
         assert found == set(zip((2, 3, 4, 5), wanted, strict=True))
 
 

@@ -245,7 +245,7 @@ def _same_without(plain: str, attended: str, added: set[str]) -> bool:
         setattr(theirs.get_submodule(home), child, nn.Identity())
     for module in theirs.modules():
         if hasattr(module, "attn_gain"):
-            module.attn_gain = 1.0
+            module.attn_gain = 1.0  # type: ignore[assignment]
     theirs = _shaken(theirs, x)
     ours = timm.create_model(plain)
     ours.load_state_dict(theirs.state_dict(), strict=True)

@@ -29,7 +29,7 @@ class Block(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.down = nn.Conv2d(entering, width, 1, stride, bias=False) if stride > 1 else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn(self.conv3(self.relu(self.conv2(self.relu(self.conv1(x))))))
         y += x if self.down is None else self.down(x)
         return self.relu(y)
@@ -44,7 +44,7 @@ class Net(nn.Module):
         self.blocks = nn.Sequential(Block(16), Block(16), Block(32, stride=2))
         self.head = nn.Linear(32, 5)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 

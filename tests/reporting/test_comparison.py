@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from attn_inject import AttnInjectError
 from attn_inject.planning.choices import Choices
 from attn_inject.reporting import schema
-from attn_inject.reporting.comparing import compare, shown
+from attn_inject.reporting.comparing import Comparison, compare, shown
 from attn_inject.reporting.comparison import Candidate, comparison
 from attn_inject.reporting.settings import ReportSettings
 
@@ -34,43 +35,43 @@ ROWS = candidates(
 )
 
 
-def together(rows):
+def together(rows: list[Candidate]) -> Comparison:
     return shown(comparison(rows, device="CPU (Some Processor)", convention="all", units="decimal"))
 
 
-def front(made):
+def front(made: Comparison) -> list[str]:
     return [each.attention for each in made.candidates if each.on_front]
 
 
-def test_the_front_is_what_no_other_attention_beats():
+def test_the_front_is_what_no_other_attention_beats() -> None:
     made = together(ROWS)
     assert made.measure == "latency"
     assert front(made) == ["small", "fast"]
 
 
-def test_without_all_timings_flops_decide():
+def test_without_all_timings_flops_decide() -> None:
     made = together([*ROWS[:3], replace(ROWS[3], seconds=None, parameters=120, flops=1049)])
     assert made.measure == "FLOPs"
     assert front(made) == ["small", "worse"]
 
 
-def test_equal_candidates_share_the_front():
+def test_equal_candidates_share_the_front() -> None:
     twin = replace(ROWS[2], attention="twin")
     assert front(together([ROWS[0], ROWS[2], twin])) == ["fast", "twin"]
 
 
-def test_models_have_fronts_of_their_own():
+def test_models_have_fronts_of_their_own() -> None:
     larger = [replace(each, model="larger", parameters=1000 + (each.parameters or 0)) for each in ROWS]
     assert front(together([*ROWS, *larger])) == ["small", "fast"] * 2
 
 
-def test_what_could_not_be_made_is_listed_and_never_on_the_front():
+def test_what_could_not_be_made_is_listed_and_never_on_the_front() -> None:
     made = together([*ROWS, Candidate("net", "psa", "pre", problem="no room")])
     assert not made.candidates[-1].on_front
     assert "net + psa (pre): no room" in made.to_markdown()
 
 
-def test_views(tmp_path):
+def test_views(tmp_path: Path) -> None:
     made = together([*ROWS, Candidate("net", "psa", "pre", problem="no room")])
     assert_golden("comparison.md", made.to_markdown())
     made.plot(tmp_path / "chart.png")
@@ -78,7 +79,7 @@ def test_views(tmp_path):
     jsonschema.validate(json.loads(made.to_json()), schema.COMPARISON, cls=jsonschema.Draft202012Validator)
 
 
-def test_attentions_and_placements_of_a_model():
+def test_attentions_and_placements_of_a_model() -> None:
     net = Net()
     made = compare(
         net,
@@ -95,7 +96,7 @@ def test_attentions_and_placements_of_a_model():
     assert all(each.sites == 3 and each.parameters > plain.parameters for each in others)
 
 
-def test_combinations_that_do_not_exist_do_not_stop_the_others():
+def test_combinations_that_do_not_exist_do_not_stop_the_others() -> None:
     made = compare(
         Net(),
         [Choices(attention=name, input_size=(3, 32, 32)) for name in ("eca", "timm:nonsense")],
@@ -106,12 +107,12 @@ def test_combinations_that_do_not_exist_do_not_stop_the_others():
     assert problems["timm:nonsense"]
 
 
-def test_nothing_to_compare_is_an_error():
+def test_nothing_to_compare_is_an_error() -> None:
     with pytest.raises(AttnInjectError, match="nothing to compare"):
         compare(nn.Sequential(nn.Linear(3, 3)), [Choices(attention="se", input_size=(3,))], settings=COUNTED)
 
 
-def test_resnet50_without_benchmark_needs_no_weights():
+def test_resnet50_without_benchmark_needs_no_weights() -> None:
     """+2,514,944 for SE without biases at r = 16, +86 for adaptive ECA (counted)."""
     made = compare("torchvision:resnet50", ["se", "eca"], settings=COUNTED)
     plain, se, eca = made.candidates

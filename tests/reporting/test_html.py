@@ -9,8 +9,11 @@ import subprocess
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+
+from attn_inject.reporting.report import Report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -47,7 +50,7 @@ document.body.append(note);
 @pytest.mark.skipif(
     BROWSER is None, reason="no Chromium is installed, so the page cannot be opened; apt install chromium"
 )
-def test_the_page_in_a_browser(fixed, tmp_path):
+def test_the_page_in_a_browser(fixed: Report, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     # Sorting starts from an order that is neither ascending nor descending.
     fixed = replace(fixed, sites=(fixed.sites[2], fixed.sites[0], fixed.sites[3], fixed.sites[1]))
@@ -83,14 +86,14 @@ class References(HTMLParser):
         super().__init__()
         self.found: list[str] = []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         links = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
         self.found += [
             value for name, value in attrs if name in links and value and not value.startswith(("#", "data:"))
         ]
 
 
-def test_the_page_refers_to_nothing_outside(fixed):
+def test_the_page_refers_to_nothing_outside(fixed: Report) -> None:
     page = fixed.to_html()
     references = References()
     references.feed(page)
@@ -99,7 +102,7 @@ def test_the_page_refers_to_nothing_outside(fixed):
     assert re.findall(r"url\((?!#)[^)]*\)", page) == []
 
 
-def test_what_a_model_says_cannot_become_markup(fixed):
+def test_what_a_model_says_cannot_become_markup(fixed: Report) -> None:
     evil = "<script>alert(1)</script>"
     site = replace(fixed.sites[0], block=evil, module=f"{evil}.se")
     node = replace(fixed.diffs[0].after[0], label=evil)
@@ -109,17 +112,17 @@ def test_what_a_model_says_cannot_become_markup(fixed):
     assert page.count("<script>") == 1
 
 
-def test_a_report_without_sites_or_timings_has_a_page_too(fixed):
+def test_a_report_without_sites_or_timings_has_a_page_too(fixed: Report) -> None:
     page = replace(fixed, sites=(), stages=(), speeds=(), diffs=(), notes=(), unknown={}, not_kept=()).to_html()
     assert "Totals" in page
     assert "<svg" not in page
 
 
-def test_a_notebook_shows_the_page_in_a_frame_of_its_own(fixed):
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own(fixed: Report) -> None:
     shown = fixed._repr_html_()
     assert shown.startswith("<iframe ")
     assert unescape(shown.split('srcdoc="')[1].split('"')[0]) == fixed.to_html()
 
 
-def test_the_page_is_the_same_every_time(fixed):
+def test_the_page_is_the_same_every_time(fixed: Report) -> None:
     assert fixed.to_html() == fixed.to_html()

@@ -64,6 +64,10 @@ def _rezip(
     return out.getvalue()
 
 
+def _with_pickle(data: bytes) -> Callable[[str, bytes], bytes]:
+    return lambda name, content: data if name.endswith("data.pkl") else content
+
+
 def _forged_directory(content: bytes, member: str, change: dict[str, int]) -> bytes:
     """The zip with another entry for `member` in its directory; the members stay as they are."""
     out = io.BytesIO(content)
@@ -71,7 +75,7 @@ def _forged_directory(content: bytes, member: str, change: dict[str, int]) -> by
         info = next(m for m in archive.infolist() if m.filename.endswith(member))
         for name, value in change.items():
             setattr(info, name, value)
-        archive._didModify = True
+        archive.__dict__["_didModify"] = True
     return out.getvalue()
 
 
@@ -102,10 +106,10 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
         yield f"plain{protocol}.pt", pickle.dumps(Payload(canary), protocol=protocol)
     yield "nested.pt", nested
     for name, data in (("evil", evil), ("nested", nested), ("proto4", pickle.dumps(Payload(canary), protocol=4))):
-        yield f"zip-{name}.pt", _rezip(pt, lambda n, d, data=data: data if n.endswith("data.pkl") else d)
+        yield f"zip-{name}.pt", _rezip(pt, _with_pickle(data))
         yield (
             f"deflated-{name}.pt",
-            _rezip(pt, lambda n, d, data=data: data if n.endswith("data.pkl") else d, zipfile.ZIP_DEFLATED),
+            _rezip(pt, _with_pickle(data), zipfile.ZIP_DEFLATED),
         )
     buffer = io.BytesIO()
     torch.save({"attn_inject": "{}", "state_dict": {"a": Payload(canary)}}, buffer)
@@ -130,7 +134,7 @@ def corpus(good: Path, canary: Path) -> Iterator[tuple[str, bytes]]:
     ):
         module, name = target.split()
         code = b"\x80\x02c" + module.encode() + b"\n" + name.encode() + b"\nX\x01\x00\x00\x00a\x85R."
-        yield f"global-{name}.pt", _rezip(pt, lambda n, d, code=code: code if n.endswith("data.pkl") else d)
+        yield f"global-{name}.pt", _rezip(pt, _with_pickle(code))
     for name in ("../up.pt", "/abs.pt", "archive/../../x"):
         yield f"path-{abs(hash(name))}.pt", _rezip(pt, lambda n, d: d, extra={name: b"x"})
     yield "bomb.pt", _rezip(pt, lambda n, d: b"\0" * 50_000_000 if n.endswith("data/0") else d, zipfile.ZIP_DEFLATED)
@@ -172,7 +176,7 @@ def _headers_and_records(st_file: Path, canary: Path) -> Iterator[tuple[str, byt
     yield "longer.safetensors", tensors + b"\0"
     first = "conv1.weight"
 
-    def offsets(begin: int, end: int) -> Callable[[dict[str, Any]], None]:
+    def offsets(begin: float, end: float) -> Callable[[dict[str, Any]], None]:
         return lambda h: h[first].update(data_offsets=[begin, end])
 
     for number, change in enumerate(

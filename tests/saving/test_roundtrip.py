@@ -84,7 +84,7 @@ def test_flags_modes_and_ties_survive(suffix: str, tmp_path: Path) -> None:
             super().__init__()
             self.inner = build(parse_source("cifar:resnet20"))
             self.other = nn.Linear(64, 10)
-            self.other.weight = self.inner.fc.weight
+            self.other.weight = self.inner.get_parameter("fc.weight")
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.inner(x)

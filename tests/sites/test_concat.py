@@ -1,14 +1,21 @@
-"""The mixed and the stage rule on toy nets."""
+"""The mixed rule, clause by clause, on toy nets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
-import torchvision
+import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import find_sites, inject
+from attn_inject import find_sites
+from attn_inject.sites.concat import find_mixed
+from attn_inject.tracing.nodes import block_of
 
 from .. import toys
+from .graphs import Net, Pair, analysed, gated, reasons
 
 
 def test_outer_concat_of_an_inception_block_is_the_site() -> None:
@@ -40,28 +47,178 @@ def test_concat_along_another_axis_is_none() -> None:
     assert list(find_sites(toys.Toy(body), input_size=(3, 16, 16))) == []
 
 
-def test_stages_are_found_only_by_name() -> None:
-    with torch.device("meta"):
-        model = torchvision.models.vgg16()
-    assert list(find_sites(model)) == []
-    sites = find_sites(model, kinds=("stage",))
-    assert [(s.kind, s.size, s.channels) for s in sites] == [
-        ("stage", (224, 224), 64),
-        ("stage", (112, 112), 128),
-        ("stage", (56, 56), 256),
-        ("stage", (28, 28), 512),
-        ("stage", (14, 14), 512),
+def _two(m: Net, x: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.relu(m.a(x)), torch.relu(m.b(x))]
+
+
+def _layers(**others: nn.Module | torch.Tensor) -> dict[str, nn.Module | torch.Tensor]:
+    return {"a": toys.conv(16, 16), "b": toys.conv(16, 16), **others}
+
+
+def _linear_last(m: Net, x: torch.Tensor) -> torch.Tensor:
+    x = x.permute(0, 2, 3, 1)
+    return torch.cat([m.f(x), m.b(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)], -1)
+
+
+def _dense_path(m: Net, x: torch.Tensor) -> torch.Tensor:
+    """DPN: part of a residual branch's result goes to a concat instead."""
+    inner = torch.relu(m.a(x))
+    summed = x + m.b(inner)
+    return torch.cat([m.c(x), m.d(inner)], 1) + torch.cat([summed, summed], 1)
+
+
+def _in_a_branch(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return x + m.c(torch.cat(_two(m, x), 1))
+
+
+def _in_an_outer_part(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.cat(_two(m, m.d(x)), 1), m.c(x)], 1)
+
+
+def _matmul_parts(m: Net, x: torch.Tensor) -> torch.Tensor:
+    y, z = _two(m, x)
+    return torch.cat([y @ z, z @ y], 1)
+
+
+def _sequences(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([m.a1(x), torch.relu(m.b1(x))], 1)
+
+
+TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], Any], dict[str, Any]]] = {
+    # rule and case -> the concat, the net
+    "M1 maps along the channels": ("cat", lambda m, x: torch.cat(_two(m, x), 1), {}),
+    "M1 counted from behind": ("cat", lambda m, x: torch.cat(_two(m, x), dim=-3), {}),
+    "M1 channels last": ("cat", _linear_last, {"f": nn.Linear(16, 16)}),
+    "M2 the nearest fork": ("cat", lambda m, x: torch.cat(_two(m, torch.relu(x)), 1), {}),
+    "M4 one part convolves": ("cat", lambda m, x: torch.cat([m.a(x), F.max_pool2d(x, 3, 1, 1)], 1), {}),
+    "M5 one slice and the whole": ("cat", lambda m, x: torch.cat([m.a(x), torch.relu(x[:, :8])], 1), {}),
+    "M5 the same slice": (
+        "cat",
+        lambda m, x: torch.cat([m.h(y := x[:, :8]), torch.relu(m.i(y))], 1),
+        {"h": toys.conv(8, 8), "i": toys.conv(8, 8)},
+    ),
+    "M6 the outer one": ("cat_1", _in_an_outer_part, {"c": toys.conv(16, 16), "d": toys.conv(16, 16)}),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_taken(case: str) -> None:
+    node, run, others = TAKEN[case]
+    graph = analysed(Net(run, **_layers(**others)))
+    assert gated(graph) == [("mixed", node)]
+
+
+M6_INSIDE = "stands inside another block's branch: M6"
+LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict[str, Any]]] = {
+    # rule and case -> the reasons of all adds and concats that are no sites, the net
+    "M1 one part": (["joins a parameter or a constant: M1"], lambda m, x: torch.cat([m.a(x)], 1), {}),
+    "M1 a parameter": (
+        ["joins a parameter or a constant: M1"],
+        lambda m, x: torch.cat([m.a(x), m.b(x), m.w], 1), {"w": torch.ones(2, 1, 8, 8)},
+    ),
+    "M1 vectors": (
+        ["joins no feature maps: M1"], lambda m, x: torch.cat([y.mean((2, 3)) for y in _two(m, x)], 1), {},
+    ),
+    "M1 another axis": (["does not join along the channel axis: M1"], lambda m, x: torch.cat(_two(m, x), 2), {}),
+    "M1 the batch": (["does not join along the channel axis: M1"], lambda m, x: torch.cat(_two(m, x)), {}),
+    "M1 unknown channels": (["does not join along the channel axis: M1"], _matmul_parts, {}),
+    "M1 tokens": (
+        ["joins token sequences: M1"], lambda m, x: torch.cat([y.flatten(2) for y in _two(m, x)], 1), {},
+    ),
+    "M3 the fork itself": (
+        ["one part derives from another (feature reuse): M3"], lambda m, x: torch.cat([x, m.a(x)], 1), {},
+    ),
+    "M3 the same part twice": (
+        ["one part derives from another (feature reuse): M3"], lambda m, x: torch.cat([y := m.a(x), y], 1), {},
+    ),
+    "M3 the same part twice, around another": (
+        ["one part derives from another (feature reuse): M3"],
+        lambda m, x: torch.cat([y := m.a(x), m.b(x), y], 1),
+        {},
+    ),
+    "M3 a part of a part": (
+        ["one part derives from another (feature reuse): M3"],
+        lambda m, x: torch.cat([y := m.a(x), torch.relu(m.b(y) + x), m.c(x)], 1), {"c": toys.conv(16, 16)},
+    ),
+    "M3 the later part first": (
+        ["one part derives from another (feature reuse): M3"],
+        lambda m, x: torch.cat([m.c(x), torch.relu(m.b(y := m.a(x)) * x), y], 1), {"c": toys.conv(16, 16)},
+    ),
+    "M4 no convolution": (
+        ["no part holds a convolution: M4"], lambda m, x: torch.cat([torch.relu(x), torch.sigmoid(x)], 1), {},
+    ),
+    "M5 slices": (
+        ["the parts are different slices of one split: M5"],
+        lambda m, x: torch.cat([m.h(x[:, :8]), m.i(x[:, 8:])], 1), {"h": toys.conv(8, 8), "i": toys.conv(8, 8)},
+    ),
+    "M6 a block end in a part": (
+        ["a part holds a block end of its own (cross-stage concat): M6"],
+        lambda m, x: torch.cat([m.c(x), (y := m.d(x)) + m.b(torch.relu(m.a(y)))], 1),
+        {"c": toys.conv(16, 16), "d": toys.conv(16, 16)},
+    ),
+    "M6 in a residual branch": ([M6_INSIDE], _in_a_branch, {"c": toys.conv(32, 16)}),
+    "M6 in a part of an outer one": ([M6_INSIDE], _in_an_outer_part, {"c": toys.conv(16, 16), "d": toys.conv(16, 16)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOOK_ALIKES)
+def test_look_alikes(case: str) -> None:
+    expected, run, others = LOOK_ALIKES[case]
+    found = reasons(analysed(Net(run, **_layers(**others))))
+    assert [reason for reason in found if not reason.endswith(("R1", "R4"))] == expected
+
+
+def test_two_inputs_are_no_block() -> None:
+    graph = analysed(Pair(lambda m, x, y: torch.cat([m.a(x), m.b(y)], 1), **_layers()), *[(2, 16, 8, 8)] * 2)
+    assert reasons(graph) == ["the parts come from different inputs: M2"]
+
+
+def test_networks_of_sequences_have_blocks() -> None:
+    net = Net(_sequences, a1=toys.conv(16, 16, d=1), b1=toys.conv(16, 16, d=1))
+    assert gated(analysed(net, (2, 16, 8))) == [("mixed", "cat")]
+
+
+def test_a_dense_path_reads_from_inside_a_branch() -> None:
+    graph = analysed(Net(_dense_path, **_layers(c=toys.conv(16, 16), d=toys.conv(16, 16))))
+    assert gated(graph) == [("residual", "b")]
+    assert "reads from inside a residual branch (dense path): M6" in reasons(graph)
+
+
+def test_nodes_of_a_site_and_the_order_of_several() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat(_two(m, x), 1)
+        y = torch.cat([y, m.c(y)], 1)
+        y = torch.cat([y, m.d(y)], 1)
+        return torch.cat([torch.relu(m.e(y)), m.e(y)], 1)
+
+    others = {"c": toys.conv(32, 4), "d": toys.conv(36, 4), "e": toys.conv(40, 4)}
+    graph = analysed(Net(run, **_layers(**others)))
+    sites = [site for calls in graph.anatomies.values() for site in calls]
+    assert [(s.gated.name, s.join.name, s.fork and s.fork.name, s.channel_axis) for s in sites] == [
+        ("cat", "cat", "x", 1),
+        ("cat_3", "cat_3", "cat_2", 1),
     ]
-    # The last value of a resolution is the activation before its pool.
-    assert [s.node for s in sites] == ["features_3", "features_8", "features_15", "features_22", "features_29"]
-
-
-def test_stage_gates_keep_the_output_at_identity() -> None:
-    model = nn.Sequential(
-        toys.conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), toys.conv(8, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    assert [(r.node.name, r.operation) for r in graph.refusals] == [("cat_1", "concat"), ("cat_2", "concat")]
+    axes, flow = graph.axes, graph.flow
+    mixed, refused = find_mixed(flow, axes, [], set())
+    assert ([site.join.name for site in mixed], [r.node.name for r in refused]) == (
+        ["cat", "cat_3"],
+        ["cat_1", "cat_2"],
     )
-    model.eval()
-    patched = inject(model, "se", kinds=("stage",), reduction=4, init="identity", input_size=(3, 16, 16))
-    x = torch.randn(2, 3, 16, 16)
-    assert len(patched.injection.plan.insertions) == 2
-    assert torch.equal(patched(x), model(x))
+
+
+def _cell(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([m.b(torch.relu(m.a(x))) + x, m.d(torch.relu(m.c(x))) + x], 1)
+
+
+def test_concats_inside_a_cell_are_no_blocks() -> None:
+    """M7: neither the cell's own nor those of its children; a module beside it with a longer name is none of them."""
+    child = Net(lambda m, x: m.pick(torch.cat(_two(m, x), 1)), **_layers(pick=toys.conv(32, 16)))
+    beside = Net(lambda m, x: torch.cat(_two(m, x), 1), **_layers())
+    cell = Net(lambda m, x: _cell(m, m.child(x)), **{n: toys.conv(16, 16) for n in "abcd"}, child=child)
+    net = Net(lambda m, x: torch.cat([m.cell(x), m.cell2(x)], 2), cell=cell, cell2=beside)
+    graph = analysed(net)
+    assert [(site.kind, site.block) for (site,) in graph.anatomies.values()] == [("mixed", "cell2")]
+    by_block = {block_of(r.node): r.reason for r in graph.refusals if r.operation == "concat"}
+    inside = "inside a cell whose sums are combined by concat: M7"
+    assert by_block == {"cell.child": inside, "cell": inside, "": "does not join along the channel axis: M1"}

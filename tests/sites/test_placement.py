@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import PlanError, inject
+from attn_inject import InjectedModule, PlanError, inject
+from attn_inject.sites.placement import Edit, _is_in_place, after_activation, edit_for
 
 from ..toys import Lambda, Toy, conv
+from .graphs import Net, analysed, read
 
 PLACEMENTS = ("standard", "pre", "post", "identity", "conv3x3", "replace")
 SIZE = (3, 16, 16)
@@ -215,7 +218,7 @@ def _model(shape: Shape) -> Toy:
     return Toy(Layers(shape.block, shape.layers()), out=shape.out)
 
 
-def _expected(patched: nn.Module, shape: Shape, at: At, x: torch.Tensor) -> torch.Tensor:
+def _expected(patched: InjectedModule, shape: Shape, at: At, x: torch.Tensor) -> torch.Tensor:
     """`Toy.forward` with the block written out."""
     return patched.head(shape.block(patched.body, relu(patched.stem(x)), at).flatten(2).mean(2))
 
@@ -313,3 +316,173 @@ def test_blocks_that_have_the_place_get_it_and_the_others_are_named() -> None:
     assert (
         "body.second: placement conv3x3 needs a block with one spatial convolution" in patched.injection.plan.notes[0]
     )
+
+
+def _branch(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return m.b(relu(m.a(x)))
+
+
+def _grouped(m: Net, x: torch.Tensor) -> torch.Tensor:
+    """A pre-activated block of parallel branches: several nodes read the fork, the shortcut among them."""
+    x = m.stem(x)
+    return x + m.p(torch.cat([m.a(x), relu(m.b(x))], 1))
+
+
+def _bent_after(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return relu(x + _branch(m, x))
+
+
+def _read_twice(m: Net, x: torch.Tensor) -> torch.Tensor:
+    y = x + _branch(m, x)
+    return torch.cat([relu(y), y], 2)
+
+
+def _pooled_after(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return m.pool(x + _branch(m, x))
+
+
+def _shortcut_of_unknown_axis(m: Net, x: torch.Tensor) -> torch.Tensor:
+    y = m.stem(x)
+    mixed = y @ y
+    return mixed + m.b(relu(m.a(mixed)))
+
+
+def _functional(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return x + F.conv2d(relu(m.p1(x)), m.w, padding=1)
+
+
+def _in_place_first(m: Net, x: torch.Tensor) -> torch.Tensor:
+    x = m.stem(x)
+    return x + m.b(m.act(x))
+
+
+UNKNOWN = "needs a value whose channel axis is known, and that of {} is not"
+EDITS: dict[str, tuple[Callable[[Net, torch.Tensor], torch.Tensor], dict[str, tuple[Any, ...] | str]]] = {
+    # net -> for each placement (the gated value, its readers, what is replaced) or why there is none
+    "block": (
+        lambda m, x: x + 0.5 * _branch(m, x),
+        {
+            "standard": ("b", None, None),
+            "pre": ("x", ["a"], None),
+            "post": ("add", None, None),
+            "identity": ("x", ["add"], None),
+            "conv3x3": "needs a block with one spatial convolution, and this one has 2",
+            "replace": "needs a block with one spatial convolution, and this one has 2",
+        },
+    ),
+    "one spatial convolution": (
+        lambda m, x: x + m.b(relu(m.p1(x))),
+        {"conv3x3": ("b", None, None), "replace": ("relu", None, "b")},
+    ),
+    "no spatial convolution": (
+        lambda m, x: x + m.p1(relu(m.p1(x))),
+        {"conv3x3": "needs a block with one spatial convolution, and this one has 0"},
+    ),
+    "activation after the add": (_bent_after, {"post": ("relu_1", None, None), "identity": ("x", ["add"], None)}),
+    "an add with two readers": (_read_twice, {"post": ("add", None, None)}),
+    "a pool after the add": (_pooled_after, {"post": ("add", None, None)}),
+    "several entries": (_grouped, {"pre": ("stem", ["a", "b"], None)}),
+    "unknown channels": (
+        _shortcut_of_unknown_axis,
+        {"identity": UNKNOWN.format("matmul"), "pre": UNKNOWN.format("matmul"), "standard": ("b", None, None)},
+    ),
+    "a functional convolution": (
+        _functional, {"replace": "needs a convolution that is a module", "conv3x3": ("conv2d", None, None)},
+    ),
+    "in place, a module": (_in_place_first, {"pre": ("act", ["b"], None)}),
+}  # fmt: skip
+
+
+def _edit_layers() -> dict[str, Any]:
+    return {
+        "stem": conv(16, 16, 1), "a": conv(16, 16), "b": conv(16, 16), "p": conv(32, 16, 1), "p1": conv(16, 16, 1),
+        "pool": nn.MaxPool2d(2), "act": nn.ReLU(inplace=True), "w": torch.zeros(16, 16, 3, 3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edits(name: str) -> None:
+    run, placements = EDITS[name]
+    graph = analysed(Net(run, **_edit_layers()))
+    (anatomy,) = [calls[0] for key, calls in graph.anatomies.items() if key[0] == "residual"]
+    for placement, expected in placements.items():
+        edit = edit_for(graph, anatomy, placement)
+        if isinstance(expected, str):
+            assert edit == f"placement {placement} {expected}"
+            continue
+        assert isinstance(edit, Edit)
+        value, readers, replaced = expected
+        assert edit.value.name == value
+        assert (edit.channel_axis, edit.channels) == (1, 16)
+        assert (edit.readers if edit.readers is None else sorted(n.name for n in edit.readers)) == readers
+        assert (edit.replaced and edit.replaced.name) == replaced
+
+
+def test_edits_of_sites_without_a_branch() -> None:
+    graph = analysed(Net(lambda m, x: torch.cat([m.a(x), relu(m.b(x))], 1), **_edit_layers()))
+    ((anatomy,),) = graph.anatomies.values()
+    assert edit_for(graph, anatomy, "standard") == Edit(anatomy.gated, 1)
+    for placement in ("pre", "post", "identity", "conv3x3", "replace"):
+        assert edit_for(graph, anatomy, placement) == (
+            f"placement {placement} needs a residual block, and this is a mixed site"
+        )
+
+
+def test_edits_of_existing_attention_take_its_place() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(m.p1(x.mean((2, 3), keepdim=True)))
+
+    graph = analysed(Net(run, **_edit_layers()), kinds=("attention",))
+    ((anatomy,),) = graph.anatomies.values()
+    for placement in PLACEMENTS:
+        edit = edit_for(graph, anatomy, placement)
+        assert isinstance(edit, Edit)
+        assert (edit.value.name, edit.channel_axis, edit.readers, edit.replaced) == ("x", 1, None, anatomy.join)
+
+
+def _token_fork(m: Net, x: torch.Tensor) -> torch.Tensor:
+    tokens = m.stem(x).flatten(2)
+    return m.a(tokens.unflatten(2, (8, 8))) + m.b(relu(m.p1(tokens.unflatten(2, (8, 8)))))
+
+
+def _list_fork(m: Net, x: torch.Tensor) -> torch.Tensor:
+    parts = m.stem(x).chunk(2, 1)
+    return parts[0] + m.h2(relu(m.h1(torch.cat([parts[0], parts[1]], 1))))
+
+
+def test_a_branch_that_starts_from_no_map_has_no_place_before_it() -> None:
+    for run, reason in (
+        (_token_fork, "placement pre needs a branch that starts from a feature map"),
+        (_list_fork, "placement pre needs a block whose branch starts from one value"),
+    ):
+        graph = analysed(Net(run, **_edit_layers(), h1=conv(16, 8), h2=conv(8, 8)))
+        (anatomy,) = [calls[0] for key, calls in graph.anatomies.items() if key[0] == "residual"]
+        assert edit_for(graph, anatomy, "pre") == reason
+
+
+def test_in_place() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        x = m.act(x).relu_()
+        x = F.relu(x, inplace=True)
+        return F.relu(m.calm(x), inplace=False).relu()
+
+    net = read(Net(run, act=nn.ReLU(inplace=True), calm=nn.ReLU()), (2, 16, 8, 8))
+    assert {node.name: _is_in_place(net.flow, node) for node in net.graph.nodes if node.op.startswith("call")} == {
+        "act": True, "relu_": True, "relu": True, "calm": False, "relu_1": False, "relu_2": False,
+    }  # fmt: skip
+
+
+def test_the_activation_after_an_add_runs_in_the_same_block() -> None:
+    inner = Net(lambda m, x: x + _branch(m, x), **_edit_layers())
+    graph = analysed(Net(lambda m, x: relu(m.inner(x)), inner=inner))
+    ((anatomy,),) = graph.anatomies.values()
+    assert after_activation(graph.flow, anatomy.join) is anatomy.join
+    for last, activation in (
+        (lambda y: y * torch.sigmoid(y), False),
+        (lambda y: F.gelu(y), True),
+        (lambda y: y * 2.0, False),
+        (lambda y: y.norm(dim=1), False),
+    ):
+        graph = analysed(Net(lambda m, x, last=last: last(x + _branch(m, x)), **_edit_layers()))
+        ((anatomy,),) = graph.anatomies.values()
+        assert (after_activation(graph.flow, anatomy.join) is not anatomy.join) is activation

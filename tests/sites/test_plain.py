@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -11,10 +13,12 @@ import torchvision
 from torch import nn
 
 from attn_inject import PlanError, find_sites, inject, make_plan
+from attn_inject.types import Kind
 
 from ..toys import SPELLINGS, Block, conv
+from .graphs import Net, analysed
 
-KINDS = ("residual", "plain")
+KINDS: tuple[Kind, ...] = ("residual", "plain")
 
 
 class Optional(nn.Module):
@@ -151,3 +155,134 @@ def test_sites_are_found_again_in_a_patched_model() -> None:
     twice = inject(once, "eca", kinds=KINDS, input_size=(3, 64, 64))
     assert len(once.injection.plan.insertions) == 10
     assert len(twice.injection.plan.insertions) == 17
+
+
+def _analysed(*blocks: nn.Module) -> list[tuple[str, str, str | None, str | None]]:
+    """(block, gated value, fork, branch) of every plain site behind a stem."""
+    graph = analysed(nn.Sequential(conv(3, 16), *blocks), (2, 3, 8, 8), kinds=KINDS)
+    sites = [site for calls in graph.anatomies.values() for site in calls if site.kind == "plain"]
+    return [
+        (s.block, s.gated.name, s.fork.name if s.fork else None, s.branch.name if s.branch else None) for s in sites
+    ]
+
+
+class Ends(nn.Module):
+    """The same `forward` for blocks with an add and without; `last` is what comes after."""
+
+    def __init__(self, skip: bool, last: nn.Module | None = None, o: int = 16) -> None:
+        super().__init__()
+        self.a, self.b, self.skip = conv(16, 16), conv(16, o), skip
+        self.last = last or nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.b(torch.relu(self.a(x)))
+        return self.last(y + x if self.skip else y)
+
+
+class Other(Ends):
+    """Code of its own: a peer by its place only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.b(torch.relu(self.a(x))))
+
+
+class Twice(nn.Module):
+    """Two values come out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(16, 16), conv(16, 16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.b(torch.relu(self.a(x)))
+        return y, y
+
+
+def _own_forward(run: Callable[[Ends, torch.Tensor], torch.Tensor], **options: Any) -> nn.Module:
+    """A block of the class of its peers whose `forward` is its own."""
+    block = Ends(False, **options)
+    block.forward = types.MethodType(run, block)  # type: ignore[method-assign]
+    return block
+
+
+def _without_convolutions() -> nn.Module:
+    block = Ends(False)
+    block.a, block.b = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+    return block
+
+
+PEERS: dict[str, tuple[Callable[[], list[nn.Module]], list[tuple[str, str, str | None, str | None]]]] = {
+    # rule and case -> blocks behind a stem, (block, gated, fork, branch) of the plain sites
+    "P1 one call that convolves and bends": (lambda: [Ends(True), Ends(False)], [("2", "_2_b", "_1_last", "_2_last")]),
+    "P1 before its peers": (lambda: [Ends(False), Ends(True)], [("1", "_1_b", "_0", "_1_last")]),
+    "P1 two of them": (
+        lambda: [Ends(True), Ends(False), Ends(False)],
+        [("2", "_2_b", "_1_last", "_2_last"), ("3", "_3_b", "_2_last", "_3_last")],
+    ),
+    "P2 the same code in another depth": (
+        lambda: [nn.Sequential(Ends(True)), Ends(False)], [("2", "_2_b", "_1_0_last", "_2_last")],
+    ),
+    "P2 other code in the same place": (lambda: [Ends(True), Other(False)], [("2", "_2_b", "_1_last", "_2_last")]),
+    "P2 other code in the same place of the same home": (
+        lambda: [nn.Sequential(Ends(True), Other(False))], [("1.1", "_1_1_b", "_1_0_last", "_1_1_last")],
+    ),
+    "P2 two homes": (
+        lambda: [nn.Sequential(Ends(True)), nn.Sequential(Ends(True), Other(False))],
+        [("2.1", "_2_1_b", "_2_0_last", "_2_1_last")],
+    ),
+    "P3 before the activation": (
+        lambda: [Ends(True, nn.ReLU()), Ends(False, nn.ReLU())], [("2", "_2_b", "_1_last", "_2_b")],
+    ),
+    "P3 before the drop": (
+        lambda: [Ends(True, nn.Dropout()), Ends(False, nn.Dropout())], [("2", "_2_b", "_1_last", "_2_last")],
+    ),
+    "P3 a peer with its activation before the add": (
+        lambda: [Ends(True), Ends(False, nn.ReLU())], [("2", "_2_last", "_1_last", "_2_last")],
+    ),
+    "P3 a convolution after the add stays": (
+        lambda: [Ends(True, nn.ReLU()), Ends(False, conv(16, 16))], [("2", "_2_last", "_1_last", "_2_last")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PEERS)
+def test_peers(case: str) -> None:
+    make, expected = PEERS[case]
+    assert _analysed(*make()) == expected
+
+
+NO_PEERS: dict[str, Callable[[], list[nn.Module]]] = {
+    "P1 no block has an add": lambda: [Ends(False), Ends(False)],
+    "P1 no convolution": lambda: [Ends(True), _without_convolutions()],
+    "P1 nothing nonlinear": lambda: [Ends(True), _own_forward(lambda m, x: m.b(m.a(x)))],
+    "P1 no map comes out": lambda: [Ends(True), Other(False, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))],
+    "P1 several maps come out": lambda: [Ends(True), Twice()],
+    "P1 holds a block": lambda: [
+        Ends(True), _own_forward(lambda m, x: m.last(m.b(torch.relu(m.a(x)))), last=Ends(True)),
+    ],
+    "P1 stands in a block": lambda: [
+        nn.Sequential(Ends(True)),
+        Net(lambda m, x: x + m.one(x), one=Other(False)),
+    ],
+    "P2 other code, and the peers end in an activation": lambda: [Ends(True, nn.ReLU()), Other(False)],
+    "P2 other code that does not end linearly": lambda: [Ends(True), Other(False, nn.ReLU())],
+    "P2 other code in another depth": lambda: [
+        nn.Sequential(Ends(True)), nn.Sequential(Ends(True)), Other(False),
+    ],
+    "P2 other code in another home": lambda: [
+        nn.Sequential(Ends(True), Ends(True)), nn.Sequential(Other(False)),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NO_PEERS)
+def test_no_peers(case: str) -> None:
+    assert _analysed(*NO_PEERS[case]()) == []
+
+
+def test_calls_of_a_shared_block_are_told_apart() -> None:
+    block = Ends(False)
+    assert _analysed(Ends(True), block, block) == [
+        ("2", "_2_b", "_1_last", "_2_last"),
+        ("2", "_2_b_1", "_2_last", "_2_last_1"),
+    ]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from attn_inject import find_sites, inject
+from attn_inject.sites.residual import cells_of
 
 from .. import toys
+from .graphs import Net, Pair, analysed, gated, reasons
 
 
 def _same_at_identity(model: nn.Module, size: tuple[int, ...]) -> None:
@@ -115,3 +119,318 @@ def test_model_is_left_as_it_was() -> None:
     assert [t._version for t in (*model.parameters(), *model.buffers())] == versions
     assert {path: sorted(vars(m)) for path, m in model.named_modules()} == attributes
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+# Clause by clause: nets that are taken (the gated value) and look-alikes that are not (the reason), on (2, 16, 8, 8).
+def _branch(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return m.b(torch.relu(m.a(x)))
+
+
+def _layers(**others: nn.Module | torch.Tensor) -> dict[str, nn.Module | torch.Tensor]:
+    return {"a": toys.conv(16, 16), "b": toys.conv(16, 16), **others}
+
+
+def _down_and_up(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(m.b(torch.relu(m.down(x))), scale_factor=2.0)
+
+
+def _looked_at_twice(m: Net, x: torch.Tensor) -> torch.Tensor:
+    coarse = m.b(torch.relu(m.down(x)))
+    return torch.cat([x + F.interpolate(coarse, scale_factor=2.0), F.interpolate(coarse, size=(8, 8))], 2)
+
+
+def _block_on_the_way(m: Net, x: torch.Tensor) -> torch.Tensor:
+    coarse = m.down(x)
+    return x + F.interpolate(coarse + _branch(m, coarse), scale_factor=2.0)
+
+
+def _preactivated(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return m.project(torch.relu(m.n(x))) + m.b(torch.relu(m.a(torch.sigmoid(x))))
+
+
+def _in_attention_heads(m: Net, x: torch.Tensor) -> torch.Tensor:
+    y = torch.relu(m.a(x))
+    mixed = y @ y.transpose(2, 3)
+    return mixed + torch.relu(m.b(mixed) @ mixed)
+
+
+def _cell(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([_branch(m, x) + x, m.d(torch.relu(m.c(x))) + x], 1)
+
+
+def _sums_in_a_row(m: Net, x: torch.Tensor) -> torch.Tensor:
+    first = _branch(m, x) + x
+    return torch.cat([first, m.d(torch.relu(m.c(first))) + first], 1)
+
+
+def _one_sum(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([_branch(m, x) + x, x], 1)
+
+
+def _one_dimensional(m: Net, x: torch.Tensor) -> torch.Tensor:
+    return x + m.b1(torch.relu(m.a1(x)))
+
+
+TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[str, Any]]] = {
+    # rule and case -> the gated value of the last residual site, the net
+    "R1 maps of equal shapes": ("b", lambda m, x: x + _branch(m, x), {}),
+    "R1 channels told by the shortcut": (
+        "reshape",
+        lambda m, x: m.c(x) + (m.b(torch.relu(m.a(x))) @ x).reshape(2, 16, 8, 8),
+        {"c": toys.conv(16, 16)},
+    ),
+    "R2 the fork is an operand": ("b", lambda m, x: (y := m.n(x)) + _branch(m, y), {"n": nn.BatchNorm2d(16)}),
+    "R2 the fork is on the shortcut's way, not alone": (
+        "b",
+        lambda m, x: (y := m.n(torch.relu(x))) + m.b(torch.relu(m.a(y) + x)),
+        {"n": nn.BatchNorm2d(16)},
+    ),
+    "R3 a projected shortcut": ("b", lambda m, x: m.p(x) + _branch(m, x), {"p": toys.conv(16, 16, 1)}),
+    "R3 an activation of the fork itself": (
+        "b",
+        _preactivated,
+        {"n": nn.BatchNorm2d(16), "project": toys.conv(16, 16, 1)},
+    ),
+    "R4 nonlinear after its convolution": ("relu", lambda m, x: x + torch.relu(m.a(x)), {}),
+    "R5 the same slice": (
+        "b",
+        lambda m, x: (y := x[:, :8]) + m.b(torch.relu(m.a(y))),
+        {"a": toys.conv(8, 8), "b": toys.conv(8, 8)},
+    ),
+    "R5 a slice and the whole": (
+        "b",
+        lambda m, x: x[:, :8] + m.b(torch.relu(m.a(x))),
+        {"a": toys.conv(16, 8), "b": toys.conv(8, 8)},
+    ),
+    "R5 a slice after a convolution": (
+        "b",
+        lambda m, x: m.p(x)[:, :8] + m.b(torch.relu(m.a(x[:, 8:]))),
+        {"p": toys.conv(16, 16), "a": toys.conv(8, 8), "b": toys.conv(8, 8)},
+    ),
+    "R6 a block that looks at a coarser map": (
+        "interpolate",
+        lambda m, x: x + _down_and_up(m, x),
+        {"down": toys.conv(16, 16, s=2)},
+    ),
+    "R6 a look inside one child": (
+        "interpolate",
+        lambda m, x: m.p(x) + m.child(x),
+        {"p": toys.conv(16, 16, 1), "child": Net(_down_and_up, down=toys.conv(16, 16, s=2), b=toys.conv(16, 16))},
+    ),
+    "R6 upsampling to the same size": (
+        "interpolate",
+        lambda m, x: m.p(x) + F.interpolate(_branch(m, x), size=(8, 8)),
+        {"p": toys.conv(16, 16, 1)},
+    ),
+    "R6 both come up": (
+        "interpolate_1",
+        lambda m, x: F.interpolate(m.p(x), scale_factor=2.0) + F.interpolate(_branch(m, x), scale_factor=2.0),
+        {"p": toys.conv(16, 16, 1)},
+    ),
+    "R7 sums in a row": ("d", _sums_in_a_row, {"c": toys.conv(16, 16), "d": toys.conv(16, 16)}),
+    "R7 one sum in a concat": ("b", _one_sum, {}),
+    "R8 past a gain": ("b", lambda m, x: x + 0.5 * _branch(m, x), {}),
+    "R8 past a learned scale and a drop": (
+        "b",
+        lambda m, x: x + F.dropout(m.g * _branch(m, x), 0.1, m.training),
+        {"g": torch.ones(1, 16, 1, 1)},
+    ),
+    "R8 past an identity and a drop module": (
+        "b",
+        lambda m, x: x + m.i(m.drop(_branch(m, x))),
+        {"i": nn.Identity(), "drop": nn.Dropout(0.1)},
+    ),
+    "R8 past a move, no gain before it": (
+        "permute_1",
+        lambda m, x: x.permute(0, 2, 3, 1) + _branch(m, x).permute(0, 2, 3, 1),
+        {},
+    ),
+    "R8 past a move to a gain": (
+        "b",
+        lambda m, x: x.transpose(2, 3) + (2.0 * _branch(m, x)).transpose(2, 3),
+        {},
+    ),
+    "R8 before the slice": (
+        "b",
+        lambda m, x: x + m.b(torch.relu(m.a(x)))[:, :16],
+        {"b": toys.conv(16, 24)},
+    ),
+    "R8 an item of a chunk stays": (
+        "getitem",
+        lambda m, x: x + m.b(torch.relu(m.a(x))).chunk(2, 1)[0],
+        {"b": toys.conv(16, 32)},
+    ),
+    "R8 not past a norm": ("n", lambda m, x: x + m.n(2.0 * _branch(m, x)), {"n": nn.BatchNorm2d(16)}),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_taken(case: str) -> None:
+    node, run, others = TAKEN[case]
+    found = gated(analysed(Net(run, **_layers(**others))))
+    assert [name for kind, name in found if kind == "residual"][-1:] == [node]
+
+
+LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict[str, Any]]] = {
+    # rule and case -> the reasons of all adds that are no sites, the net
+    "R1 a parameter": (
+        ["adds a parameter or a constant (position embedding, bias): R1"],
+        lambda m, x: m.position + _branch(m, x),
+        {"position": torch.ones(2, 16, 8, 8)},
+    ),
+    "R1 a number": (
+        ["adds a parameter or a constant (position embedding, bias): R1"],
+        lambda m, x: _branch(m, x) + 3,
+        {},
+    ),
+    "R1 a value and itself": (["adds a value to itself: R1"], lambda m, x: (y := _branch(m, x)) + y, {}),
+    "R1 ranks": (["adds tensors of different ranks, 4 and 3: R1"], lambda m, x: x + _branch(m, x).mean(0), {}),
+    "R1 vectors": (
+        ["adds no feature maps, but values of rank 2: R1"],
+        lambda m, x: x.mean((2, 3)) + _branch(m, x).mean((2, 3)),
+        {},
+    ),
+    "R1 broadcast": (
+        ["adds a broadcast value, (16, 8, 8) and (16, 1, 1): R1"],
+        lambda m, x: x + _branch(m, x).mean((2, 3), keepdim=True),
+        {},
+    ),
+    "R1 unknown channels": (
+        ["the channel axis of the branch cannot be told (attention heads, tokens): R1"],
+        _in_attention_heads,
+        {},
+    ),
+    "R1 tokens": (
+        ["adds token sequences (rank 3 among maps of a higher rank): R1"],
+        lambda m, x: x.flatten(2) + _branch(m, x).flatten(2),
+        {},
+    ),
+    "R3 a bent shortcut": (
+        ["both operands are nonlinear in their fork (a fusion): R4"],
+        lambda m, x: torch.relu(m.p(x)) + _branch(m, x),
+        {"p": toys.conv(16, 16, 1)},
+    ),
+    "R3 two convolutions on a pre-activated shortcut": (
+        ["both operands are nonlinear in their fork (a fusion): R4"],
+        lambda m, x: m.q(m.p(torch.relu(x))) + _branch(m, torch.sigmoid(x)),
+        {"p": toys.conv(16, 16, 1), "q": toys.conv(16, 16, 1)},
+    ),
+    "R3 a pre-activated shortcut without a projection": (
+        ["both operands are nonlinear in their fork (a fusion): R4"],
+        lambda m, x: torch.relu(x) + _branch(m, torch.sigmoid(x)),
+        {},
+    ),
+    "R3 a branch that bends only before its convolution": (
+        ["both operands are nonlinear in their fork (a fusion): R4"],
+        lambda m, x: m.a(torch.relu(x)) + m.b(torch.sigmoid(x)),
+        {},
+    ),
+    "R3 a pre-activated shortcut of two values": (
+        ["both operands are nonlinear in their fork (a fusion): R4"],
+        lambda m, x: m.p(torch.relu(x) * x) + _branch(m, torch.sigmoid(x)),
+        {"p": toys.conv(16, 16, 1)},
+    ),
+    "R4 both affine": (
+        ["both operands are affine in their fork (re-parameterised branches): R4"],
+        lambda m, x: m.a(x) + m.b(x),
+        {},
+    ),
+    "R4 no convolution": (
+        ["no convolution in the branch (a token mixer or a plain product): R4"],
+        lambda m, x: x + torch.relu(x * 2),
+        {},
+    ),
+    "R4 no convolution, tokens": (
+        ["no convolution in the branch (a token sequence): R4"],
+        lambda m, x: (y := m.a(x).flatten(2)) + torch.relu(y),
+        {},
+    ),
+    "R5 two slices": (
+        ["adds two different slices of one split (split-scale): R5"],
+        lambda m, x: x[:, :8] + m.b(torch.relu(m.a(x[:, 8:]))),
+        {"a": toys.conv(8, 8), "b": toys.conv(8, 8)},
+    ),
+    "R6 a projection and a coarser map": (
+        ["adds maps of several resolutions (multi-resolution fusion): R6"],
+        lambda m, x: m.p(x) + _down_and_up(m, x),
+        {"p": toys.conv(16, 16, 1), "down": toys.conv(16, 16, s=2)},
+    ),
+    "R6 a value that is read elsewhere": (
+        ["adds maps of several resolutions (multi-resolution fusion): R6", "does not join along the channel axis: M1"],
+        _looked_at_twice,
+        {"down": toys.conv(16, 16, s=2)},
+    ),
+    "R6 a block end on the way": (
+        ["adds maps of several resolutions (multi-resolution fusion): R6"],
+        _block_on_the_way,
+        {"down": toys.conv(16, 16, s=2)},
+    ),
+    "R6 inside two children": (
+        ["adds maps of several resolutions (multi-resolution fusion): R6"],
+        lambda m, x: m.p(x) + m.up(torch.relu(m.down(x))),
+        {"p": toys.conv(16, 16, 1), "down": toys.conv(16, 16, s=2), "up": nn.ConvTranspose2d(16, 16, 2, 2)},
+    ),
+    "R7 two sums side by side": (
+        ["a part of a concat of sums (cell combination): R7"] * 2,
+        _cell,
+        {"c": toys.conv(16, 16), "d": toys.conv(16, 16)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LOOK_ALIKES)
+def test_look_alikes(case: str) -> None:
+    expected, run, others = LOOK_ALIKES[case]
+    graph = analysed(Net(run, **_layers(**others)))
+    assert reasons(graph) == expected
+
+
+def test_two_inputs_are_no_block() -> None:
+    """R2; and a branch of one of them that adds it is."""
+    graph = analysed(Pair(lambda m, x, y: y + _branch(m, x), **_layers()), *[(2, 16, 8, 8)] * 2)
+    assert reasons(graph) == ["the operands come from different inputs: R2"]
+    graph = analysed(Pair(lambda m, x, y: y + _branch(m, x + y), **_layers()), *[(2, 16, 8, 8)] * 2)
+    assert gated(graph) == [("residual", "b")]
+    assert reasons(graph) == ["the operands come from different inputs: R2"]
+
+
+def test_networks_of_sequences_have_blocks() -> None:
+    """R1: rank 3 is a map where the branch's convolutions are one-dimensional."""
+    graph = analysed(Net(_one_dimensional, a1=toys.conv(16, 16, d=1), b1=toys.conv(16, 16, d=1)), (2, 16, 8))
+    assert gated(graph) == [("residual", "b1")]
+
+
+def test_nodes_of_a_site() -> None:
+    graph = analysed(Net(lambda m, x: m.p(x) + 0.5 * _branch(m, x), **_layers(p=toys.conv(16, 16, 1))))
+    ((site,),) = graph.anatomies.values()
+    nodes = (site.fork, site.shortcut, site.branch, site.gated, site.join)
+    assert [node and node.name for node in nodes] == ["x", "p", "mul", "b", "add"]
+    assert (site.kind, site.channel_axis, site.block, site.call) == ("residual", 1, "", 0)
+
+
+def test_the_sums_of_a_cell_and_of_its_child_are_told_apart() -> None:
+    """R7 asks for sums and a concat of one call of one block."""
+
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([m.first(x), m.second(x)], 1)
+
+    first, second = (Net(lambda m, x: x + _branch(m, x), **_layers()) for _ in range(2))
+    graph = analysed(Net(run, first=first, second=second))
+    assert gated(graph) == [("residual", "first_b"), ("residual", "second_b")]
+    shared = analysed(Net(run, first=first, second=first))
+    assert gated(shared) == [("residual", "first_b"), ("residual", "first_b_1")]
+
+
+def test_cells_are_named_by_their_path() -> None:
+    cell = {"c": toys.conv(16, 16), "d": toys.conv(16, 16)}
+    inner = analysed(Net(lambda m, x: m.cell(x), cell=Net(_cell, **_layers(**cell))))
+    assert cells_of(inner.refusals) == {"cell"}
+    # A cell that is the whole model names nothing to be within.
+    assert cells_of(analysed(Net(_cell, **_layers(**cell))).refusals) == set()
+
+
+def test_the_axis_is_the_branchs_own_where_it_is_known() -> None:
+    """As many positions as channels: the shape alone would not tell the gated value's axis from the shortcut's."""
+    net = Net(lambda m, x: x.transpose(1, 3) + (2.0 * _branch(m, x)).transpose(1, 3), **_layers())
+    ((site,),) = analysed(net, (2, 16, 16, 16)).anatomies.values()
+    assert (site.gated.name, site.channel_axis) == ("b", 1)

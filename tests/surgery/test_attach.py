@@ -25,7 +25,7 @@ SIZE = (3, 64, 64)
 def _build(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name.startswith("timm:"):
-        options = {"zero_init_last": False} if "resnet" in name else {}
+        options: dict[str, Any] = {"zero_init_last": False} if "resnet" in name else {}
         return timm.create_model(name.removeprefix("timm:"), **options).eval()
     return torchvision.models.get_model(name).eval()
 
@@ -130,7 +130,7 @@ def test_a_channels_last_value_is_gated_over_its_channels() -> None:
     torch.manual_seed(0)
     model = Toy(Lambda(run, dw=conv(16, 16), fc=nn.Linear(16, 16))).eval()
     attached = attach(model, "se", reduction=4, input_size=SMALL)
-    (gate,) = attached.body.fc._forward_hooks.values()  # type: ignore[union-attr, operator]
+    (gate,) = attached.body.fc._forward_hooks.values()
     assert (gate.holder, gate.child, gate.order) == (attached.body, "se", (0, 3, 1, 2))
     _as_inject_does(model, attached)
 

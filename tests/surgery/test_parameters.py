@@ -52,7 +52,7 @@ def test_the_part_of_the_state_dict_under_its_own_names(scope: str | None) -> No
 
 def test_a_module_whose_name_only_begins_alike_is_not_new() -> None:
     whole = model()
-    whole.body[0].sense = nn.Linear(2, 2)  # type: ignore[index]
+    whole.body[0].sense = nn.Linear(2, 2)
     patched = inject(whole, "se", reduction=4, input_size=SIZE, name="sen")
     assert list(attention_state_dict(patched)) == [name.replace(".se.", ".sen.") for name in NEW]
 

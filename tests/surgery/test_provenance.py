@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject.surgery import provenance
 from attn_inject.surgery.provenance import fingerprint, versions
 
 
@@ -61,7 +60,7 @@ class Noted(nn.Linear):
 
 def test_what_is_no_tensor_is_not_in_it() -> None:
     plain, noted = net(), net()
-    noted["b"] = Noted(3, 4)  # type: ignore[operator]
+    noted["b"] = Noted(3, 4)
     assert "b._extra_state" in noted.state_dict()
     assert fingerprint(noted) == fingerprint(plain)
 
@@ -78,5 +77,5 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
             raise metadata.PackageNotFoundError(name)
         return f"{name} 1"
 
-    monkeypatch.setattr(provenance.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     assert versions() == {"torch": "torch 1", "timm": "timm 1"}

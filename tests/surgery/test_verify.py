@@ -166,7 +166,7 @@ def test_weights(harm: Callable[[InjectedModule], None], names: str) -> None:
 def test_weights_are_compared_by_value_unless_they_are_the_same_memory() -> None:
     model, patched = net()
     with torch.no_grad():
-        model.head.bias.fill_(torch.nan)  # type: ignore[union-attr, operator]
+        model.head.bias.fill_(torch.nan)
     assert figures(verify(model, patched))["weights"] == "32 tensors kept"
     patched.stem.weight = nn.Parameter(patched.stem.weight.detach().clone())
     assert "weights" not in failed(verify(model, patched))
@@ -271,7 +271,7 @@ def test_shapes(harm: Callable[[InjectedModule], None], figure: str) -> None:
 
 def test_shapes_of_what_does_not_run() -> None:
     model, patched = net()
-    patched.body[0].se = nn.Conv2d(7, 16, 1)  # type: ignore[index, union-attr]
+    patched.body[0].se = nn.Conv2d(7, 16, 1)
     (figure,) = failed(verify(model, patched)).values()
     first, second = figure.split("; train: ")
     assert first.removeprefix("eval: ") == second
@@ -298,7 +298,7 @@ def test_what_has_lost_its_shapes_is_not_run() -> None:
 
 def _fill(patched: InjectedModule, value: float) -> None:
     with torch.no_grad():
-        patched.get_submodule("body.1.se.fc2").weight.fill_(value)  # type: ignore[union-attr, operator]
+        patched.get_submodule("body.1.se.fc2").weight.fill_(value)
 
 
 def test_finite() -> None:
@@ -310,7 +310,7 @@ def test_finite() -> None:
 def test_what_was_not_finite_before_is_excused_but_no_more_than_that() -> None:
     model, patched = net()
     with torch.no_grad():
-        model.head.bias[:2] = torch.inf  # type: ignore[union-attr, index, operator]
+        model.head.bias[:2] = torch.inf
     verification = verify(model, patched)
     assert failed(verification) == {}
     assert figures(verification)["finite"] == "2 non-finite outputs on an input of 1x3x16x16"
@@ -387,7 +387,7 @@ def test_identity() -> None:
 def test_identity_is_for_numbers_that_there_are() -> None:
     model, patched = net(init="identity")
     with torch.no_grad():
-        model.head.bias[0] = torch.nan  # type: ignore[union-attr, index, operator]
+        model.head.bias[0] = torch.nan
     verification = verify(model, patched)
     assert failed(verification) == {}
     assert figures(verification)["identity"] == "largest difference from the original 0"
@@ -519,5 +519,5 @@ def test_a_part_is_compared_with_the_part_that_it_was() -> None:
     patched = inject(model, "se", reduction=4, scope="net", input_size=SIZE)
     assert figures(verify(model, patched))["weights"] == "18 tensors kept"
     assert verify(nn.DataParallel(model), patched).passed
-    _add("net.head.bias")(patched)  # type: ignore[arg-type]
+    _add("net.head.bias")(patched)
     assert failed(verify(model, patched)) == {"weights": "changed or missing: head.bias"}

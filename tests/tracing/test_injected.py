@@ -229,7 +229,7 @@ def test_wrappers_are_taken_off_and_others_refused() -> None:
     with pytest.raises(TraceError, match="scripted"):
         inject(torch.jit.trace(model.eval(), torch.randn(1, *SIZE)), "eca", input_size=SIZE)
     with pytest.raises(TraceError, match="expected an nn.Module"):
-        inject("resnet50", "eca")  # type: ignore[arg-type]
+        inject("resnet50", "eca")
     lazy = nn.Sequential(nn.LazyConv2d(8, 3, padding=1), toys.Block(toys._iadd, 8, 8))
     with pytest.raises(TraceError, match="lazy"):
         inject(lazy, "eca")

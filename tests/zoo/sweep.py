@@ -154,7 +154,7 @@ def _version(package: Any) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("patterns", nargs="*")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,107 @@ def test_models_are_listed_by_glob_or_part() -> None:
     assert [m.task for m in models("torchvision:r3d_18")] == ["video"]
     assert models("no such model") == []
     assert len(models()) > 1000
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every fetch fails, and is noted."""
+    asked: list[object] = []
+
+    def fail(url: str, *args: object, **kwargs: object) -> None:
+        asked.append(url)
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    return asked
+
+
+def shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("resnet18", {}),
+        ("densenet121", {}),
+        ("googlenet", {}),
+        ("inception_v3", {}),
+        ("deeplabv3_resnet50", {"aux_loss": True}),
+        ("quantized_resnet18", {}),
+    ],
+)
+def test_the_network_that_pretrained_weights_imply_is_built_without_them(
+    offline: list[object], name: str, args: dict[str, object]
+) -> None:
+    implied = build(Source("torchvision", name, pretrained=True), device="meta", fetch=False)
+    apart = {"weights_backbone": None} if name.startswith("deeplab") else {}
+    plain = build(Source("torchvision", name, args={**args, **apart}), device="meta")
+    transforms = name in ("googlenet", "inception_v3")
+    kept = shapes(implied)
+    # googlenet's auxiliary heads are loaded, and then taken off again unless they are asked for.
+    expected = {k: v for k, v in shapes(plain).items() if name != "googlenet" or not k.startswith("aux")}
+    assert kept == expected
+    assert getattr(implied, "transform_input", False) == transforms
+    assert offline == []
+
+
+@pytest.mark.parametrize("weights", ["COCO_V1", "DEFAULT"])
+def test_a_detection_network_gets_the_norms_of_its_weights(offline: list[object], weights: str) -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    source = Source("torchvision", "fasterrcnn_resnet50_fpn", pretrained=True, args={"weights": weights})
+    norms = [m for m in build(source, device="meta", fetch=False).modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert {norm.eps for norm in norms} == {0.0}
+    assert offline == []
+
+
+def test_a_quantized_network_is_built_without_its_weights(offline: list[object]) -> None:
+    model = build(Source("torchvision", "quantized_resnet18", pretrained=True, args={"quantize": True}), fetch=False)
+    assert "quantized" in type(model.conv1).__module__
+    assert offline == []
+
+
+def test_random_weights_stay_what_the_seed_makes_them(offline: list[object]) -> None:
+    one = build(Source("torchvision", "resnet18", pretrained=True, seed=3), fetch=False)
+    two = build(Source("torchvision", "resnet18", seed=3))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_weights_of_no_such_name_are_told_as_ever(offline: list[object]) -> None:
+    source = Source("torchvision", "resnet18", pretrained=True, args={"weights": "IMAGENET9"})
+    with pytest.raises(SourceError, match="torchvision:resnet18 could not be built: KeyError: 'IMAGENET9'"):
+        build(source, fetch=False)
+
+
+def test_other_threads_load_and_fetch_as_ever_while_weights_are_withheld(
+    offline: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder is halted after it was handed its weights, and before it loads them."""
+    from torchvision.models import ResNet18_Weights, resnet
+
+    member, load = ResNet18_Weights.DEFAULT, nn.Module.load_state_dict
+    before, seen = dict(vars(member)), []
+
+    def beside() -> None:
+        seen.append(nn.Module.load_state_dict is load)
+        try:
+            resnet.resnet18(weights=member)
+        except OSError as error:
+            seen.append(str(error))
+
+    class Halting(resnet.ResNet):  # type: ignore[misc]
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)
+            if threading.current_thread() is threading.main_thread():
+                other = threading.Thread(target=beside)
+                other.start()
+                other.join()
+
+    monkeypatch.setattr(resnet, "ResNet", Halting)
+    build(Source("torchvision", "resnet18", pretrained=True), fetch=False)
+    assert seen == [True, "network is unreachable"]
+    assert offline == [member.url]
+    assert dict(vars(member)) == before
+    assert nn.Module.load_state_dict is load

@@ -51,16 +51,16 @@ _LEAST = 700
 
 
 @pytest.fixture(scope="module")
-def rows() -> list:  # type: ignore[type-arg]
+def rows() -> list:
     return [row for row in sweep([], os.cpu_count() or 1) if row.is_cnn]
 
 
-def test_every_cnn_traces(rows: list) -> None:  # type: ignore[type-arg]
+def test_every_cnn_traces(rows: list) -> None:
     assert len(rows) >= _LEAST
     assert {row.name: row.error for row in rows if row.error} == {}
 
 
-def test_sites_are_those_of_the_oracle(rows: list) -> None:  # type: ignore[type-arg]
+def test_sites_are_those_of_the_oracle(rows: list) -> None:
     known = {name: counts for group in DIFFERENT.values() for counts, names in group.items() for name in names}
     differing = {row.name: (row.residual, row.oracle) for row in rows if row.extra or row.missing}
     assert differing == known

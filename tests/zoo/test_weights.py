@@ -55,7 +55,7 @@ def test_plain_files(state: State, suffix: str, tmp_path: Path) -> None:
     assert _holds(model, state)
 
 
-WRAPPED: dict[str, tuple[Callable[[State], Any], str]] = {
+WRAPPED: dict[str, tuple[Callable[[State], Any], str | None]] = {
     "ordered": (OrderedDict, ""),
     "state_dict": (lambda s: {"epoch": 3, "state_dict": s, "optimizer": {"state": {}}}, " (its 'state_dict')"),
     "model": (lambda s: {"model": s}, " (its 'model')"),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ...cost.amounts import Cost
 from ...types import block_name
-from ..data import DiffLine, Quantity, ReportData, Speed, Units
+from ..data import DiffLine, Quantity, ReportData, Speed
+from ..settings import Units
 
 if TYPE_CHECKING:
     from ..comparison import ComparisonData

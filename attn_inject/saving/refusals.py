@@ -1,0 +1,175 @@
+"""What a file is refused for, before what it asks for is imported, fetched, or given memory.
+
+A file is anybody's. Each function here takes the file's path, for the message, and what the file claims; it raises
+`CheckpointError` where the claim cannot be believed. What is built for a comparison is built on the meta device, where
+it takes no memory. The attention is built so too: `must_trust_attention` comes before `must_not_outgrow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..attention.registry import module_for, resolve
+from ..attention.registry import names as attention_names
+from ..errors import AttnInjectError, CheckpointError
+from ..surgery.provenance import fingerprint
+from ..types import Plan, Source
+from ..zoo.building import build
+from .record import Record
+
+_TRUST = "pass the model, or trust_source=True"
+# How much larger than twice its file a source may be: attention that was replaced is in the source and not in the file.
+_SLACK = 10_000_000
+
+
+def must_trust_attention(path: Path, plan: Plan) -> None:
+    """Refuse to import an attention on a file's word alone; registered ones and the libraries' own need no import.
+
+    Raises:
+        CheckpointError: the plan names code of somebody's own.
+
+    """
+    known = attention_names()
+    for name in dict.fromkeys(insertion.attention for insertion in plan.insertions):
+        if ":" in name and not name.startswith("timm:") and name not in known:
+            raise CheckpointError(
+                f"{path} names the code {name[:200]!r} as its attention, which is not imported from a file's word "
+                "alone: use register_attention, or trust_source=True"
+            )
+
+
+def must_not_outgrow(path: Path, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse attention that needs more weights than the file has, before any memory is taken for it.
+
+    Raises:
+        CheckpointError: it needs more.
+
+    """
+    held = _elements(tensors)
+    needed = 0
+    for insertion in plan.insertions:
+        try:
+            with torch.device("meta"):
+                module = module_for(insertion, resolve(insertion.attention))
+            needed += _elements(module.state_dict())
+        except Exception:
+            # What cannot be made at all is told when it is made.
+            continue
+        if needed > held:
+            raise CheckpointError(f"{path} does not fit: its attention has more weights than the file")
+
+
+def must_be_known(path: Path, record: Record) -> Source:
+    """The source to build; refuse a file that says too little of it.
+
+    Raises:
+        CheckpointError: only the caller has the source, or an attention-only file's source had random weights.
+
+    """
+    source = record.plan.source
+    if source is None or source.kind == "object":
+        raise CheckpointError(
+            f"{path} was saved from a model that only its maker had: pass it as load(path, model=...)"
+        )
+    if record.attention_only and source.seed is None and not source.pretrained and source.checkpoint is None:
+        raise CheckpointError(f"{path} holds the attention only, of a model with random weights: pass that model")
+    return source
+
+
+def must_trust_source(path: Path, source: Source) -> None:
+    """Refuse to import a source on a file's word alone.
+
+    Raises:
+        CheckpointError: the source is code of somebody's own.
+
+    """
+    if source.kind in ("module", "file"):
+        raise CheckpointError(
+            f"{path} names the code {source.name[:200]!r} as its source, which is not imported from a file's word "
+            f"alone: {_TRUST}"
+        )
+
+
+def must_be_plain(path: Path, source: Source) -> None:
+    """Refuse a source that sends its library to files or servers of the file's choosing.
+
+    timm reads `checkpoint_path` and what `pretrained_cfg` names, its older versions with an unpickler that runs code.
+    torchvision fetches `weights`.
+
+    Raises:
+        CheckpointError: names the argument, or the name that is none of the library's own.
+
+    """
+    for name, value in source.args.items():
+        reads = any(word in name for word in ("checkpoint", "pretrained", "weights", "cache_dir"))
+        if reads and value is not None and not isinstance(value, bool):
+            raise CheckpointError(f"{path} names a source with {name}, which reads further files: {_TRUST}")
+        if name.startswith("pretrained") and value:
+            raise CheckpointError(f"{path} names a source with {name}, which fetches weights: {_TRUST}")
+    if ":" in source.name or "/" in source.name:
+        raise CheckpointError(f"{path} names {source.name[:60]!r}, which is no model of {source.kind}'s own: {_TRUST}")
+
+
+def must_not_dwarf(path: Path, source: Source, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a source that is another or a far larger model than the file's, before any memory is taken for it.
+
+    Raises:
+        CheckpointError: it is for another model.
+
+    """
+    try:
+        twin = build(source, device="meta")
+    except AttnInjectError:
+        return  # What cannot be built at all is told when it is built.
+    if record.attention_only:
+        must_suit(path, twin, record)
+        return
+    needed, held = _elements(twin.state_dict()), _elements(tensors)
+    if needed > 2 * held + _SLACK:
+        raise CheckpointError(f"{path} is for another model: its source has {needed:,} weights, and the file {held:,}")
+
+
+def must_suit(path: Path, original: torch.nn.Module, record: Record) -> None:
+    """Refuse to put an attention-only file onto a model that is no copy of the one it came from.
+
+    Raises:
+        CheckpointError: the layers have other names or shapes.
+
+    """
+    if record.attention_only and fingerprint(original) != record.fingerprint:
+        raise CheckpointError(f"{path} is for another model: its layers have other names or shapes")
+
+
+def must_match(
+    path: Path, tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], expected: set[str]
+) -> None:
+    """Refuse tensors that cannot take the places of the model's `own`, of which those of `expected` are replaced.
+
+    Raises:
+        CheckpointError: tensors are missing, left over, or of another shape or kind.
+
+    """
+    given = set(tensors)
+    for label, names in (("lacks", sorted(expected - given)), ("has unexpected", sorted(given - expected))):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            few = ", ".join(name if name.isprintable() and len(name) < 200 else ascii(name[:60]) for name in names[:3])
+            raise CheckpointError(f"{path} {label} {few}{more}: it is for another model")
+    for name, tensor in tensors.items():
+        shapes = tuple(tensor.shape), tuple(own[name].shape)
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(f"{path}: {name} is {str(shapes[0])[:60]}, and the model's is {shapes[1]}")
+        if _family(tensor) != _family(own[name]):
+            raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, and the model's {own[name].dtype}")
+
+
+def _family(tensor: torch.Tensor) -> object:
+    """What may not change between a model and its file: floats may be of another width, all else is as it was."""
+    return "float" if tensor.is_floating_point() else tensor.dtype
+
+
+def _elements(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())

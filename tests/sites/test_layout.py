@@ -1,0 +1,218 @@
+"""The channel axis after every kind of step, rule by rule of `layout`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..toys import conv
+from .graphs import Net, Pair, Read, read
+
+Run = Callable[[Net, torch.Tensor], Any]
+
+
+def _axis(run: Run, shape: tuple[int, ...] = (2, 6, 10, 12), **layers: nn.Module | torch.Tensor) -> int | None:
+    net = read(Net(run, **layers), shape)
+    return net.axes[net.last]
+
+
+def test_an_input_has_its_channels_first() -> None:
+    net = read(Net(lambda m, x: x), (2, 6, 10, 12))
+    assert net.axes[net["x"]] == 1
+
+
+# Rule 1: these put the channels at axis 1, even where they were known to be elsewhere.
+FIRST: dict[str, tuple[Run, dict[str, Any]]] = {
+    "convolution": (lambda m, x: m.a(x), {"a": conv(12, 6)}),
+    "transposed convolution": (lambda m, x: m.a(x), {"a": nn.ConvTranspose2d(12, 6, 2)}),
+    "sequence with a convolution": (lambda m, x: m.a(x), {"a": nn.utils.parametrizations.weight_norm(conv(12, 6))}),
+    "batch norm": (lambda m, x: m.a(x), {"a": nn.BatchNorm2d(12)}),
+    "group norm": (lambda m, x: m.a(x), {"a": nn.GroupNorm(3, 12)}),
+    "max pool": (lambda m, x: m.a(x), {"a": nn.MaxPool2d(2)}),
+    "mean pool": (lambda m, x: m.a(x), {"a": nn.AvgPool2d(2)}),
+    "adaptive mean pool": (lambda m, x: m.a(x), {"a": nn.AdaptiveAvgPool2d(2)}),
+    "adaptive max pool": (lambda m, x: m.a(x), {"a": nn.AdaptiveMaxPool2d(2)}),
+    "conv2d": (lambda m, x: F.conv2d(x, m.w), {"w": torch.zeros(6, 12, 3, 3)}),
+    "conv1d": (lambda m, x: F.conv1d(x.flatten(2), m.w), {"w": torch.zeros(6, 12, 3)}),
+    "conv3d": (lambda m, x: F.conv3d(x.unsqueeze(2), m.w), {"w": torch.zeros(6, 12, 1, 3, 3)}),
+    "conv_transpose2d": (lambda m, x: F.conv_transpose2d(x, m.w), {"w": torch.zeros(12, 6, 3, 3)}),
+    "batch_norm": (lambda m, x: F.batch_norm(x, None, None, m.w, m.w, True), {"w": torch.zeros(12)}),
+    "group_norm": (lambda m, x: F.group_norm(x, 3), {}),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_layers_that_put_channels_first(name: str) -> None:
+    run, layers = FIRST[name]
+    # Before the layer, the channels were known to stand last.
+    assert _axis(lambda m, x: run(m, x.transpose(1, 3)), (2, 10, 10, 12), **layers) == 1
+
+
+@pytest.mark.parametrize(
+    ("run", "axis"),
+    [
+        (lambda m, x: F.relu(x.transpose(1, 3)), 3),
+        (lambda m, x: m.activation(x.transpose(1, 3)), 3),
+        (lambda m, x: m.layer_norm(x.transpose(1, 3)), 3),
+        (lambda m, x: F.layer_norm(x.transpose(1, 3), (6,)), 3),
+        (lambda m, x: m.layer_norm(x.transpose(1, 3).transpose(1, 2)), 3),
+    ],
+)
+def test_layers_that_leave_channels_where_they_are(run: Run, axis: int | None) -> None:
+    assert _axis(run, activation=nn.ReLU(), layer_norm=nn.LayerNorm(6)) == axis
+
+
+# Rule 2: the ways to move axes. The input is (N, 6, 10, 12).
+MOVED: dict[str, tuple[Run, int | None]] = {
+    "permute": (lambda m, x: x.permute(0, 2, 3, 1), 3),
+    "permute, a tuple": (lambda m, x: x.permute((0, 2, 3, 1)), 3),
+    "permute, a list": (lambda m, x: x.permute([0, 2, 1, 3]), 2),
+    "permute, negative": (lambda m, x: x.permute(0, -2, -3, -1), 2),
+    "permute, by keyword": (lambda m, x: x.permute(dims=(0, 2, 3, 1)), 3),
+    "permute, batch moved": (lambda m, x: x.permute(1, 0, 2, 3), 0),
+    "torch.permute": (lambda m, x: torch.permute(x, (2, 0, 3, 1)), 3),
+    "torch.permute, by keyword": (lambda m, x: torch.permute(input=x, dims=(0, 2, 3, 1)), 3),
+    "transpose": (lambda m, x: x.transpose(1, 2), 2),
+    "transpose, other way round": (lambda m, x: x.transpose(3, 1), 3),
+    "transpose, negative": (lambda m, x: x.transpose(1, -1), 3),
+    "transpose, both negative": (lambda m, x: x.transpose(-3, -2), 2),
+    "transpose, by keyword": (lambda m, x: x.transpose(dim0=1, dim1=3), 3),
+    "transpose, of others": (lambda m, x: x.transpose(2, 3), 1),
+    "torch.transpose": (lambda m, x: torch.transpose(x, 1, 2), 2),
+    "torch.transpose, by keyword": (lambda m, x: torch.transpose(input=x, dim0=1, dim1=-1), 3),
+    "swapaxes": (lambda m, x: x.swapaxes(1, 3), 3),
+    "torch.swapaxes": (lambda m, x: torch.swapaxes(x, axis0=1, axis1=2), 2),
+    "movedim": (lambda m, x: x.movedim(1, 3), 3),
+    "movedim, back": (lambda m, x: x.movedim(3, 1), 2),
+    "movedim, negative": (lambda m, x: x.movedim(1, -1), 3),
+    "movedim, by keyword": (lambda m, x: x.movedim(source=1, destination=-1), 3),
+    "movedim, past": (lambda m, x: x.movedim(0, 2), 0),
+    "moveaxis": (lambda m, x: torch.moveaxis(x, 1, -1), 3),
+    "movedim of several": (lambda m, x: x.movedim((1, 2), (2, 3)), None),
+    "an axis that is computed": (lambda m, x: x.transpose(1, x.dim() - 1), None),
+    "and back": (lambda m, x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2), 1),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_moved_axes(name: str) -> None:
+    run, axis = MOVED[name]
+    assert _axis(run) == axis
+
+
+RESHAPED: dict[str, tuple[Run, int | None]] = {
+    "flatten": (lambda m, x: x.flatten(2), 1),
+    "flatten of the positions in front": (lambda m, x: x.permute(0, 2, 3, 1).flatten(1, 2), 2),
+    "flatten over the channels": (lambda m, x: x.flatten(1), None),
+    "nn.Flatten": (lambda m, x: m.flat(x), None),
+    "view": (lambda m, x: x.view(2, 6, 120), 1),
+    "view, channels split": (lambda m, x: x.view(2, 2, 3, 10, 12), None),
+    "reshape, same shape": (lambda m, x: x.reshape(2, 6, 10, 12), 1),
+    "reshape, same rank": (lambda m, x: x.reshape(2, 6, 12, 10), 1),
+    "reshape, another extent": (lambda m, x: x.reshape(2, 60, 1, 12), None),
+    # The extent stays by chance, but other numbers stand in front of it.
+    "reshape, a chance": (lambda m, x: x.reshape(4, 6, 5, 12), None),
+    "reshape, channels last": (lambda m, x: x.permute(0, 2, 3, 1).reshape(2, 120, 6), 2),
+    "unflatten": (lambda m, x: x.flatten(2).unflatten(2, (10, 12)), 1),
+    "unsqueeze": (lambda m, x: x.unsqueeze(1), 2),
+    "squeeze": (lambda m, x: x[:, :, :1].squeeze(2), 1),
+    "expand": (lambda m, x: x.mean((2, 3), keepdim=True).expand(-1, -1, 5, 5), 1),
+    "slice of the channels": (lambda m, x: x[:, :3], 1),
+    "mean over the positions": (lambda m, x: x.mean((2, 3)), 1),
+    "mean over the channels": (lambda m, x: x.mean(1), None),
+    "a method that changes the extent": (lambda m, x: x.repeat(1, 2, 1, 1), 1),
+    "a function that changes the extent": (lambda m, x: F.pad(x, (0, 0, 0, 0, 1, 1)), None),
+    "a function that changes another": (lambda m, x: F.pad(x, (1, 1)), 1),
+    "concat": (lambda m, x: torch.cat([x, x.relu()], 1), 1),
+    "contiguous": (lambda m, x: x.permute(0, 2, 3, 1).contiguous(), 3),
+}
+
+
+@pytest.mark.parametrize("name", RESHAPED)
+def test_reshaped(name: str) -> None:
+    run, axis = RESHAPED[name]
+    assert _axis(run, flat=nn.Flatten()) == axis
+
+
+# Rule 3.
+@pytest.mark.parametrize(
+    ("run", "axis"),
+    [
+        (lambda m, x: m.fc(x.permute(0, 2, 3, 1)), 3),
+        (lambda m, x: F.linear(x.permute(0, 2, 3, 1), m.fc.weight), 3),
+        (lambda m, x: m.fc(x.flatten(2).transpose(1, 2)), 2),
+        (lambda m, x: m.fc(x.mean((2, 3))), None),
+        (lambda m, x: m.fc(torch.matmul(x.permute(0, 2, 3, 1), x.permute(0, 2, 1, 3))[..., :6]), 3),
+    ],
+)
+def test_a_linear_layer_puts_channels_last(run: Run, axis: int | None) -> None:
+    assert _axis(run, fc=nn.Linear(6, 5)) == axis
+
+
+def test_a_linear_layer_of_the_same_width_keeps_the_axis_of_a_vector() -> None:
+    assert _axis(lambda m, x: m.fc(x.mean((2, 3))), fc=nn.Linear(6, 6)) == 1
+
+
+# Rule 4.
+MIXING: dict[str, Run] = {
+    "matmul": lambda m, x: torch.matmul(x, x.transpose(2, 3)),
+    "@": lambda m, x: x @ x.transpose(2, 3),
+    "bmm": lambda m, x: torch.bmm(x.flatten(2), x.flatten(2).transpose(1, 2)),
+    "baddbmm": lambda m, x: torch.baddbmm(x[:, :, 0, :6], x.flatten(2), x.flatten(2).transpose(1, 2)),
+    "einsum": lambda m, x: torch.einsum("nchw,ncvw->nchv", x, x),
+    "attention": lambda m, x: F.scaled_dot_product_attention(x, x, x),
+    "method": lambda m, x: x.matmul(x.transpose(2, 3)),
+    "__matmul__": lambda m, x: x.__matmul__(x.transpose(2, 3)),
+    "and what follows": lambda m, x: torch.relu(torch.matmul(x, x.transpose(2, 3))),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_products_of_values_leave_the_axis_unknown(name: str) -> None:
+    # The first extent of every product is the channels' still.
+    assert _axis(MIXING[name]) is None
+
+
+def test_a_convolution_after_a_product_tells_the_axis_again() -> None:
+    assert _axis(lambda m, x: m.a(torch.matmul(x, x.transpose(2, 3))), a=conv(6, 4)) == 1
+
+
+# Rule 5.
+@pytest.mark.parametrize(
+    ("run", "axis"),
+    [
+        (lambda m, x: x.chunk(2, 1)[1], 1),
+        (lambda m, x: torch.split(x, [2, 4], 1)[0], 1),
+        (lambda m, x: x.permute(0, 2, 3, 1).chunk(2, -1)[0], 3),
+        (lambda m, x: x.unbind(3)[0], 1),
+        (lambda m, x: x.permute(0, 2, 3, 1).unbind(1)[0], None),
+        (lambda m, x: torch.topk(x, 2, 3)[0], None),
+        (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], None),
+        (lambda m, x: (x * 2, 3)[0], 1),
+    ],
+)
+def test_items_of_tuples(run: Run, axis: int | None) -> None:
+    assert _axis(run) == axis
+
+
+def test_a_tuple_of_slices_has_the_axis_of_its_items() -> None:
+    net = read(Net(lambda m, x: x.chunk(2, 1)[1]), (2, 6, 10, 12))
+    assert net.axes[net["chunk"]] == 1
+    net = read(Net(lambda m, x: torch.topk(x, 2, 3)[0]), (2, 6, 10, 12))
+    assert net.axes[net["topk"]] is None
+
+
+def test_what_follows_the_first_of_two_inputs() -> None:
+    net: Read = read(Pair(lambda m, x, y: x.transpose(1, 3) + y), (2, 6, 10, 12), (2, 12, 10, 6))
+    assert net.axes[net.last] == 3
+
+
+def test_weights_have_no_axis_in_the_table() -> None:
+    net = read(Net(lambda m, x: x * m.scale, scale=torch.ones(1)), (2, 6, 10, 12))
+    assert net["scale"] not in net.axes
+    assert net.axes[net["mul"]] == 1

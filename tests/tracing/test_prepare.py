@@ -1,0 +1,122 @@
+"""What is taken off a model, what is refused, and what a patched model will not have."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import fx, nn
+
+from attn_inject import TraceError
+from attn_inject.tracing.prepare import materialised, not_kept, unwrap
+
+
+def test_wrappers_inside_one_another_are_taken_off() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    assert unwrap(model) is model
+    wrapped: Any = nn.DataParallel(torch.compile(nn.DataParallel(model)))
+    assert unwrap(wrapped) is model
+
+
+def _scripted() -> nn.Module:
+    return torch.jit.script(nn.ReLU())
+
+
+def _quantized() -> nn.Module:
+    from torch.ao.nn.quantized import ReLU6
+
+    return ReLU6()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_scripted, "is a scripted module, whose code cannot be traced: pass the module it was scripted from"),
+        (_quantized, "is quantized: inject into the float model and quantize the result"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(make: Any, words: str, inside: bool) -> None:
+    with pytest.raises(TraceError) as caught:
+        unwrap(nn.Sequential(nn.ReLU(), make()) if inside else make())
+    assert str(caught.value) == f"{'submodule 1' if inside else 'the model'} {words}"
+
+
+def test_a_compiled_part_is_refused() -> None:
+    with pytest.raises(TraceError) as caught:
+        unwrap(nn.Sequential(cast(nn.Module, torch.compile(nn.Linear(2, 2)))))
+    assert str(caught.value) == (
+        "submodule 0 is wrapped (OptimizedModule): unwrap it first, wrap the patched model after"
+    )
+
+
+def test_the_float_stand_in_of_quantizable_models_is_none() -> None:
+    from torch.ao.nn.quantized import FloatFunctional
+
+    model = nn.Sequential(FloatFunctional())
+    assert unwrap(model) is model
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"^expected an nn\.Module, got str$"):
+        unwrap("resnet50")
+
+
+def test_lazy_modules_see_the_inputs_once_in_a_copy() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    assert materialised(model, None) is model
+    lazy = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(TraceError) as caught:
+        materialised(lazy, None)
+    assert str(caught.value) == (
+        "the model has lazy modules without shapes: run it once on an input, or pass example_inputs"
+    )
+    ready: Any = materialised(lazy, (torch.zeros(1, 3),))
+    assert ready[0].weight.shape == (2, 3)
+    assert lazy[0].has_uninitialized_params()
+    assert materialised(ready, None) is ready
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x)
+
+    def _private(self) -> None: ...
+
+
+def test_what_is_not_kept_is_named() -> None:
+    model: Any = Model()
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.call_module("head", (graph.call_module("block.0", (x,)),))
+    assert not_kept(model, [graph], ()) == ("method features(): it runs the class's own code",)
+    for module in (model, model.block, model.block[0], model.head):
+        module.register_forward_hook(lambda *_: None)
+    model.block.register_forward_pre_hook(lambda *_: None)
+    model.block[1].register_full_backward_hook(lambda *_: None)
+    model.block[1].register_full_backward_pre_hook(lambda *_: None)
+    model.head.bias.register_hook(lambda grad: grad)
+    again = "register it again, on a module that the graph calls"
+    assert not_kept(model, [graph], ["mask=None"]) == (
+        f"forward hook on block: {again}",
+        f"forward pre-hook on block: {again}",
+        f"backward hook on block.1: {again}",
+        f"backward pre-hook on block.1: {again}",
+        "parameter hook on head.bias",
+        "argument mask=None: fixed at its default",
+        "method features(): it runs the class's own code",
+    )
+
+
+def test_a_graph_module_has_no_methods_to_lose() -> None:
+    traced = fx.symbolic_trace(Model())
+    assert not_kept(traced, [traced.graph], ()) == ()
