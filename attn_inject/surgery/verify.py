@@ -5,7 +5,7 @@
  V3. Shapes: the output has the structure and shapes that it had, in both modes.
  V4. Finite: a real forward pass gives finite outputs wherever the original does.
  V5. Gradients: a real backward pass reaches every new parameter.
- V6. Identity: with `init="identity"` the outputs equal the original's to the bit.
+ V6. Identity: with `init="identity"` the outputs equal the original's to the bit, unless something was taken out.
 
 The passes of V4 to V6 run in eval mode on an alias, at a small input size where the network allows one, so that neither
 modes, statistics, gradients nor random states of the caller change.
@@ -164,7 +164,8 @@ def _passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     checks.append(Check("finite", passed=not bad or excused, figure=f"{bad} non-finite outputs on an input of {shape}"))
     if new:
         checks.append(_gradients(outputs, new))
-    if plan.init == "identity" and plain is not None and not plan.removals and not part.displaced:
+    lost = plan.removals or part.displaced or any(insertion.site.kind == "attention" for insertion in plan.insertions)
+    if plan.init == "identity" and plain is not None and not lost:
         apart = max((_distance(a, b) for a, b in zip(plain, outputs, strict=True)), default=0.0)
         checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
     return checks
@@ -182,7 +183,7 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return (
         0.0
         if torch.equal(a, b) or (a != b).logical_and(~(a.isnan() & b.isnan())).sum() == 0
-        else float((a - b).abs().max())
+        else float((a - b).detach().abs().max())
     )
 
 

@@ -400,6 +400,13 @@ def test_a_block_without_the_place_is_noted_once() -> None:
     assert [insertion.channels for insertion in plan.insertions] == [8, 8]
     assert plan.notes == ("body.1: placement conv3x3 needs a block with one spatial convolution, and this one has 2",)
 
+    def two_adds(m: Lambda, x: torch.Tensor) -> torch.Tensor:
+        x = x + m.b(relu(m.a(x)))
+        return x + m.d(relu(m.c(x)))
+
+    of_two_sites = Lambda(two_adds, **{name: conv(16, 16) for name in "abcd"})
+    assert plan_of(chain(bottleneck(), of_two_sites), placement="conv3x3").notes == plan.notes
+
 
 def test_a_network_without_the_place_is_refused_with_the_first_reason() -> None:
     two = "placement conv3x3 needs a block with one spatial convolution, and this one has"

@@ -393,15 +393,20 @@ def test_identity_is_for_numbers_that_there_are() -> None:
     assert figures(verification)["identity"] == "largest difference from the original 0"
 
 
-def test_identity_is_not_asked_of_what_lost_something() -> None:
+@pytest.mark.parametrize("weights", [True, False])
+def test_identity_is_not_asked_of_what_lost_something(weights: bool) -> None:
+    """Whether the attention that was taken out had modules, which are displaced then, or not."""
     torch.manual_seed(0)
-    gate = Lambda(lambda m, x: x * torch.sigmoid(m.up(x.mean((2, 3), keepdim=True))), up=conv(16, 16, 1))
-    block = Lambda(lambda m, x: x + m.se(m.b(relu(m.a(x)))), a=conv(16, 16), b=conv(16, 16), se=gate)
-    model = Toy(block)
-    for attention in ("none", "eca"):
+    gate = Lambda(
+        lambda m, x: x * torch.sigmoid(m.up(x.mean((2, 3), keepdim=True)) if weights else x.mean((2, 3), keepdim=True)),
+        up=conv(16, 16, 1),
+    )
+    model = Toy(Lambda(lambda m, x: x + m.se(m.b(relu(m.a(x)))), a=conv(16, 16), b=conv(16, 16), se=gate))
+    for attention, last in (("none", []), ("eca", ["gradients"])):
         patched = inject(model, attention, existing="replace", init="identity", input_size=SIZE)
+        assert bool(patched.displaced) is weights
         names = list(figures(verify(model, patched)))
-        assert names == ["edits", "weights", "shapes", "finite", *(["gradients"] if attention == "eca" else [])]
+        assert names == ["edits", "weights", "shapes", "finite", *last]
 
 
 class Needs(nn.Module):
