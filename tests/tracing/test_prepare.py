@@ -61,7 +61,7 @@ def test_the_float_stand_in_of_quantizable_models_is_none() -> None:
 
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(TraceError, match=r"^expected an nn\.Module, got str$"):
-        unwrap("resnet50")  # type: ignore[arg-type]
+        unwrap("resnet50")
 
 
 def test_lazy_modules_see_the_inputs_once_in_a_copy() -> None:
