@@ -139,8 +139,8 @@ def test_the_meanings_stand_where_a_docstring_asks_for_them() -> None:
     assert explaining_choices(silent).__doc__ == ""
 
 
-def test_without_docstrings_the_verbs_are_there() -> None:
-    code = "from attn_inject import inject; print(repr(inject.__doc__))"
+def test_without_docstrings_there_is_nothing_to_explain() -> None:
+    code = "from attn_inject.planning.choices import explaining_choices as e; print(repr(e(lambda: None).__doc__))"
     run = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "''\n"
 

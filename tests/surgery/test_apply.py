@@ -105,6 +105,10 @@ def test_a_plan_is_carried_out_at_the_size_it_was_made_for_unless_inputs_are_giv
     assert _traced_shape(apply_plan(model, plan, example_inputs=torch.zeros(5, 3, 8, 12))) == (5, 3, 8, 12)
     guessed = apply_plan(model, replace(plan, input_shape=None), check=False)
     assert _traced_shape(guessed) == make_plan(model, "eca").input_shape
+    # The channels of the input are the plan's too: the first convolution of this model has three times as many.
+    grey = Lambda(lambda m, x: m.net(x.repeat(1, 3, 1, 1)), net=model)
+    plan_of_one = make_plan(grey, "eca", input_size=(1, 16, 16))
+    assert _traced_shape(apply_plan(grey, plan_of_one)) == (2, 1, 16, 16)
     with_kinds = make_plan(model, "eca", input_size=SIZE, kinds=("stage",))
     assert apply_plan(model, with_kinds).injection.plan == with_kinds
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ import torchvision
 from torch import nn
 
 from attn_inject import PlanError, attach, detach, inject
-from attn_inject.surgery.attach import Gate
+from attn_inject.planning.choices import Choices
+from attn_inject.planning.plan import locate_and_plan
+from attn_inject.surgery.attach import Gate, attach_plan
 from attn_inject.surgery.provenance import fingerprint, versions
 
 from .. import toys
@@ -258,3 +261,13 @@ def test_attach_takes_nothing_out() -> None:
         with pytest.raises(PlanError) as caught:
             attach(model, attention, existing="replace", input_size=SMALL)
         assert str(caught.value) == sentence
+
+
+def test_a_plan_that_puts_nothing_in_is_not_attached() -> None:
+    model = Toy(_residual())
+    located, plan = locate_and_plan(model, Choices(attention="eca", input_size=SMALL))
+    for other in (replace(plan, insertions=()), replace(plan, removals=(plan.insertions[0].site,))):
+        with pytest.raises(PlanError) as caught:
+            attach_plan(located, other)
+        assert str(caught.value) == "attach only puts attention in: use inject to take it out"
+    assert type(attach_plan(located, plan)) is Toy
