@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-RUNS = {"load": 250, "safetensors": 250, "plan": 2_000, "recipe": 4_000}
+RUNS = {"load": 120, "safetensors": 120, "plan": 1_000, "recipe": 2_000}
 
 
 @pytest.mark.parametrize("target", RUNS)

@@ -1,6 +1,7 @@
-"""Files from one process, or one torch, to another: `python -m tests.saving.exchange write|read FOLDER`.
+"""Files from one process, or one torch, to another: `python -m tests.saving.exchange write|read FOLDER [NETWORK ...]`.
 
-`write` saves ten networks in three precisions, and beside each what it holds and computes; `read` compares. Tensors are
+`write` saves ten networks (or those named) in three precisions, and beside each what it holds and computes; `read`
+compares. Tensors are
 equal to the bit. Outputs are too within one torch; between two, whose kernels sum in other orders, they are close.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,14 +18,15 @@ import torch
 CLOSE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, names: Sequence[str] = ()) -> None:
     from attn_inject import save
 
     from .nets import DTYPES, NETWORKS, patched
 
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
-    for name, (attention, size) in NETWORKS.items():
+    for name in names or NETWORKS:
+        attention, size = NETWORKS[name]
         injected = patched(name, attention, input_size=size)
         for dtype in DTYPES:
             model = copy.deepcopy(injected).to(dtype)
@@ -74,6 +77,6 @@ def _assert_equal(given: dict[str, torch.Tensor], expected: dict[str, torch.Tens
 if __name__ == "__main__":
     where = Path(sys.argv[2])
     if sys.argv[1] == "write":
-        write(where)
+        write(where, sys.argv[3:])
     else:
         print(f"torch {torch.__version__} reads {read(where)} files of {where.name}")
