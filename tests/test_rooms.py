@@ -86,7 +86,7 @@ def test_the_rooms_of_the_table_are_those_of_the_tree() -> None:
 
 def test_nothing_but_these_stands_at_the_root() -> None:
     files = {path.name for path in (ROOT / "attn_inject").iterdir() if path.is_file()}
-    assert files == {"__init__.py", "__main__.py", "errors.py", "types.py", "py.typed"}
+    assert files == {"__init__.py", "__init__.pyi", "__main__.py", "errors.py", "types.py", "py.typed"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "attn_inject"])

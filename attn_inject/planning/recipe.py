@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .. import recipes as shipped
 from ..errors import PlanError, resembling
+from ..recipes import FOLDER
 from ..types import EXISTING, INITS, KINDS, PLACEMENTS, PRESETS
 from .choices import Choices
 from .tables import (
@@ -71,7 +71,7 @@ class Recipe:
 
 def names() -> list[str]:
     """The names of the recipes that come with the package."""
-    return sorted(path.stem for path in _folder().glob("*.toml"))
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -84,7 +84,7 @@ def load_recipe(name: str | Path) -> Recipe:
     if str(name).endswith(".toml"):
         path = Path(name)
     else:
-        path = _folder() / f"{name}.toml"
+        path = FOLDER / f"{name}.toml"
         if name not in names():
             close = resembling(str(name), names(), count=5) or names()
             raise PlanError(f"no recipe '{name}': there are {', '.join(close)}")
@@ -108,10 +108,6 @@ def parse_recipe(content: bytes, where: str = "the recipe") -> Recipe:
     values = read_table(where, from_toml(where, content), KEYS, _REQUIRED)
     choices = Choices(**{key: values.pop(key) for key in _CHOSEN & values.keys()})
     return Recipe(choices=choices, **values)
-
-
-def _folder() -> Path:
-    return Path(shipped.__path__[0])
 
 
 def _stage_options(where: str, value: Any) -> dict[int, dict[str, Any]]:

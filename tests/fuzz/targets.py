@@ -22,6 +22,7 @@ from attn_inject.errors import SourceError
 from attn_inject.planning import recipe
 from attn_inject.planning.recipe import parse_recipe
 from attn_inject.planning.text import plan_from_json, plan_from_toml, plan_to_json, plan_to_toml
+from attn_inject.recipes import FOLDER
 from attn_inject.saving.checkpoint import inspect
 from attn_inject.tracing.injected import InjectedModule
 from attn_inject.zoo.building import build
@@ -205,7 +206,7 @@ def _plan_seeds(folder: Path) -> list[bytes]:
 
 
 def _recipe_seeds(folder: Path) -> list[bytes]:
-    return [b"\0" + (recipe._folder() / f"{name}.toml").read_bytes() for name in recipe.names()]
+    return [b"\0" + (FOLDER / f"{name}.toml").read_bytes() for name in recipe.names()]
 
 
 TARGETS = {
