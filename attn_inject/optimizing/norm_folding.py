@@ -104,6 +104,6 @@ def _folded(conv: nn.Module, norm: nn.Module) -> nn.Module:
     )
     for parameter in (weight, bias):
         parameter.requires_grad = False
-    twin = conv.__new__(type(conv))
-    twin.__dict__ = {**vars(conv), "_parameters": {"weight": weight, "bias": bias}}
-    return twin.eval()
+    folded = conv.__new__(type(conv))
+    folded.__dict__ = {**vars(conv), "_parameters": {"weight": weight, "bias": bias}}
+    return folded.eval()

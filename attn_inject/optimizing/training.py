@@ -36,7 +36,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> InjectedModule:
-    """A twin of `patched` over the same modules, whose train mode does the same with less traffic.
+    """A copy of `patched` over the same modules, whose train mode does the same with less traffic.
 
     Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. Hooks on
     the attention modules, and on norms before them, do not fire in train mode.
@@ -45,11 +45,11 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
     >>> from attn_inject import inject, optimize_training
     >>> from attn_inject.zoo.cifar import models
     >>> patched = inject(models()["resnet20"](), "eca")
-    >>> twin = optimize_training(patched).train()
-    >>> optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
-    >>> twin(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    >>> faster = optimize_training(patched).train()
+    >>> optimizer = torch.optim.SGD(faster.parameters(), lr=0.1)
+    >>> faster(torch.randn(2, 3, 32, 32)).square().mean().backward()
     >>> optimizer.step()
-    >>> all(ours is theirs for ours, theirs in zip(twin.parameters(), patched.parameters()))
+    >>> all(ours is theirs for ours, theirs in zip(faster.parameters(), patched.parameters()))
     True
 
     Args:

@@ -131,9 +131,9 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         write_atomically(target, lambda temporary: write(temporary, text, kept))
         return
     export = write_pt2 if suffix == ".pt2" else write_onnx
-    twin = alias(patched).eval()
+    aliased = alias(patched).eval()
     inputs = _example(inner)
-    write_atomically(target, lambda temporary: export(temporary, text, twin, inputs))
+    write_atomically(target, lambda temporary: export(temporary, text, aliased, inputs))
 
 
 def checked_suffix(path: Path) -> str:
@@ -244,10 +244,10 @@ def _read(path: Path) -> tuple[Record, dict[str, torch.Tensor]]:
     if text is None:
         raise CheckpointError(f"{path} holds tensors but no plan: --checkpoint reads plain weights")
     record = record_from_text(text, path)
-    for name, twin in record.aliases.items():
-        if twin not in tensors or name in tensors:
+    for name, first in record.aliases.items():
+        if first not in tensors or name in tensors:
             raise CheckpointError(f"{path}: the shared tensor {name[:60]!r} points nowhere")
-        tensors[name] = tensors[twin]
+        tensors[name] = tensors[first]
     return record, tensors
 
 

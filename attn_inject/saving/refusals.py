@@ -121,13 +121,13 @@ def must_not_dwarf(path: Path, source: Source, record: Record, tensors: Mapping[
 
     """
     try:
-        twin = build(source, device="meta")
+        empty = build(source, device="meta")
     except AttnInjectError:
         return  # What cannot be built at all is told when it is built.
     if record.attention_only:
-        must_suit(path, twin, record)
+        must_suit(path, empty, record)
         return
-    needed, held = _elements(twin.state_dict()), _elements(tensors)
+    needed, held = _elements(empty.state_dict()), _elements(tensors)
     if needed > 2 * held + _SLACK:
         raise CheckpointError(f"{path} is for another model: its source has {needed:,} weights, and the file {held:,}")
 
