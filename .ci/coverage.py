@@ -20,7 +20,6 @@ REASONS = {
 
 def main() -> int:
     """The exit code: 1 if a file is below `LEAST` and no reason is given, or is above and one is given still."""
-    subprocess.run([sys.executable, "-m", "coverage", "combine", "--quiet"], check=False)
     subprocess.run([sys.executable, "-m", "coverage", "json", "--quiet", "-o", "coverage.json"], check=True)
     measured = json.loads(Path("coverage.json").read_text())
     shares = {name: entry["summary"]["percent_covered"] for name, entry in measured["files"].items()}

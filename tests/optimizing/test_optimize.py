@@ -47,10 +47,12 @@ NETS = {
     "resnext50_32x4d": (53, 16, 16),
     "convnext_tiny": (0, 0, 0),
 }
+# Ten seconds each: with the sweeps.
+SLOW = ("resnext50_32x4d", "convnext_tiny")
 
 
 @pytest.mark.parametrize("attention", ["se", "eca"])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.zoo] * (name in SLOW)) for name in NETS])
 def test_real_networks(name: str, attention: str) -> None:
     torch.manual_seed(0)
     model = _shaken(torchvision.models.get_model(name))
