@@ -88,6 +88,15 @@ k = 7
     )
 
 
+@pytest.mark.parametrize("key", ["input_size", "stages", "kinds", "include", "exclude"])
+def test_a_list_may_be_of_one_thing_and_not_of_none(key: str) -> None:
+    one = {"input_size": "64", "stages": "3"}.get(key, '"residual"')
+    choices = parse_recipe((SOUND + f"{key} = [{one}]").encode()).choices
+    assert len(getattr(choices, key)) == 1
+    with pytest.raises(PlanError, match=f"{key} must be a list of 1 to"):
+        parse_recipe((SOUND + f"{key} = []").encode())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

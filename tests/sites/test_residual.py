@@ -300,6 +300,14 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
         _in_attention_heads,
         {},
     ),
+    "R1 unknown channels before a slice": (
+        [
+            "the channel axis of the branch cannot be told (attention heads, tokens): R1",
+            "does not join along the channel axis: M1",
+        ],
+        lambda m, x: x + torch.cat([z := torch.matmul(y := _branch(m, x), y), z], 1)[:, :16],
+        {},
+    ),
     "R1 tokens": (
         ["adds token sequences (rank 3 among maps of a higher rank): R1"],
         lambda m, x: x.flatten(2) + _branch(m, x).flatten(2),
