@@ -251,6 +251,16 @@ def test_a_branch_that_ends_in_a_function_is_gated_where_its_module_returns() ->
     _as_inject_does(model, attached)
 
 
+def test_of_several_modules_that_return_the_value_the_innermost_is_gated() -> None:
+    torch.manual_seed(0)
+    branch = nn.Sequential(nn.Sequential(conv(16, 16), Lambda(lambda m, x: torch.tanh(x))))
+    model = Toy(Lambda(lambda m, x: x + m.branch(x), branch=branch)).eval()
+    attached = attach(model, "se", reduction=4, input_size=SMALL)
+    paths = [path for path, module in attached.named_modules() if module._forward_hooks]
+    assert paths == ["body.branch.0.1"]
+    _as_inject_does(model, attached)
+
+
 def test_attach_takes_nothing_out() -> None:
     gate = Lambda(lambda m, x: x * torch.sigmoid(m.up(x.mean((2, 3), keepdim=True))), up=conv(16, 16, 1))
     model = Toy(Lambda(lambda m, x: x + m.se(m.b(relu(m.a(x)))), a=conv(16, 16), b=conv(16, 16), se=gate))
