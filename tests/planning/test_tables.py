@@ -256,3 +256,9 @@ def test_a_reader_gives_the_value_or_a_plan_error(value: Any) -> None:
             assert len(str(error).splitlines()) == 1
         else:
             assert got == (tuple(value) if read is few else value)
+
+
+def test_a_name_has_at_most_a_hundred_letters() -> None:
+    assert options("the options", {"a" * 100: 1}) == {"a" * 100: 1}
+    with pytest.raises(PlanError, match="^the options has a key that is no name: 'aaa"):
+        options("the options", {"a" * 101: 1})
