@@ -129,7 +129,7 @@ def test_buffers_are_read_at_run_time_and_constants_live_beside_the_graph() -> N
             self.constant = torch.ones(1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.steps += 1
+            self.steps.add_(1)
             return x * self.steps + torch.add(x, self.constant)
 
     model = Model()
