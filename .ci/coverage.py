@@ -14,12 +14,13 @@ LEAST = 85.0
 
 # Files that may be below, and why.
 REASONS = {
-    "attn_inject/optimizing/triton_kernels.py": "kernels run on CUDA, or in Triton's interpreter, which no tracer sees",
+    "attn_inject/cost/device.py": "its clock, memory and name of a GPU run where there is one",
+    "attn_inject/saving/exported.py": "what exporters refuse differs from release to release; the sweeps export more",
 }
 
 
 def main() -> int:
-    """The exit code: 1 if a file is below `LEAST` and no reason is given, or is above and one is given still."""
+    """The exit code: 1 if a file is below `LEAST` and no reason is given."""
     subprocess.run([sys.executable, "-m", "coverage", "json", "--quiet", "-o", "coverage.json"], check=True)
     measured = json.loads(Path("coverage.json").read_text())
     shares = {name: entry["summary"]["percent_covered"] for name, entry in measured["files"].items()}
@@ -27,12 +28,9 @@ def main() -> int:
         print(f"{share:6.1f} %  {name}  {REASONS.get(name, '')}".rstrip())
     print(f"{measured['totals']['percent_covered']:6.1f} %  in all, lines and branches")
     low = [name for name, share in shares.items() if share < LEAST and name not in REASONS]
-    stale = [name for name in REASONS if shares.get(name, 0.0) >= LEAST]
     for name in low:
         print(f"{name} is below {LEAST:g} %: test it, or say why in {__file__}")
-    for name in stale:
-        print(f"{name} is not below {LEAST:g} % any more: take its reason out of {__file__}")
-    return bool(low or stale)
+    return bool(low)
 
 
 if __name__ == "__main__":

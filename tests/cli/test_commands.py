@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import timm
+
+from attn_inject import inject, save
 from attn_inject.planning.recipe import names
 
 
@@ -137,3 +140,14 @@ def test_compare_puts_nothing_else_there(cli: Callable, toy: str, tmp_path: Path
         ran = cli("compare", toy, "-a", "se", option, "-")
         assert ran == (2, "", f"attn-inject: {option} -: only JSON goes to standard output; give a file\n")
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"toy.py"}
+
+
+def test_a_file_says_what_was_taken_out_and_what_its_plan_notes(cli: Callable, tmp_path: Path) -> None:
+    seresnet = timm.create_model("seresnet18")
+    save(inject(seresnet, "none", existing="replace", input_size=64), tmp_path / "bare.pt")
+    bare = cli("inspect", tmp_path / "bare.pt").out
+    assert "taken out     the attention of 8 blocks" in bare
+    save(inject(seresnet, "eca", input_size=64), tmp_path / "part.pt", attention_only=True)
+    part = cli("inspect", tmp_path / "part.pt").out
+    assert "the attention only: load it onto a copy of the source" in part
+    assert "note          8 of 8 blocks already have channel attention" in part

@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,4 +116,40 @@ def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError):
         write_atomically(tmp_path / "x.pt", broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_forced_to_the_disk_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some systems cannot open a folder, some cannot sync one; the file's content is on the disk all the same."""
+    for name, real in (("open", os.open), ("fsync", os.fsync)):
+
+        def failing(what: Any, *args: Any, real: Any = real) -> Any:
+            path = Path(f"/proc/self/fd/{what}").readlink() if isinstance(what, int) else what
+            if Path(path).is_dir():
+                raise OSError(22, "Invalid argument")
+            return real(what, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, failing)
+            write_atomically(tmp_path / name, lambda path: path.write_text("whole") and None)
+        assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize("name", ["open", "fsync"])
+def test_a_file_that_cannot_be_forced_to_the_disk_is_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(os, name)
+
+    def failing(what: Any, *args: Any) -> Any:
+        # mkstemp opens the temporary file for writing; forcing it to the disk opens it for reading.
+        if name == "fsync" or (args and args[0] == os.O_RDONLY and not Path(what).is_dir()):
+            raise OSError(5, "Input/output error")
+        return real(what, *args)
+
+    monkeypatch.setattr(os, name, failing)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        write_atomically(tmp_path / "m.pt", lambda path: path.write_text("whole") and None)
     assert list(tmp_path.iterdir()) == []
