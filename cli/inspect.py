@@ -12,12 +12,12 @@ import typer
 from .loading import describe
 
 if TYPE_CHECKING:
-    from attn_inject.saving.checkpoint import CheckpointInfo
+    from attn_inject.saving.inspection import CheckpointInfo
 
 
 def command(file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that --out wrote.")]) -> None:
     """Say what a saved model is: source, plan, sites, size, versions."""
-    from attn_inject.saving.checkpoint import inspect
+    from attn_inject.saving.inspection import inspect
 
     for name, text in _facts(inspect(file)):
         print(f"{name:14}{text}")

@@ -11,7 +11,7 @@ import typer
 
 def given(**settings: Any) -> dict[str, Any]:
     """What was said on the command line: the rest is left to the library's defaults, or to a recipe."""
-    return {key: value for key, value in settings.items() if value is not None and value != [] and value != {}}
+    return {key: value for key, value in settings.items() if value is not None and value != []}
 
 
 def pairs(texts: Sequence[str] | None, option: str) -> dict[str, Any]:

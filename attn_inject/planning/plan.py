@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -31,6 +31,7 @@ from ..types import (
     block_name,
 )
 from .choices import Choices, explaining_choices, listing, no_sites, selected
+from .notes import adjustment_notes, cost_note, stacking_note
 from .presets import PresetSettings, preset_settings
 
 
@@ -108,7 +109,7 @@ def plan_for(located: LocatedModel, choices: Choices) -> Plan:
         scope=located.scope,
         kinds=_kinds(located),
         input_shape=located.trace.input_shape,
-        notes=(*_stacking_note(chosen, choices), *notes),
+        notes=(*stacking_note(chosen, choices), *notes),
         factory=choices.attention if callable(choices.attention) else None,
     )
 
@@ -168,9 +169,8 @@ def _insertions(
     graph = next(iter(located.graphs.values()))
     root = located.trace.skeleton
     settings = preset_settings(choices.preset, attention, located.sites, choices.options, root)
-    insertions: list[Insertion] = []
+    made: dict[str, tuple[Insertion, nn.Module]] = {}
     refused: list[str] = []
-    made: list[tuple[Insertion, nn.Module]] = []
     for site in chosen:
         place = _place(graph, site, choices)
         if isinstance(place, str):
@@ -180,7 +180,7 @@ def _insertions(
         child = choices.name or settings.child_for(site) or attention.child
         insertion = Insertion(
             site=site,
-            module=_free_name(root, home, child, {earlier.module for earlier in insertions}, replaces),
+            module=_free_name(root, home, child, made, replaces),
             attention=attention.name,
             options=_options(root, attention, settings, site, edit, choices),
             placement=choices.placement,
@@ -188,12 +188,12 @@ def _insertions(
             channels=edit.channels,
             replaces=replaces,
         )
-        made.append((insertion, _tried(insertion, attention)))
-        insertions.append(insertion)
-    if not insertions:
+        made[insertion.module] = insertion, _tried(insertion, attention)
+    if not made:
         raise PlanError(refused[0])
-    cost = _cost_note(located.model, attention, made)
-    return insertions, [*dict.fromkeys(refused), *_adjustment_notes(attention, made), *cost]
+    pairs = list(made.values())
+    notes = [*dict.fromkeys(refused), *adjustment_notes(attention, pairs), *cost_note(located.model, attention, pairs)]
+    return [insertion for insertion, _ in pairs], notes
 
 
 def _place(graph: GraphSites, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
@@ -221,7 +221,7 @@ def _parent(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _free_name(root: nn.Module, home: str, child: str, taken: set[str], replaces: str | None) -> str:
+def _free_name(root: nn.Module, home: str, child: str, taken: Collection[str], replaces: str | None) -> str:
     """`home.child`, or the first `home.child2`, `home.child3` ... that nothing has.
 
     A name that stands for nothing yet is free: None, or an `Identity` that keeps the place of an attention (timm).
@@ -265,40 +265,3 @@ def _tried(insertion: Insertion, attention: Attention) -> nn.Module:
             return module_for(insertion, attention)
     except AttentionError as error:
         raise AttentionError(f"{insertion.module}: {error}") from error
-
-
-def _adjustment_notes(attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
-    """What modules had to adjust (groups that do not divide the channels), and where."""
-    places: dict[str, list[str]] = {}
-    for insertion, module in made:
-        for adjustment in getattr(getattr(module, "inner", module), "adjustments", ()):
-            places.setdefault(adjustment, []).append(insertion.module)
-    return [f"{attention.name}: {what} at {listing(where, 3)}" for what, where in places.items()]
-
-
-def _stacking_note(chosen: list[Site], choices: Choices) -> list[str]:
-    attended = [site for site in chosen if site.existing]
-    if not attended or choices.existing != "stack":
-        return []
-    return [
-        f"{len(attended)} of {len(chosen)} blocks already have channel attention ({attended[0].existing}, ...): "
-        "the new one is stacked after it",
-    ]
-
-
-def _cost_note(model: nn.Module, attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
-    """A warning where the attention costs more parameters than the network itself (PSA before the add)."""
-    original = sum(p.numel() for p in model.parameters())
-    costs = {
-        insertion.module: sum(p.numel() for p in module.parameters())
-        for insertion, module in made
-        if insertion.replaces is None and attention.kind != "gate"
-    }
-    added = sum(costs.values())
-    if added <= original:
-        return []
-    largest = max(costs, key=lambda path: (costs[path], path))
-    return [
-        f"{attention.name} adds {added / 1e6:.2f} M parameters to a network of {original / 1e6:.2f} M "
-        f"({costs[largest] / 1e6:.2f} M at {largest} alone): placement 'replace' is how its paper uses it",
-    ]

@@ -14,8 +14,8 @@ names of graph nodes, so that a file outlives changes in how torch names them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,17 @@ from torch import nn
 
 from ..errors import AttnInjectError, CheckpointError
 from ..files.atomic import write_atomically
-from ..files.pt import must_be_file, read_pt, write_pt
-from ..files.safetensors_file import read_safetensors, write_safetensors
+from ..files.pt import write_pt
+from ..files.safetensors_file import write_safetensors
 from ..surgery.apply import apply_plan
 from ..surgery.parameters import attention_state_dict
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule, injected_part
 from ..tracing.nodes import value_of
-from ..types import Plan, Source, Verification
 from ..zoo.building import build
-from .exported import read_onnx_record, read_pt2_record, write_onnx, write_pt2
-from .record import Record, record_from_text, record_to_text
+from .exported import write_onnx, write_pt2
+from .formats import checked_suffix, read_file
+from .record import Record, record_to_text
 from .refusals import (
     must_be_known,
     must_be_plain,
@@ -45,33 +45,6 @@ from .refusals import (
     must_trust_attention,
     must_trust_source,
 )
-
-SUFFIXES = (".pt", ".safetensors", ".pt2", ".onnx")
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a saved file is, read without building anything.
-
-    `parameters` and `added` count tensor elements (state-dict entries; `added` those of new modules), `bytes` is the
-    file's size, `dtypes` the number of tensors by type. For `.pt2` and `.onnx` only the plan is read.
-    """
-
-    path: str
-    format: str
-    plan: Plan
-    versions: Mapping[str, str]
-    verification: Verification | None
-    attention_only: bool
-    tensors: int
-    elements: int
-    added: int
-    bytes: int
-    dtypes: Mapping[str, int]
-
-    @property
-    def source(self) -> Source | None:
-        return self.plan.source
 
 
 def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
@@ -136,19 +109,6 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     write_atomically(target, lambda temporary: export(temporary, text, aliased, inputs))
 
 
-def checked_suffix(path: Path) -> str:
-    """The ending of a file to write or read.
-
-    Raises:
-        CheckpointError: an ending that names no format; lists those that do.
-
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise CheckpointError(f"{path.name}: the ending picks the format, and must be one of {', '.join(SUFFIXES)}")
-    return suffix
-
-
 def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool = False) -> InjectedModule:
     """The patched model of a `.pt` or `.safetensors`, equal to the bit to the one that was saved.
 
@@ -180,7 +140,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
 
     """
     target = Path(path)
-    record, tensors = _read(target)
+    record, tensors = read_file(target)
     if not trust_source:
         must_trust_attention(target, record.plan)
     must_not_outgrow(target, record.plan, tensors)
@@ -195,60 +155,6 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     inner.injection = replace(inner.injection, verification=record.verification)
     patched.train(mode=record.training)
     return patched
-
-
-def inspect(path: str | Path) -> CheckpointInfo:
-    """What a file is: source, plan, versions, tensors. No code from it runs and no model is built.
-
-    Raises:
-        CheckpointError: the file is damaged or was not written by attn-inject.
-
-    """
-    target = Path(path)
-    suffix = checked_suffix(target)
-    tensors: dict[str, torch.Tensor] = {}
-    if suffix in (".pt", ".safetensors"):
-        record, tensors = _read(target)
-    else:
-        must_be_file(target)
-        read: Callable[[Path], str] = read_pt2_record if suffix == ".pt2" else read_onnx_record
-        record = record_from_text(read(target), target)
-    new = tuple(f"{insertion.module}." for insertion in record.plan.insertions)
-    scope = f"{record.plan.scope}." if record.plan.scope else ""
-    dtypes: dict[str, int] = {}
-    for tensor in tensors.values():
-        name = str(tensor.dtype).removeprefix("torch.")
-        dtypes[name] = dtypes.get(name, 0) + 1
-    return CheckpointInfo(
-        path=str(target),
-        format=suffix,
-        plan=record.plan,
-        versions=record.versions,
-        verification=record.verification,
-        attention_only=record.attention_only,
-        tensors=len(tensors),
-        elements=sum(t.numel() for t in tensors.values()),
-        added=sum(t.numel() for name, t in tensors.items() if name.removeprefix(scope).startswith(new)),
-        bytes=target.stat().st_size,
-        dtypes=dtypes,
-    )
-
-
-def _read(path: Path) -> tuple[Record, dict[str, torch.Tensor]]:
-    suffix = checked_suffix(path)
-    must_be_file(path)
-    if suffix in (".pt2", ".onnx"):
-        raise CheckpointError(f"{path} is an export for other programs to run: load a .pt or .safetensors instead")
-    text: str | None
-    text, tensors = read_pt(path) if suffix == ".pt" else read_safetensors(path)
-    if text is None:
-        raise CheckpointError(f"{path} holds tensors but no plan: --checkpoint reads plain weights")
-    record = record_from_text(text, path)
-    for name, first in record.aliases.items():
-        if first not in tensors or name in tensors:
-            raise CheckpointError(f"{path}: the shared tensor {name[:60]!r} points nowhere")
-        tensors[name] = tensors[first]
-    return record, tensors
 
 
 def _line(error: BaseException) -> str:

@@ -18,8 +18,6 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 from __future__ import annotations
 
 import inspect
-import traceback
-import types
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,8 +27,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..errors import TraceError
 from .alias import alias
+from .explain import explained
 from .leaves import Leaves
 from .nodes import note_return, set_frame
 from .proxies import FollowingProxy, WeightProxy
@@ -103,7 +101,7 @@ def _trace_once(skeleton: nn.Module, leaves: Leaves, arguments: int, mode: str) 
         except Exception as error:
             culprit = next((m for m in reversed(tracer.open_modules) if leaves.can_close(m)), None)
             if culprit is None:
-                raise _explain(skeleton, error) from error
+                raise explained(skeleton, error, _traces_quietly) from error
             leaves.close(culprit)
 
 
@@ -252,45 +250,6 @@ def _private_buffers(skeleton: nn.Module, tracer: _Tracer) -> Iterator[None]:
     finally:
         for module, name, buffer in swapped:
             module._buffers[name] = buffer
-
-
-def _explain(skeleton: nn.Module, error: Exception) -> TraceError:
-    """One sentence: the line of the model's code that stopped tracing, and submodules that do trace."""
-    ours = (torch.__path__[0], __file__)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
-    where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    scopes = list(_traceable_scopes(skeleton))
-    advice = (
-        f"; these submodules trace: {', '.join(scopes)} (choose one as the scope)"
-        if scopes
-        else "; mark the code that cannot be traced with torch.fx.wrap"
-    )
-    return TraceError(f"{type(skeleton).__name__} cannot be traced: stopped{where} ({reason}){advice}")
-
-
-def _traceable_scopes(model: nn.Module, limit: int = 3) -> Iterator[str]:
-    """The outermost submodules with convolutions that trace on their own, at most `limit`, largest first."""
-
-    def search(module: nn.Module, prefix: str, depth: int) -> Iterator[tuple[int, str]]:
-        for name, child in module.named_children():
-            path = f"{prefix}{name}"
-            if depth > 3 or sum(isinstance(m, nn.modules.conv._ConvNd) for m in child.modules()) < 2:
-                continue
-            size = sum(p.numel() for p in child.parameters())
-            if _has_forward(child) and _traces_quietly(child):
-                yield size, path
-            else:
-                yield from search(child, f"{path}.", depth + 1)
-
-    found = sorted(search(model, "", 0), reverse=True)
-    return iter([path for _, path in found[:limit]])
-
-
-def _has_forward(module: nn.Module) -> bool:
-    return not isinstance(module, (nn.ModuleList, nn.ParameterList)) and (
-        type(module).forward is not nn.Module.forward and isinstance(type(module).forward, types.FunctionType)
-    )
 
 
 def _traces_quietly(module: nn.Module) -> bool:

@@ -74,7 +74,7 @@ def is_timm(name: str) -> bool:
     return name in timm.list_models(name) or name in timm.list_pretrained(name)
 
 
-def nearest(name: str, zoo: str | None = None) -> list[str]:
+def alike(name: str, zoo: str | None = None) -> list[str]:
     """Up to five names that resemble `name`, best first: of one zoo, or of all as they are to be typed."""
     typed = {model.name: model.text for model in reversed(models()) if zoo in (None, model.zoo)}
     close = resembling(name.lower(), typed, count=5)

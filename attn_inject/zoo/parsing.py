@@ -81,7 +81,7 @@ def _known(zoo: str, name: str) -> bool:
 
 
 def _unknown(name: str, zoo: str | None = None) -> str:
-    close = names.nearest(name, zoo)
+    close = names.alike(name, zoo)
     where = zoo or "torchvision nor timm"
     hint = f"the nearest names are {', '.join(close)}" if close else "'attn-inject models' lists all names"
     return f"no model '{name}' in {where}: {hint}" if zoo else f"'{name}' is a model of neither {where}: {hint}"

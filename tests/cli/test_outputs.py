@@ -7,7 +7,7 @@ import pytest
 
 from attn_inject.cli.outputs import MODEL_ENDINGS, check_output, write_text
 from attn_inject.errors import CheckpointError
-from attn_inject.saving.checkpoint import SUFFIXES
+from attn_inject.saving.formats import SUFFIXES
 
 
 def test_a_path_that_can_be_written(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from attn_inject import CheckpointError, save
 from attn_inject.files.atomic import write_atomically
-from attn_inject.saving.checkpoint import inspect
+from attn_inject.saving.inspection import inspect
 
 from ..saving.nets import patched
 

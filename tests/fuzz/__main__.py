@@ -208,6 +208,8 @@ def _covered(run: Run, inputs: list[bytes]) -> None:
         "planning/recipe",
         "zoo/weights",
         "saving/checkpoint",
+        "saving/formats",
+        "saving/inspection",
         "saving/refusals",
         "saving/record",
         "saving/exported",

@@ -23,7 +23,7 @@ from attn_inject.planning import recipe
 from attn_inject.planning.recipe import parse_recipe
 from attn_inject.planning.text import plan_from_json, plan_from_toml, plan_to_json, plan_to_toml
 from attn_inject.recipes import FOLDER
-from attn_inject.saving.checkpoint import inspect
+from attn_inject.saving.inspection import inspect
 from attn_inject.tracing.injected import InjectedModule
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source

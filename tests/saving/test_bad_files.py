@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from attn_inject import CheckpointError, PlanError, load, save
 from attn_inject.planning.text import plan_from_json, plan_from_toml, plan_to_dict, plan_to_json, plan_to_toml
-from attn_inject.saving.checkpoint import inspect
+from attn_inject.saving.inspection import inspect
 from attn_inject.types import Source
 
 from .nets import patched

@@ -16,7 +16,7 @@ from torch import nn
 import attn_inject
 from attn_inject import CheckpointError, inject, load, save
 from attn_inject.files.aligned import ALIGNMENT
-from attn_inject.saving.checkpoint import inspect
+from attn_inject.saving.inspection import inspect
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source
 

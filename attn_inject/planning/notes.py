@@ -1,0 +1,47 @@
+"""What a plan tells its reader beside the sites: what was fitted, what is stacked, what costs more than the network."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..attention.base import Attention
+from ..types import Insertion, Site
+from .choices import Choices, listing
+
+
+def adjustment_notes(attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
+    """What modules had to adjust (groups that do not divide the channels), and where."""
+    places: dict[str, list[str]] = {}
+    for insertion, module in made:
+        for adjustment in getattr(getattr(module, "inner", module), "adjustments", ()):
+            places.setdefault(adjustment, []).append(insertion.module)
+    return [f"{attention.name}: {what} at {listing(where, 3)}" for what, where in places.items()]
+
+
+def stacking_note(chosen: list[Site], choices: Choices) -> list[str]:
+    """That the new attention comes after what some of the chosen blocks have already."""
+    attended = [site for site in chosen if site.existing]
+    if not attended or choices.existing != "stack":
+        return []
+    return [
+        f"{len(attended)} of {len(chosen)} blocks already have channel attention ({attended[0].existing}, ...): "
+        "the new one is stacked after it",
+    ]
+
+
+def cost_note(model: nn.Module, attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
+    """A warning where the attention costs more parameters than the network itself (PSA before the add)."""
+    original = sum(p.numel() for p in model.parameters())
+    costs = {
+        insertion.module: sum(p.numel() for p in module.parameters())
+        for insertion, module in made
+        if insertion.replaces is None and attention.kind != "gate"
+    }
+    added = sum(costs.values())
+    if added <= original:
+        return []
+    largest = max(costs, key=lambda path: (costs[path], path))
+    return [
+        f"{attention.name} adds {added / 1e6:.2f} M parameters to a network of {original / 1e6:.2f} M "
+        f"({costs[largest] / 1e6:.2f} M at {largest} alone): placement 'replace' is how its paper uses it",
+    ]

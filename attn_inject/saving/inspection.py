@@ -1,0 +1,77 @@
+"""What a saved file is, read without building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..files.pt import must_be_file
+from ..types import Plan, Source, Verification
+from .exported import read_onnx_record, read_pt2_record
+from .formats import checked_suffix, read_file
+from .record import record_from_text
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One saved file.
+
+    `parameters` and `added` count tensor elements (state-dict entries; `added` those of new modules), `bytes` is the
+    file's size, `dtypes` the number of tensors by type. For `.pt2` and `.onnx` only the plan is read.
+    """
+
+    path: str
+    format: str
+    plan: Plan
+    versions: Mapping[str, str]
+    verification: Verification | None
+    attention_only: bool
+    tensors: int
+    elements: int
+    added: int
+    bytes: int
+    dtypes: Mapping[str, int]
+
+    @property
+    def source(self) -> Source | None:
+        return self.plan.source
+
+
+def inspect(path: str | Path) -> CheckpointInfo:
+    """What a file is: source, plan, versions, tensors. No code from it runs and no model is built.
+
+    Raises:
+        CheckpointError: the file is damaged or was not written by attn-inject.
+
+    """
+    target = Path(path)
+    suffix = checked_suffix(target)
+    tensors: dict[str, torch.Tensor] = {}
+    if suffix in (".pt", ".safetensors"):
+        record, tensors = read_file(target)
+    else:
+        must_be_file(target)
+        read: Callable[[Path], str] = read_pt2_record if suffix == ".pt2" else read_onnx_record
+        record = record_from_text(read(target), target)
+    new = tuple(f"{insertion.module}." for insertion in record.plan.insertions)
+    scope = f"{record.plan.scope}." if record.plan.scope else ""
+    dtypes: dict[str, int] = {}
+    for tensor in tensors.values():
+        name = str(tensor.dtype).removeprefix("torch.")
+        dtypes[name] = dtypes.get(name, 0) + 1
+    return CheckpointInfo(
+        path=str(target),
+        format=suffix,
+        plan=record.plan,
+        versions=record.versions,
+        verification=record.verification,
+        attention_only=record.attention_only,
+        tensors=len(tensors),
+        elements=sum(t.numel() for t in tensors.values()),
+        added=sum(t.numel() for name, t in tensors.items() if name.removeprefix(scope).startswith(new)),
+        bytes=target.stat().st_size,
+        dtypes=dtypes,
+    )
