@@ -9,7 +9,7 @@ with M and m worked out once, in float64. In a bottleneck x is a quarter of the 
 the bytes, and M is smaller than W. Conditions:
  E1. The gated value is the output of a `torch.nn` convolution with kernel 1, stride 1, no padding, or of an eval batch
      norm after one.
- E2. The attention is a pure gate (`ChannelGate`), called once, on that value itself.
+ E2. The attention is a pure gate (`ChannelGate`), called on that value itself.
  E3. The convolution's input is smaller than its output, or nothing is gained.
  E4. At run time: the part of the map that is not read is larger than M, which a single image in the last stages misses;
      then the pool is taken at the output after all.
@@ -19,6 +19,7 @@ The call is placed directly after the gated value, before anything can change th
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import cast
 
@@ -110,7 +111,7 @@ def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> b
     value = cast(fx.Node, node.args[0])
     pointwise = pointwise_before(root, value) if early else None
     home, _, child = str(node.target).rpartition(".")
-    name = f"{child}_weights"
+    name = _free_name(root.get_submodule(home), f"{child}_weights")
     path = f"{home}.{name}" if home else name
     setattr(root.get_submodule(home), name, LateGate(gate) if pointwise is None else _merged(gate, pointwise))
     with graph.inserting_after(value):
@@ -121,6 +122,12 @@ def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> b
     node.replace_all_uses_with(product)
     graph.erase_node(node)
     return pointwise is not None
+
+
+def _free_name(home: nn.Module, name: str) -> str:
+    """Each call gets weights of its own, which later rewrites change one at a time, also where a block runs twice."""
+    names = itertools.chain([name], (f"{name}{number}" for number in itertools.count(2)))
+    return next(free for free in names if not hasattr(home, free))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -14,6 +14,7 @@ from ..errors import PlanError, RewriteError
 from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
 from ..tracing.injected import injected_part
+from ..tracing.nodes import portable
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
 from .gate_kernel import use_gate_kernels
@@ -47,6 +48,19 @@ class OptimizedModule(fx.GraphModule):
             raise PlanError("an optimized model is for inference: train the model that it was made from")
         super().train(mode=False)
         return self
+
+    # torch's own copies are plain graph modules: they would train, and could not say what was done.
+    def __copy__(self) -> OptimizedModule:
+        return _module(self, self.graph, self.rewritten)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizedModule:
+        other = cast(OptimizedModule, super().__deepcopy__(memo))
+        other.rewritten = self.rewritten
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        held = {key: vars(self)[key] for key in ("_modules", "_parameters", "_buffers")}
+        return _unpickled, (held, portable(self.graph), self.rewritten)
 
 
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
@@ -110,8 +124,18 @@ def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disabl
         graph.lint()
     except RuntimeError as error:
         raise RewriteError(f"the optimized graph is not sound: {error}") from error
+    return _module(root, graph, Rewritten(removed, folded, early, fused, kernels))
+
+
+def _module(root: nn.Module, graph: fx.Graph, rewritten: Rewritten) -> OptimizedModule:
     result = OptimizedModule(root, graph, class_name="OptimizedModule")
-    result.rewritten = Rewritten(removed, folded, early, fused, kernels)
+    result.rewritten = rewritten
     result.requires_grad_(requires_grad=False)
     nn.Module.train(result, mode=False)
     return result
+
+
+def _unpickled(held: dict[str, Any], graph: fx.Graph, rewritten: Rewritten) -> OptimizedModule:
+    root = nn.Module()
+    vars(root).update(held)
+    return _module(root, graph, rewritten)

@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from ..errors import PlanError
 from ..types import Injection
-from .nodes import make_portable
+from .nodes import portable
 
 _MODES = {True: "train", False: "eval"}
 # What belongs to the graph module itself, not to the model it was made from.
@@ -150,8 +150,8 @@ class InjectedModule(fx.GraphModule):
 
     def __reduce__(self) -> Any:
         state = {key: value for key, value in vars(self).items() if key != "_inj_codes"}
-        state["_inj_graphs"] = {mode: _portable(graph) for mode, graph in self._inj_graphs.items()}
-        state["_inj_pristine"] = {mode: _portable(graph) for mode, graph in self._inj_pristine.items()}
+        state["_inj_graphs"] = {mode: portable(graph) for mode, graph in self._inj_graphs.items()}
+        state["_inj_pristine"] = {mode: portable(graph) for mode, graph in self._inj_pristine.items()}
         return _rebuild, (state,)
 
     def __repr__(self) -> str:
@@ -198,14 +198,6 @@ def _install_forward(module: InjectedModule) -> None:
     scope: dict[str, Any] = {}
     exec(source, scope)
     type(module).forward = scope["forward"]
-
-
-def _portable(graph: fx.Graph) -> fx.Graph:
-    """A copy of the graph whose nodes hold only what pickles: meta tensors stay behind."""
-    other = copy.deepcopy(graph)
-    for node in other.nodes:
-        make_portable(node)
-    return other
 
 
 def _rebuild(state: dict[str, Any]) -> InjectedModule:

@@ -6,6 +6,7 @@ shapes are known, the value itself as a meta tensor. What surgery and the rewrit
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import fx
@@ -88,6 +89,9 @@ def inherit(new: fx.Node, old: fx.Node) -> None:
     new.meta = dict(old.meta)
 
 
-def make_portable(node: fx.Node) -> None:
-    """Forget what does not pickle."""
-    node.meta = {key: value for key, value in node.meta.items() if key in _PORTABLE}
+def portable(graph: fx.Graph) -> fx.Graph:
+    """A copy of the graph whose nodes know only what pickles: meta tensors stay behind."""
+    other = copy.deepcopy(graph)
+    for node in other.nodes:
+        node.meta = {key: value for key, value in node.meta.items() if key in _PORTABLE}
+    return other

@@ -104,6 +104,37 @@ def test_each_rewrite_can_be_left_out(left_out: str) -> None:
         optimize(patched, disable=["everything"])
 
 
+class Repeated(nn.Module):
+    """One block that runs three times in a pass, and that has a layer under the name our weights would take."""
+
+    def __init__(self, inner: int) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = toys.conv(3, 16), toys.conv(16, inner), nn.Conv2d(inner, 16, 1)
+        self.se_weights = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for _ in range(3):
+            x = F.relu(self.b(F.relu(self.a(x))) + x)
+        out: torch.Tensor = self.se_weights(x)
+        return out
+
+
+@pytest.mark.parametrize(("inner", "early"), [(4, 3), (16, 0)])
+def test_a_block_that_runs_again_is_as_fast_each_time(inner: int, early: int) -> None:
+    torch.manual_seed(0)
+    model = Repeated(inner).eval()
+    patched = inject(model, "se", reduction=4, input_size=(3, 16, 16)).eval()
+    fast = optimize(patched)
+    done = fast.rewritten
+    assert (done.pooled_early, done.adds_fused, done.gates_in_kernels) == (early, 3, 3)
+    # Rows and columns like images and channels: gates in the wrong form would pass as maps.
+    for shape in ((1, 3, 16, 16), (2, 3, 16, 16), (16, 3, 16, 16)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            assert _apart(fast(x), patched(x)) <= TOLERANCE[torch.float32]
+
+
 class Escaping(nn.Module):
     """The branch's last map is read again after the add: it must not be overwritten."""
 

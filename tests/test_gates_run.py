@@ -1,0 +1,178 @@
+"""No way to make, wrap, move, save or rewrite a patched model loses a gate in silence: gates are hooked and counted."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import (
+    PlanError,
+    apply_plan,
+    attach,
+    detach,
+    inject,
+    load,
+    make_plan,
+    optimize,
+    optimize_training,
+    remove,
+    save,
+)
+from attn_inject.attention.se import SE
+from attn_inject.cli.main import run
+from attn_inject.optimizing.optimized import OptimizedModule
+
+from . import twice
+
+SIZE = (3, 16, 16)
+CHOICES: dict[str, Any] = {"reduction": 4, "input_size": SIZE}
+
+
+# How often each gate runs in one pass.
+RUNS = Counter({"body.shared.se": 2, "body.last.se": 1})
+
+
+def _injected(model: nn.Module) -> nn.Module:
+    return inject(model, "se", **CHOICES)
+
+
+def _saved(suffix: str, **options: Any) -> Callable[[nn.Module, Path], nn.Module]:
+    def way(model: nn.Module, folder: Path) -> nn.Module:
+        path = folder / f"m{suffix}"
+        save(_injected(model), path, **options)
+        return load(path, model)
+
+    return way
+
+
+def _by_command(model: nn.Module, folder: Path) -> nn.Module:
+    path = folder / "m.pt"
+    source = f"{Path(twice.__file__)}:make"
+    words = [source, "-a", "se", "--reduction", "4", "--input-size", "16", "--no-bench", "--out", str(path)]
+    assert run(words) == 0
+    return load(path, model)
+
+
+def _used_again(model: nn.Module, _: Path) -> nn.Module:
+    """The other block first, then the one that is left."""
+    first = inject(model, "se", include="body.last", **CHOICES)
+    return inject(first, "se", **CHOICES)
+
+
+def _restored(model: nn.Module, _: Path) -> nn.Module:
+    patched = _injected(model)
+    fresh = _injected(twice.make())
+    fresh.load_state_dict(patched.state_dict())
+    return fresh
+
+
+WAYS: dict[str, Callable[[nn.Module, Path], nn.Module]] = {
+    "inject": lambda model, _: _injected(model),
+    "inject twice": _used_again,
+    "inject a scope": lambda model, _: inject(model, "se", scope="body", reduction=4, input_size=(16, 16, 16)),
+    "apply_plan": lambda model, _: apply_plan(model, make_plan(model, "se", **CHOICES)),
+    "attach": lambda model, _: attach(model, "se", **CHOICES),
+    "attach, copied": lambda model, _: copy.deepcopy(attach(model, "se", **CHOICES)),
+    "attach, pickled": lambda model, _: pickle.loads(pickle.dumps(attach(model, "se", **CHOICES))),
+    "copied": lambda model, _: copy.deepcopy(_injected(model)),
+    "copied flat": lambda model, _: copy.copy(_injected(model)),
+    "pickled": lambda model, _: pickle.loads(pickle.dumps(_injected(model))),
+    "state dict": _restored,
+    "float64": lambda model, _: _injected(model).double(),
+    "in a Sequential": lambda model, _: nn.Sequential(_injected(model)),
+    "in DataParallel": lambda model, _: nn.DataParallel(_injected(model)),
+    ".pt": _saved(".pt"),
+    ".safetensors": _saved(".safetensors"),
+    ".pt, attention only": _saved(".pt", attention_only=True),
+    ".safetensors, attention only": _saved(".safetensors", attention_only=True),
+    "command line": _by_command,
+    "optimize_training": lambda model, _: optimize_training(_injected(model)),
+}
+
+
+def _output(model: nn.Module) -> torch.Tensor:
+    x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(1))
+    out: torch.Tensor = model(x.to(next(model.parameters()).dtype))
+    return out.detach()
+
+
+@pytest.fixture
+def gates(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often each gate, by its identity, worked out weights: whatever form calls it, and by whatever method."""
+    worked: Counter[int] = Counter()
+    excite = SE.excite
+
+    def counted(self: SE, squeezed: torch.Tensor) -> torch.Tensor:
+        worked[id(self)] += 1
+        return excite(self, squeezed)
+
+    monkeypatch.setattr(SE, "excite", counted)
+    return worked
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_gate_runs_as_often_as_its_block(way: str, training: bool, gates: Counter[int], tmp_path: Path) -> None:
+    made = WAYS[way](twice.make(), tmp_path).train(training)
+    modules = {id(module): path for path, module in made.named_modules() if isinstance(module, SE)}
+    gates.clear()
+    changed = _output(made)
+    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in gates.items()})
+    assert ran == Counter({path.partition("body.")[2]: count for path, count in RUNS.items()})
+    # And what they work out is used.
+    assert not torch.allclose(changed.float(), _output(twice.make().train(training)), atol=1e-3)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "optimize_training"])
+def test_hooks_on_the_gates_fire(way: str, tmp_path: Path) -> None:
+    """`optimize_training` says that in its train mode they do not."""
+    made = WAYS[way](twice.make(), tmp_path).eval()
+    fired: Counter[str] = Counter()
+    for path, module in made.named_modules():
+        if isinstance(module, SE):
+            module.register_forward_hook(lambda *_, path=path: fired.update([f"body.{path.partition('body.')[2]}"]))
+    _output(made)
+    assert fired == RUNS
+
+
+FAST: dict[str, Callable[[OptimizedModule], nn.Module]] = {
+    "optimize": lambda fast: fast,
+    "copied": copy.deepcopy,
+    "copied flat": copy.copy,
+    "pickled": lambda fast: pickle.loads(pickle.dumps(fast)),
+    "in DataParallel": nn.DataParallel,
+}
+
+
+@pytest.mark.parametrize("way", FAST)
+def test_an_optimized_graph_works_every_gate_out(way: str, gates: Counter[int]) -> None:
+    fast = optimize(_injected(twice.make()))
+    made = FAST[way](fast)
+    gates.clear()
+    changed = _output(made)
+    assert sorted(gates.values()) == [1, 2]
+    assert torch.equal(changed, _output(fast))
+    assert not torch.allclose(changed, _output(twice.make().eval()), atol=1e-3)
+    # And it stays what it is: a graph for inference, which says what was done.
+    with pytest.raises(PlanError, match="for inference"):
+        made.train()
+    again = made.module if isinstance(made, nn.DataParallel) else made
+    assert again.rewritten == fast.rewritten
+
+
+@pytest.mark.parametrize("back", ["remove", "detach"])
+def test_the_way_back_leaves_no_gate(back: str, gates: Counter[int]) -> None:
+    model = twice.make().eval()
+    plain = remove(_injected(model)) if back == "remove" else detach(attach(model, "se", **CHOICES))
+    gates.clear()
+    assert torch.equal(_output(plain.eval()), _output(model))
+    assert not gates
+    assert not [module for module in plain.modules() if isinstance(module, SE)]

@@ -1,0 +1,48 @@
+"""A network with a block that runs twice in one pass: imported by tests, and named to the command line as a file."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + x)
+
+
+class Body(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shared, self.last = Block(channels), Block(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.shared(self.shared(x)))
+        return out
+
+
+class Twice(nn.Module):
+    """(N, 3, H, W) to (N, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = Body(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(self.stem(x)).mean((2, 3)))
+        return out
+
+
+def make() -> Twice:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    return Twice()
