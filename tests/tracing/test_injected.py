@@ -347,7 +347,7 @@ def test_verify_can_fail() -> None:
 def test_scope_patches_a_part_in_its_place() -> None:
     torch.manual_seed(0)
     detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=3
+        weights=None, weights_backbone=None, num_classes=3, min_size=96, max_size=96
     ).eval()
     with pytest.raises(TraceError, match="backbone"):
         inject(detector, "eca")
