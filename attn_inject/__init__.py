@@ -21,6 +21,7 @@ _HOME = {
     "Plan": "types",
     "PlanError": "errors",
     "Report": "reporting.report",
+    "GuardError": "errors",
     "RewriteError": "errors",
     "Site": "types",
     "Sites": "types",

@@ -4,6 +4,7 @@ from .attention.registry import register_attention as register_attention
 from .errors import AttentionError as AttentionError
 from .errors import AttnInjectError as AttnInjectError
 from .errors import CheckpointError as CheckpointError
+from .errors import GuardError as GuardError
 from .errors import PlanError as PlanError
 from .errors import RewriteError as RewriteError
 from .errors import SourceError as SourceError

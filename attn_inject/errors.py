@@ -31,6 +31,10 @@ class TraceError(AttnInjectError):
     """A model whose graph cannot be read."""
 
 
+class GuardError(AttnInjectError, RuntimeError):
+    """An input on which the model's own code decides otherwise than it did when it was traced."""
+
+
 class AttentionError(AttnInjectError):
     """An unknown attention, or settings that it cannot work with."""
 

@@ -90,11 +90,46 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """A decision of the model's code that the trace holds for: the line of code, and what it came to."""
+
+    line: str
+    outcome: str
+
+    def __str__(self) -> str:
+        return f"{self.line} came to {self.outcome}"
+
+
+def guard_notes(guards: Sequence[Guard], *, any_size: bool, most: int = 3) -> list[str]:
+    """What people must know of a trace that holds for certain sizes only: a sentence each, the first `most` guards.
+
+    >>> from attn_inject.types import Guard, guard_notes
+    >>> guard_notes([Guard("net.py:7 `if h % 2:`", "False")], any_size=True)
+    ['holds while net.py:7 `if h % 2:` comes to False; an input that makes it otherwise is refused']
+    """
+    lines = [
+        f"holds while {guard.line} comes to {guard.outcome}; an input that makes it otherwise is refused"
+        for guard in guards[:most]
+    ]
+    if len(guards) > most:
+        lines.append(f"and {len(guards) - most} more decisions like these, each checked when the model runs")
+    if not any_size:
+        lines.insert(0, "traced for this input size: at no other one was the same graph found (attach() takes any)")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
 class Sites(Sequence[Site]):
-    """A sequence of `Site` in execution order; `.skipped` has every add and concat that is not one."""
+    """A sequence of `Site` in execution order; `.skipped` has every add and concat that is not one.
+
+    `guards` are the decisions of the model's code that hold for the sizes it was traced at. `any_size` is whether a
+    second trace, at another size and batch, gave the same graph.
+    """
 
     items: tuple[Site, ...]
     skipped: tuple[Skipped, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    any_size: bool = True
 
     def __len__(self) -> int:
         return len(self.items)
@@ -105,7 +140,7 @@ class Sites(Sequence[Site]):
     def __getitem__(self, index: slice) -> Sites: ...
     def __getitem__(self, index: int | slice) -> Site | Sites:
         if isinstance(index, slice):
-            return Sites(self.items[index], self.skipped)
+            return Sites(self.items[index], self.skipped, self.guards, self.any_size)
         return self.items[index]
 
     def __iter__(self) -> Iterator[Site]:
@@ -188,3 +223,5 @@ class Injection:
     verification: Verification | None = None
     fingerprint: str = ""
     not_kept: tuple[str, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    any_size: bool = True

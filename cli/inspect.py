@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attn_inject.types import guard_notes
+
 from .loading import describe
 
 if TYPE_CHECKING:
@@ -45,5 +47,5 @@ def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
         checks = ", ".join(check.name for check in info.verification.checks)
         yield ("verified" if info.verification else "NOT VERIFIED"), checks
     yield "versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())
-    for note in plan.notes:
+    for note in (*plan.notes, *guard_notes(info.guards, any_size=info.any_size)):
         yield "note", note

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_inject.errors import PlanError
+from attn_inject.types import guard_notes
 
 from . import options
 from .loading import describe, input_size_of, source_of
@@ -45,6 +46,8 @@ def command(
     console.print(f"{describe(source)}: {len(found)} sites", highlight=False)
     if found:
         console.print(_table(found))
+    for line in guard_notes(found.guards, any_size=found.any_size):
+        console.print(line, markup=False, highlight=False)
     if why:
         console.print(_reasons(found))
 
@@ -65,7 +68,7 @@ def _table(sites: Sites) -> Table:
         table.add_column("has already", overflow="fold")
     for site in sites:
         calls = f" (runs {site.calls} times)" if site.calls > 1 else ""
-        row = [(site.block or "(root)") + calls, site.kind, str(site.stage), str(site.channels)]
+        row = [(site.block or "(model)") + calls, site.kind, str(site.stage), str(site.channels)]
         row.append("x".join(map(str, site.size)))
         if layouts != {"channels_first"}:
             row.append(site.layout.replace("_", " "))
@@ -84,5 +87,5 @@ def _reasons(sites: Sites) -> Table:
     table.add_column("block", overflow="fold")
     table.add_column("why", overflow="fold")
     for skipped in sites.skipped:
-        table.add_row(f"{skipped.operation} ({skipped.node})", skipped.block or "(root)", skipped.reason)
+        table.add_row(f"{skipped.operation} ({skipped.node})", skipped.block or "(model)", skipped.reason)
     return table

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..cost.amounts import Cost
 from ..cost.samples import Timing
-from ..types import Check
+from ..types import Check, Guard
 from .settings import Convention, Units
 
 Task = Literal["inference", "training step"]
@@ -159,6 +159,8 @@ class ReportData:
     diffs: tuple[BlockDiff, ...] = ()
     notes: tuple[str, ...] = ()
     not_kept: tuple[str, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    any_size: bool = True
     checks: tuple[Check, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 

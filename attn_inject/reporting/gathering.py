@@ -72,6 +72,8 @@ def gather(
         diffs=block_diffs(part) if isinstance(part, InjectedModule) else (),
         notes=injection.plan.notes if injection is not None else (),
         not_kept=injection.not_kept if injection is not None else (),
+        guards=injection.guards if injection is not None else (),
+        any_size=injection.any_size if injection is not None else True,
         checks=injection.verification.checks if injection is not None and injection.verification is not None else (),
         versions=dict(injection.versions) if injection is not None else {},
     )

@@ -159,6 +159,7 @@ _DIFF = _record(
     },
 )
 
+_GUARD = _record("A decision of the model's code.", {"line": _TEXT, "outcome": _TEXT})
 _CHECK = _record("One postcondition.", {"name": _TEXT, "passed": _FLAG, "figure": _TEXT})
 
 REPORT: Schema = {
@@ -186,6 +187,8 @@ REPORT: Schema = {
             "diffs": _list(_DIFF),
             "notes": _TEXTS,
             "not_kept": _TEXTS,
+            "guards": _about(_list(_GUARD), "what the model's code decided on sizes, each checked when it runs"),
+            "any_size": _about(_FLAG, "whether another input size gave the same graph"),
             "checks": _list(_CHECK),
             "versions": {"type": "object", "additionalProperties": _TEXT},
         },

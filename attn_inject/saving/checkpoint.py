@@ -97,6 +97,8 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         frozen=tuple(name for name, p in patched.named_parameters() if not p.requires_grad),
         aliases=aliases,
         verification=injection.verification,
+        guards=injection.guards,
+        any_size=injection.any_size,
     )
     text = record_to_text(record)
     if suffix in (".pt", ".safetensors"):
@@ -109,7 +111,9 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     write_atomically(target, lambda temporary: export(temporary, text, aliased, inputs))
 
 
-def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool = False) -> InjectedModule:
+def load(
+    path: str | Path, model: nn.Module | None = None, *, example_inputs: Any = None, trust_source: bool = False
+) -> InjectedModule:
     """The patched model of a `.pt` or `.safetensors`, equal to the bit to the one that was saved.
 
     The source is built anew and patched by the saved plan; then the saved tensors take their places. No code from the
@@ -130,6 +134,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
 
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.
+        example_inputs: for models with several inputs, one value for each, as for `inject`.
         trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
             `file.py` as its source, a `package.module:Class` as its attention (`register_attention` is the other way);
             and to build a source whose name or arguments make timm or torchvision read further files.
@@ -147,7 +152,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_source: bool
     original = model if model is not None else _rebuilt(target, record, tensors, trust_source=trust_source)
     must_suit(target, original, record)
     try:
-        patched = apply_plan(original, record.plan, check=False)
+        patched = apply_plan(original, record.plan, example_inputs=example_inputs, check=False)
     except AttnInjectError as error:
         raise CheckpointError(f"{target} does not fit the model: {_line(error)}") from error
     _put(patched, tensors, record, target)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..files.pt import must_be_file
-from ..types import Plan, Source, Verification
+from ..types import Guard, Plan, Source, Verification
 from .exported import read_onnx_record, read_pt2_record
 from .formats import checked_suffix, read_file
 from .record import record_from_text
@@ -34,6 +34,8 @@ class CheckpointInfo:
     added: int
     bytes: int
     dtypes: Mapping[str, int]
+    guards: tuple[Guard, ...] = ()
+    any_size: bool = True
 
     @property
     def source(self) -> Source | None:
@@ -74,4 +76,6 @@ def inspect(path: str | Path) -> CheckpointInfo:
         added=sum(t.numel() for name, t in tensors.items() if name.removeprefix(scope).startswith(new)),
         bytes=target.stat().st_size,
         dtypes=dtypes,
+        guards=record.guards,
+        any_size=record.any_size,
     )

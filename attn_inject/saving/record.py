@@ -2,6 +2,8 @@
 
 {"format": 1, "plan": {...}, "versions": {...}, "fingerprint": "...", "attention_only": false, "training": false,
  "frozen": ["conv1.weight", ...], "aliases": {"tied.weight": "first.weight"}, "verification": [["edits", true, "..."]]}
+
+A model whose code decided on sizes also has "guards": [["net.py:7 `if h % 2:`", "False"], ...] and "any_size": false.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 from ..errors import CheckpointError, PlanError
 from ..planning.tables import MAX_TEXT, Reader, flag, from_json, of_format, read_table, table_of, text_of, tuple_of
 from ..planning.text import FORMAT, plan_from_dict, plan_to_dict
-from ..types import Check, Plan, Verification
+from ..types import Check, Guard, Plan, Verification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Record:
     frozen: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     verification: Verification | None = None
+    guards: tuple[Guard, ...] = ()
+    any_size: bool = True
 
 
 def record_to_text(record: Record) -> str:
@@ -39,6 +43,7 @@ def record_to_text(record: Record) -> str:
 
     """
     checks = record.verification.checks if record.verification else ()
+    sizes = {"guards": [[guard.line, guard.outcome] for guard in record.guards], "any_size": record.any_size}
     return json.dumps(
         {
             "format": FORMAT,
@@ -50,6 +55,8 @@ def record_to_text(record: Record) -> str:
             "frozen": list(record.frozen),
             "aliases": dict(record.aliases),
             "verification": [[check.name, check.passed, check.figure] for check in checks],
+            # Left out where there is nothing to say: earlier versions of this library do not know the words.
+            **(sizes if record.guards or not record.any_size else {}),
         },
         allow_nan=False,
     )
@@ -89,6 +96,13 @@ def _verification(where: str, value: Any) -> Verification | None:
     return Verification(checks) if checks else None
 
 
+def _guard(where: str, value: Any) -> Guard:
+    if not isinstance(value, list) or len(value) != 2:
+        raise PlanError(f"{where} must be a list of a line of code and what it came to")
+    line, outcome = value
+    return Guard(_text(f"{where} line", line), _text(f"{where} outcome", outcome))
+
+
 # A network may have any number of tensors, with names of any length: the length of the whole is the bound.
 _text = text_of(MAX_TEXT)
 
@@ -101,4 +115,6 @@ _RECORD: dict[str, Reader] = {
     "frozen": tuple_of(_text, most=MAX_TEXT),
     "aliases": table_of(_text),
     "verification": _verification,
+    "guards": tuple_of(_guard, most=MAX_TEXT),
+    "any_size": flag,
 }

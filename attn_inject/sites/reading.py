@@ -12,10 +12,12 @@ from torch import fx, nn
 from ..errors import PlanError, nearest
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
+from ..tracing.inputs import given_inputs
 from ..tracing.nodes import has_value
 from ..tracing.prepare import materialised, unwrap
-from ..tracing.shapes import annotate
-from ..tracing.tracer import MODES, Trace, trace
+from ..tracing.regions import ordinary_mode
+from ..tracing.shapes import BATCH, annotate, trace_at_a_size
+from ..tracing.tracer import MODES, Trace
 from ..types import DEFAULT_KINDS, Insertion, Kind, Sites
 from .found import GraphSites
 from .kinds import checked_kinds
@@ -87,25 +89,30 @@ def find_sites(
     return read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope).sites
 
 
+@ordinary_mode()
 def read(
     model: nn.Module,
     *,
     example_inputs: Any = None,
     input_size: int | Iterable[int] | None = None,
+    batch: int = BATCH,
     kinds: Sequence[Kind] = DEFAULT_KINDS,
     scope: str | None = None,
 ) -> LocatedModel:
     """Trace `model` (or its submodule `scope`) in both modes and find its sites; arguments and errors of `find_sites`.
 
-    The model is left as it was.
+    `batch` is that of the inputs which are made where none are given. The model is left as it was.
     """
     kinds = checked_kinds(kinds)
-    inputs = _as_tuple(example_inputs)
-    model = materialised(unwrap(model), inputs if scope is None else None)
+    model = unwrap(model)
+    inputs = given_inputs(submodule(model, scope), example_inputs)
+    model = materialised(model, inputs if scope is None else None)
     part = submodule(model, scope)
-    traced = retrace(part) if isinstance(part, InjectedModule) else trace(part, inputs=inputs or ())
     shape = (input_size,) if isinstance(input_size, int) else input_size
-    traced = annotate(traced, example_inputs=inputs, input_size=shape)
+    if isinstance(part, InjectedModule):
+        traced = annotate(retrace(part), inputs=inputs, input_size=shape)
+    else:
+        traced = trace_at_a_size(part, inputs=inputs, input_size=shape, batch=batch)
     found = locate(traced, kinds)
     return LocatedModel(model, scope, kinds, traced, found.sites, found.graphs)
 
@@ -137,9 +144,3 @@ def submodule(model: nn.Module, scope: str | None) -> nn.Module:
     except AttributeError:
         hint = nearest(scope, [name for name, _ in model.named_modules() if name], count=3)
         raise PlanError(f"scope {scope!r} is no submodule of {type(model).__name__}{hint}") from None
-
-
-def _as_tuple(example_inputs: Any) -> tuple[Any, ...] | None:
-    if example_inputs is None:
-        return None
-    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)

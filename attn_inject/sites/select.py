@@ -12,7 +12,7 @@ from ..errors import TraceError
 from ..tracing.nodes import block_of, value_of
 from ..tracing.tracer import Trace
 from ..types import Kind, Site, Sites, Skipped, block_name
-from .anatomy import Anatomy
+from .anatomy import Anatomy, Refusal
 from .concat import find_mixed
 from .existing import anatomy_of, existing_attention, find_attention
 from .flow import Flow
@@ -33,17 +33,33 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     stages = find_stages(flow, axes, output) if "stage" in kinds else []
     plain = find_plain(flow, axes, residual, mixed, [*adds, *concats]) if "plain" in kinds else []
     sites: dict[Key, list[Anatomy]] = {}
+    unread: list[Refusal] = []
     counters: dict[tuple[str, str, int], int] = defaultdict(int)
     gates = find_attention(flow)
     places = [anatomy_of(flow, found) for found in gates.values()] if "attention" in kinds else []
     everything = sorted([*residual, *mixed, *plain, *stages, *places], key=lambda site: flow.order[site.join])
+    live = _live(output)
     for anatomy in everything:
-        if anatomy.kind in kinds:
+        if anatomy.kind in kinds and anatomy.join not in live:
+            operation = "concat" if anatomy.kind == "mixed" else "add"
+            unread.append(Refusal(anatomy.join, operation, "its value reaches no output of the network"))
+        elif anatomy.kind in kinds:
             frame = (anatomy.kind, anatomy.block, anatomy.call)
             key = (anatomy.kind, anatomy.block, counters[frame])
             counters[frame] += 1
             sites.setdefault(key, []).append(anatomy)
-    return GraphSites(flow, sites, [*adds, *concats], gates, axes)
+    return GraphSites(flow, sites, [*adds, *concats, *unread], gates, axes)
+
+
+def _live(output: fx.Node) -> set[fx.Node]:
+    """The nodes from which a value reaches the output."""
+    live = {output}
+    pending = [output]
+    while pending:
+        sources = [source for source in pending.pop().all_input_nodes if source not in live]
+        live.update(sources)
+        pending += sources
+    return live
 
 
 def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
@@ -69,7 +85,7 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
         Skipped(r.node.name, block_of(r.node), r.operation, r.reason)
         for r in sorted(first.refusals, key=lambda r: first.flow.order[r.node])
     )
-    return Located(Sites(items, skipped), graphs)
+    return Located(Sites(items, skipped, trace.guards, trace.any_size), graphs)
 
 
 def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Site:

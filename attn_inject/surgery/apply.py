@@ -13,6 +13,8 @@ from ..sites.reading import LocatedModel, read
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule, injected_part
 from ..tracing.prepare import not_kept
+from ..tracing.regions import ordinary_mode
+from ..tracing.shapes import BATCH
 from ..tracing.tracer import MODES
 from ..types import Plan
 from .rewrite import in_surroundings, rewrite
@@ -40,11 +42,19 @@ def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, chec
         RewriteError: the result failed a check; names it with its figure.
 
     """
-    size = None if example_inputs is not None or plan.input_shape is None else plan.input_shape[1:]
-    located = read(model, example_inputs=example_inputs, input_size=size, kinds=plan.kinds, scope=plan.scope)
+    shape = None if example_inputs is not None else plan.input_shape
+    located = read(
+        model,
+        example_inputs=example_inputs,
+        input_size=None if shape is None else shape[1:],
+        batch=BATCH if shape is None else shape[0],
+        kinds=plan.kinds,
+        scope=plan.scope,
+    )
     return apply_to(located, plan, check=check)
 
 
+@ordinary_mode()
 def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> InjectedModule:
     """`apply_plan` on a model that has been read."""
     losses = not_kept(located.part, located.trace.graphs.values(), located.trace.fixed_arguments)

@@ -21,7 +21,9 @@ from ..sites.found import GraphSites
 from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel, submodule
 from ..tracing.alias import alias
-from ..tracing.nodes import frame_of, returned_by, value_of
+from ..tracing.explain import SizeError
+from ..tracing.nodes import returned_by, value_of
+from ..tracing.regions import ordinary_mode
 from ..tracing.tracer import trace
 from ..types import (
     DEFAULT_KINDS,
@@ -105,6 +107,7 @@ def attach(
     return attach_plan(*locate_and_plan(model, Choices.of_call(locals()), example_inputs=example_inputs))
 
 
+@ordinary_mode()
 def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     """`attach` for a model that has been read and planned."""
     makers = [(insertion, _maker(located, insertion)) for insertion in plan.insertions]
@@ -120,35 +123,43 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
         if hasattr(holder, child):
             kept_places[insertion.module] = getattr(holder, child)
         install(part, insertion, attentions[insertion.attention], {})
-    own = _run_by_the_class(part, kept_places, located)
+    own = _run_by_the_class(part, [insertion.module for insertion in plan.insertions], located)
     for insertion, (path, order) in makers:
         home, _, child = insertion.module.rpartition(".")
         if own.get(insertion.module) is None:
             part.get_submodule(path).register_forward_hook(Gate(part.get_submodule(home), child, order))
         elif own[insertion.module] != path:
-            raise PlanError(
-                f"the code of block {block_name(insertion.site.block)} runs its own {child!r} at another place: "
+            mend = (
                 "give the new modules another name with name="
+                if insertion.module in kept_places
+                else "it runs every module that it holds; use inject"
+            )
+            raise PlanError(
+                f"the code of block {block_name(insertion.site.block)} runs its own {child!r} at another place: {mend}"
             )
     vars(outer)["injection"] = Injection(plan, versions(), None, fingerprint(located.model))
     vars(outer)["_attached_places"] = kept_places
     return outer
 
 
-def _run_by_the_class(part: nn.Module, places: Mapping[str, nn.Module | None], located: LocatedModel) -> dict[str, str]:
-    """For new modules whose name the block's class knows: whose output the class feeds them, if it runs them.
+def _run_by_the_class(part: nn.Module, new: Sequence[str], located: LocatedModel) -> dict[str, str]:
+    """For new modules that the model's own code runs: whose output it feeds them.
 
-    timm's ResNet blocks, for one, run `self.se` where it is not None; a hook would gate a second time.
+    timm's ResNet blocks, for one, run `self.se` where it is not None, and a Sequential runs all that it holds; a hook
+    would gate a second time.
     """
-    if not places:
-        return {}
-    graph = trace(part, inputs=located.trace.inputs, modes=("eval",), whole=places).graphs["eval"]
-    fed = {
-        str(node.target): str(node.args[0].target)
+    try:
+        graph = trace(part, inputs=located.trace.inputs, modes=("eval",), whole=new).graphs["eval"]
+    except SizeError as error:
+        if error.node.target not in new:
+            raise
+        # It is given what it cannot take.
+        return {str(error.node.target): ""}
+    return {
+        str(node.target): str(getattr(node.args[0], "target", "")) if node.args else ""
         for node in graph.nodes
-        if node.op == "call_module" and node.args and isinstance(node.args[0], fx.Node)
+        if node.op == "call_module" and node.target in new
     }
-    return {path: fed[path] for path in places if path in fed}
 
 
 def detach(model: nn.Module) -> nn.Module:
@@ -192,32 +203,43 @@ def _maker(located: LocatedModel, insertion: Insertion) -> tuple[str, tuple[int,
 
 
 def _place(graph: GraphSites, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
-    anatomy = graph.anatomies[insertion.site.key][0]
-    edit = edit_for(graph, anatomy, insertion.placement)
-    if isinstance(edit, str):
-        raise PlanError(f"{block_name(insertion.site.block)}: {edit}")
-    path = _returned_by(edit)
+    edits: list[Edit] = []
+    for anatomy in graph.anatomies[insertion.site.key]:
+        edit = edit_for(graph, anatomy, insertion.placement)
+        if isinstance(edit, str):
+            raise PlanError(f"{block_name(insertion.site.block)}: {edit}")
+        edits.append(edit)
+    path = _returned_by(edits)
     if path is None:
         raise PlanError(
             f"{block_name(insertion.site.block)}: no module returns the value to gate there, or others read it too: "
             "attach cannot reach it; use inject"
         )
-    if edit.channel_axis == 1:
+    first = edits[0]
+    if first.channel_axis == 1:
         return path, None
-    return path, channels_first(value_of(edit.value).dim(), edit.channel_axis)[0]
+    return path, channels_first(value_of(first.value).dim(), first.channel_axis)[0]
 
 
-def _returned_by(edit: Edit) -> str | None:
-    """The module whose output is exactly the edit's value, for all who read it."""
-    if edit.replaced is not None or (edit.readers is not None and set(edit.value.users) != set(edit.readers)):
-        return None
-    if edit.value.op == "call_module":
-        return str(edit.value.target) if _is_called_once(edit.value) else None
-    returned = returned_by(edit.value)
-    return (returned[0][0] or None) if returned else None
+def _returned_by(edits: list[Edit]) -> str | None:
+    """The innermost module whose outputs are exactly the edits' values, for all who read them.
+
+    A module that also runs elsewhere (one activation for a whole network) would gate there too.
+    """
+    for edit in edits:
+        if edit.replaced is not None or (edit.readers is not None and set(edit.value.users) != set(edit.readers)):
+            return None
+    values = {edit.value for edit in edits}
+    first = edits[0].value
+    paths = [str(first.target)] if first.op == "call_module" else []
+    paths += [path for path, _ in returned_by(first) if path]
+    return next((path for path in paths if _outputs(first.graph, path) == values), None)
 
 
-def _is_called_once(made: fx.Node) -> bool:
-    """Whether the module runs once in every call of its block, so that its output is always the gated value."""
-    frames = [frame_of(node) for node in made.graph.nodes if node.op == "call_module" and node.target == made.target]
-    return len(set(frames)) == len(frames)
+def _outputs(graph: fx.Graph, path: str) -> set[fx.Node]:
+    """What the calls of the module at `path` return."""
+    return {
+        node
+        for node in graph.nodes
+        if (node.op == "call_module" and node.target == path) or any(path == other for other, _ in returned_by(node))
+    }

@@ -70,7 +70,14 @@ def rewrite(located: LocatedModel, plan: Plan, not_kept: tuple[str, ...] = ()) -
     for path in sorted(called_before - _called(graphs.values())):
         if not any(path == taken or path.startswith(f"{taken}.") for taken in displaced):
             _displace(skeleton, path, displaced)
-    injection = Injection(plan, versions(), None, fingerprint(located.model), not_kept)
+    injection = Injection(
+        plan,
+        versions(),
+        fingerprint=fingerprint(located.model),
+        not_kept=not_kept,
+        guards=located.trace.guards,
+        any_size=located.trace.any_size,
+    )
     return InjectedModule(skeleton, graphs, pristine, located.trace.constants, displaced, injection)
 
 

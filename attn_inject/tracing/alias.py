@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ def alias(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if callable(shared := getattr(type(module), "shared_by_aliases", None)):
             memo.update({id(value): value for value in shared(module)})
+    # Every module has a dozen empty tables for hooks, whose copies would take most of the time.
+    for module in model.modules():
+        empty = [value for value in vars(module).values() if type(value) is OrderedDict and not value]
+        memo.update({id(table): OrderedDict() for table in empty})
     # Gradients and non-leaf tensors kept as plain attributes cannot be deep-copied; they are shared instead.
     for module in model.modules():
         for value in vars(module).values():

@@ -5,27 +5,59 @@ from __future__ import annotations
 import traceback
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import cached_property
 
-import torch
-from torch import nn
+from torch import fx, nn
 
 from ..errors import TraceError
+from .guards import MACHINERY
+from .proxies import Unfollowable
 
 
-def explained(skeleton: nn.Module, error: Exception, traces: Callable[[nn.Module], bool]) -> TraceError:
-    """One sentence: the line of the model's code that stopped tracing, and submodules for which `traces` is true."""
-    ours = (torch.__path__[0], str(Path(__file__).parent))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
-    where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    scopes = list(_traceable_scopes(skeleton, traces))
-    advice = (
-        f"; these submodules trace: {', '.join(scopes)} (choose one as the scope)"
-        if scopes
-        else "; mark the code that cannot be traced with torch.fx.wrap"
+class SizeError(TraceError):
+    """A node that does not run on the inputs that the model was traced with."""
+
+    def __init__(self, node: fx.Node, sizes: str, error: Exception) -> None:
+        self.node = node
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        super().__init__(
+            f"node {node.name} ({node.target}) does not run on an input of shape {sizes}: {reason}; "
+            "pass another input_size, or example_inputs"
+        )
+
+
+def is_data_dependent(error: Exception) -> bool:
+    """Whether what is missing is data, which no other input size would bring."""
+    return isinstance(error, (Unfollowable, NotImplementedError)) or any(
+        words in str(error) for words in ("meta tensor", "meta device")
     )
-    return TraceError(f"{type(skeleton).__name__} cannot be traced: stopped{where} ({reason}){advice}")
+
+
+class CodeError(TraceError):
+    """A line of the model's code that a trace cannot follow, with submodules for which `traces` is true.
+
+    Those are looked for when the sentence is read: another input size may come before.
+    """
+
+    def __init__(self, skeleton: nn.Module, error: Exception, traces: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(MACHINERY)]
+        where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        self.stopped = f"{type(skeleton).__name__} cannot be traced: stopped{where} ({reason})"
+        self.is_hopeless = is_data_dependent(error)
+        self._skeleton = skeleton
+        self._traces = traces
+
+    @cached_property
+    def _advice(self) -> str:
+        scopes = list(_traceable_scopes(self._skeleton, self._traces))
+        if not scopes:
+            return "mark the code that cannot be traced with torch.fx.wrap"
+        return f"these submodules trace: {', '.join(scopes)} (choose one as the scope)"
+
+    def __str__(self) -> str:
+        return f"{self.stopped}; {self._advice}"
 
 
 def _traceable_scopes(model: nn.Module, traces: Callable[[nn.Module], bool], limit: int = 3) -> Iterator[str]:

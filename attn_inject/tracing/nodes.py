@@ -15,8 +15,9 @@ Frame = tuple[str, int]
 """A call of a module: its path (`""` is the model) and the number of the call."""
 
 _BLOCK, _CALL, _VALUE, _RETURNED_BY, _ATTENTION, _GATE = "block", "call", "val", "returned_by", "attention", "gate"
+_NAMED = "named"
 # What pickles; values and nodes stay behind.
-_PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY)
+_PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY, _NAMED)
 
 
 def set_frame(node: fx.Node, frame: Frame) -> None:
@@ -47,6 +48,16 @@ def note_return(node: fx.Node, frame: Frame) -> None:
 def returned_by(node: fx.Node) -> tuple[Frame, ...]:
     """The calls that returned the node's value, the innermost first."""
     return tuple(node.meta.get(_RETURNED_BY, ()))
+
+
+def mark_named(placeholder: fx.Node) -> None:
+    """Say that the input is given by its name."""
+    placeholder.meta[_NAMED] = True
+
+
+def is_named(placeholder: fx.Node) -> bool:
+    """Whether the input is given by its name."""
+    return bool(placeholder.meta.get(_NAMED))
 
 
 def set_value(node: fx.Node, value: Any) -> None:

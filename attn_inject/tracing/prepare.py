@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..errors import TraceError
+from .inputs import Inputs
 
 # Forward hooks of modules that stay whole in the graph run there as before.
 _HOOKS = {
@@ -66,7 +66,7 @@ def _is_quantized(module: nn.Module) -> bool:
     return not isinstance(module, FloatFunctional)
 
 
-def materialised(model: nn.Module, inputs: tuple[Any, ...] | None) -> nn.Module:
+def materialised(model: nn.Module, inputs: Inputs | None) -> nn.Module:
     """The model itself, or, where it holds lazy modules, a copy that has seen `inputs` once.
 
     Raises:
@@ -81,7 +81,7 @@ def materialised(model: nn.Module, inputs: tuple[Any, ...] | None) -> nn.Module:
 
     copied = copy.deepcopy(model)
     with torch.no_grad():
-        copied(*inputs)
+        copied(*inputs.positional, **inputs.named)
     return copied
 
 

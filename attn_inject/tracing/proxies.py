@@ -1,7 +1,14 @@
-"""Proxies that tell a trace what plain `torch.fx` forgets: in-place changes, and that a weight's shape is a fact."""
+"""Proxies that tell a trace what plain `torch.fx` forgets: in-place changes, and what a value is.
+
+Where a trace knows its inputs, every node has its value (`values.py`), and its proxy answers from it while the model's
+code runs: sizes, types, lengths, attributes, `isinstance`. What passes into an operation stays symbolic (a batch size
+is not frozen by `x.view(x.size(0), -1)`); what becomes a Python number or decides a branch goes through the tracer's
+`decide`, which makes it a guard.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,14 +16,38 @@ from typing import Any
 import torch
 from torch import fx
 
+from .nodes import has_value, value_of
 
-class FollowingProxy(fx.Proxy):
+
+class Unfollowable(Exception):  # noqa: N818  # what it says is a fact of the model's code
+    """What the model's code asks for is in the data, which no trace has."""
+
+
+class _Typed:
+    """Answers `isinstance`: the model's code sees the type that the value has when it runs."""
+
+    node: fx.Node
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        if "node" not in vars(self) or not has_value(self.node):
+            return type(self)
+        value = value_of(self.node)
+        return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
+
+
+class FollowingProxy(_Typed, fx.Proxy):
     """A proxy that follows in-place changes: after one, the name in the model's code stands for the changed value."""
 
     def __getattr__(self, name: str) -> Any:
         if name.endswith("_") and not name.endswith("__") and hasattr(torch.Tensor, name):
             return lambda *args, **kwargs: self._changed("call_method", name, (self, *args), kwargs)
-        return super().__getattr__(name)
+        if not has_value(self.node):
+            return fx.Proxy.__getattr__(self, name)
+        # An attribute that the value does not have is the model's own AttributeError: its code may ask.
+        if callable(getattr(value_of(self.node), name)):
+            return fx.Proxy.__getattr__(self, name)
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
     def _changed(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Proxy:
         after = self.tracer.create_proxy(op, target, args, kwargs)
@@ -24,29 +55,147 @@ class FollowingProxy(fx.Proxy):
         return self
 
     def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+        return self._updated(operator.iadd, other)
 
     def __isub__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+        return self._updated(operator.isub, other)
 
     def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+        return self._updated(operator.imul, other)
 
     def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+        return self._updated(operator.itruediv, other)
+
+    def _updated(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
 
     @property
     def __iter__(self) -> Callable[[], Iterator[Any]]:
         # A property: fx reads how many values are unpacked (`n, c, h, w = x.size()`) from the frame that calls it.
-        parts = _number_of_parts(self.node)
+        parts = len(self) if has_value(self.node) else _number_of_parts(self.node)
         return super().__iter__ if parts is None else lambda: iter([self[index] for index in range(parts)])  # type: ignore[index]
 
     def __len__(self) -> int:
+        if isinstance(value_of(self.node), torch.Tensor):
+            return int(self.size(0))
         parts = _number_of_parts(self.node)
         return super().__len__() if parts is None else parts
 
+    def __bool__(self) -> bool:
+        if not has_value(self.node):
+            return super().__bool__()
+        value = value_of(self.node)
+        if isinstance(value, torch.Tensor):
+            raise Unfollowable("symbolically traced variables cannot be used as inputs to control flow")
+        return bool(value)
+
+    def __int__(self) -> int:
+        raise Unfollowable("a number of the data is asked for")
+
+    def __float__(self) -> float:
+        raise Unfollowable("a number of the data is asked for")
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise Unfollowable("numpy computes with the data")
+
+    def __contains__(self, item: Any) -> bool:
+        if isinstance(value_of(self.node), torch.Tensor):
+            raise Unfollowable("whether a number is in a tensor is in the data")
+        return any(item is part or item == part for part in self)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         self._changed("call_function", index_assign, (self, index, value), {})
+
+
+class DictProxy(FollowingProxy):
+    """A dict whose keys are facts and whose values are not."""
+
+    @property
+    def __iter__(self) -> Callable[[], Iterator[Any]]:
+        return lambda: iter(self.keys())
+
+    def __contains__(self, item: Any) -> bool:
+        return item in value_of(self.node)
+
+    def keys(self) -> Any:
+        return list(value_of(self.node))
+
+    def values(self) -> list[Any]:
+        return [self[key] for key in self.keys()]  # type: ignore[index]
+
+    def items(self) -> list[tuple[Any, Any]]:
+        return [(key, self[key]) for key in self.keys()]  # type: ignore[index]
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        known = value_of(self.node).keys()
+        return self[key] if key in known else default  # type: ignore[index]
+
+
+class NumberProxy(FollowingProxy):
+    """A number that comes of sizes. What Python itself needs as a number is decided, and so a guard."""
+
+    # A number is not iterable, and says so to those who ask by the method.
+    __iter__ = None  # type: ignore[assignment]
+    __len__ = None  # type: ignore[assignment]
+    __contains__ = None  # type: ignore[assignment]
+    __setitem__ = None  # type: ignore[assignment]
+
+    def _decide(self, convert: Callable[[Any], Any]) -> Any:
+        return self.tracer.decide(self.node, convert)  # type: ignore[attr-defined]
+
+    def __bool__(self) -> bool:
+        return bool(self._decide(bool))
+
+    def __int__(self) -> int:
+        return int(self._decide(int))
+
+    def __float__(self) -> float:
+        return float(self._decide(float))
+
+    def __index__(self) -> int:
+        return int(self._decide(operator.index))
+
+    def __complex__(self) -> complex:
+        return complex(self._decide(complex))
+
+    def __str__(self) -> str:
+        return str(self._decide(_as_it_is))
+
+    def __format__(self, spec: str) -> str:
+        return format(self._decide(_as_it_is), spec)
+
+    def __hash__(self) -> int:
+        return hash(self._decide(_as_it_is))
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return torch.tensor(self._decide(_as_it_is)).numpy()
+
+    def __round__(self, *digits: int) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, *digits), {})
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __trunc__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.trunc, (self,), {})
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def proxy_for(node: fx.Node, tracer: fx.Tracer) -> fx.Proxy:
+    """The proxy of a node, by the value that it has."""
+    value = value_of(node)
+    if isinstance(value, (bool, int, float, complex)):
+        return NumberProxy(node, tracer)
+    return (DictProxy if isinstance(value, dict) else FollowingProxy)(node, tracer)
 
 
 def _number_of_parts(node: fx.Node) -> int | None:
@@ -54,6 +203,9 @@ def _number_of_parts(node: fx.Node) -> int | None:
 
     A chunk of fewer channels than chunks gives fewer; then the shapes say so, with an error that names the node.
     """
+    if has_value(node):
+        value = value_of(node)
+        return len(value) if isinstance(value, (tuple, list)) else None
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name not in ("chunk", "split", "tensor_split") or not node.args:
         return None

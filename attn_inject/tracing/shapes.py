@@ -1,136 +1,228 @@
-"""Shapes without arithmetic: run a graph on meta tensors and keep what every node gives (`nodes.value_of`).
-
-Meta tensors hold shapes, strides and dtypes but no data, so nothing is computed and no weight is copied. Parameters are
-replaced by meta stand-ins leaf by leaf; statistics that a norm would update in train mode too.
-"""
+"""Graphs whose nodes know their values: traced at a size that the model takes, or run again on meta tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map
 
-from ..errors import TraceError
+from ..errors import AttnInjectError, TraceError
+from .explain import CodeError, SizeError
+from .guards import erase_guards, guards_of, idle_guards, needs_more_sizes, same_graph
+from .inputs import Inputs, Signature
 from .nodes import set_value
-from .tracer import Trace
+from .tracer import MODES, Draft, Subject, Trace
+from .usual_sizes import Convolution, candidate_shapes, first_convolution
+from .values import Values, to_meta
 
 _MAX_ELEMENTS = 2**40
-# Their outputs look like their inputs; asking torch's meta kernels takes most of the time of a whole network.
-_KEEP_SHAPE = {
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
-    nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity,
-}  # fmt: skip
-_TRIAL_SIZES = (224, 256, 299, 32, 28, 64, 384, 512)
-_TRIAL_SIZES_3D = (112, 32, 224, 64)
-_TRIAL_SIZES_1D = (1024, 224, 128, 16000)
+# How a second image is made larger, which shows what depends on its size: (times, plus). Twice the size divides as the
+# size does; a network of fixed size still takes another batch.
+_GROWTHS = ((2, 0), (1, 64), (1, 0))
+_FURTHER = ((3, 0), (5, 0))
+# Of the inputs that are made where none are given: norms in train mode want more than one.
+BATCH = 2
 
 
-def annotate(
-    trace: Trace, *, example_inputs: tuple[Any, ...] | None = None, input_size: Iterable[int] | None = None
+def trace_at_a_size(
+    model: nn.Module, *, inputs: Inputs | None = None, input_size: Iterable[int] | None = None, batch: int = BATCH
 ) -> Trace:
-    """Give every node of both graphs its value; returns the trace with its inputs (on the meta device, batch of 2).
+    """Trace both modes of `model` on inputs that it takes; without an image size, on the first usual one that runs.
 
     `input_size` is (channels, *spatial) or (*spatial) of one image. Without either, the channels and rank come from the
     first convolution and the size from the model's configuration, or from a few usual sizes until one runs through.
+    Where the model's code decided on sizes, a second trace at another size says whether the graphs depend on it.
+
+    Raises:
+        TraceError: naming the node that no input size satisfies, or the line that cannot be followed.
+
+    """
+    subject = Subject(model)
+    if inputs is None:
+        inputs, first = _at_a_usual_size(subject, input_size, batch)
+    else:
+        first = subject.draft("eval", inputs)
+    drafts = {"eval": first, "train": _train(subject, inputs)}
+    return subject.trace_of(drafts, inputs.on_meta(), any_size=_is_free_of_size(subject, drafts, inputs))
+
+
+def _at_a_usual_size(subject: Subject, input_size: Iterable[int] | None, batch: int) -> tuple[Inputs, Draft]:
+    place = _only_place(subject.skeleton)
+    conv = first_convolution(subject.skeleton)
+    failure: TraceError | None = None
+    code_error: CodeError | None = None
+    pending = _inputs_to_try(subject.skeleton, conv, input_size, place, batch)
+    while (inputs := next(pending, None)) is not None:
+        try:
+            return inputs, subject.draft("eval", inputs)
+        except SizeError as error:
+            failure = failure or error
+        except CodeError as error:
+            # The same line again: it is not the size that it minds.
+            if error.is_hopeless or (code_error is not None and code_error.stopped == error.stopped):
+                raise
+            code_error = error
+            failure = failure or error
+        found = subject.first_convolution
+        if isinstance(found, Convolution) and conv is not None and found is not conv:
+            # Another one runs first than is held first.
+            if (found.in_channels, found.kernel_size) != (conv.in_channels, conv.kernel_size):
+                pending = _inputs_to_try(subject.skeleton, found, input_size, place, batch)
+            conv = found
+    raise failure or TraceError("no input size fits the model: pass input_size or example_inputs")
+
+
+def _only_place(model: nn.Module) -> str | None:
+    """The name of the one input if it is given by name; None if it is given by position.
+
+    Raises:
+        TraceError: the model takes several inputs, or none.
+
+    """
+    signature = Signature.of(model.forward, None)
+    names = [name for name, _ in (*signature.positional, *signature.named)]
+    if len(names) != 1:
+        raise TraceError(
+            f"the model takes {len(names)} inputs ({', '.join(names) or 'none'}): "
+            "pass example_inputs with one value for each"
+        )
+    return None if signature.positional else names[0]
+
+
+def _inputs_to_try(
+    model: nn.Module,
+    conv: nn.Module | None,
+    input_size: Iterable[int] | None,
+    place: str | None = None,
+    batch: int = BATCH,
+) -> Iterator[Inputs]:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    for shape in candidate_shapes(model, conv, input_size):
+        if min(shape) < 1 or math.prod(shape) > _MAX_ELEMENTS:
+            raise TraceError(
+                f"no network takes an input of shape {'x'.join(map(str, shape[1:]))}: choose another input_size"
+            )
+        image = torch.empty((batch, *shape[1:]), dtype=dtype, device="meta")
+        yield Inputs((image,)) if place is None else Inputs(named={place: image})
+
+
+def _train(subject: Subject, inputs: Inputs) -> Draft:
+    try:
+        return subject.draft("train", inputs)
+    except (SizeError, CodeError) as failure:
+        if len(inputs.values) != 1 or not inputs.tensors or getattr(failure, "is_hopeless", False):
+            raise
+        # Auxiliary heads want larger inputs than the network: what runs in eval mode only is still an input size.
+        dtype = inputs.tensors[0].dtype
+        for shape in candidate_shapes(subject.skeleton, first_convolution(subject.skeleton), None):
+            other = torch.empty(shape, dtype=dtype, device="meta")
+            try:
+                return subject.draft("train", inputs.map(lambda _, other=other: other))  # type: ignore[misc]
+            except (SizeError, CodeError):
+                continue
+        raise
+
+
+def _is_free_of_size(subject: Subject, drafts: Mapping[str, Draft], inputs: Inputs) -> bool:
+    """Whether the graphs are the same at another size and batch; guards that then decide nothing are taken out."""
+    if not any(guards_of(draft.graph) for draft in drafts.values()):
+        return True
+    for growth in _GROWTHS:
+        others = _drafts_at(subject, drafts, inputs.resized(*growth))
+        if others is None:
+            continue
+        if not all(_same(drafts[mode], others[mode]) for mode in drafts):
+            return False
+        idle = {mode: idle_guards(draft.graph, others[mode].graph) for mode, draft in drafts.items()}
+        if any(needs_more_sizes(guard) for guards in idle.values() for guard in guards):
+            # A number may still come to something else than these two.
+            for further in _FURTHER:
+                others = _drafts_at(subject, drafts, inputs.resized(*further))
+                if others is not None and not all(_same(drafts[mode], others[mode]) for mode in drafts):
+                    return False
+        for mode, draft in drafts.items():
+            erase_guards(draft.graph, idle[mode])
+        return growth != (1, 0)
+    return False
+
+
+def _drafts_at(subject: Subject, modes: Iterable[str], inputs: Inputs) -> dict[str, Draft] | None:
+    try:
+        return {mode: subject.draft(mode, inputs) for mode in modes}
+    except AttnInjectError:
+        return None
+
+
+def _same(one: Draft, other: Draft) -> bool:
+    return same_graph(one.graph, other.graph) and all(
+        tensor.shape == other.constants[name].shape and (tensor.is_meta or torch.equal(tensor, other.constants[name]))
+        for name, tensor in one.constants.items()
+    )
+
+
+def annotate(trace: Trace, *, inputs: Inputs | None = None, input_size: Iterable[int] | None = None) -> Trace:
+    """Give every node of graphs that are there already its value; returns the trace with its inputs (on meta).
 
     Raises:
         TraceError: naming the node that no input size satisfies.
 
     """
-    if example_inputs is not None:
-        inputs = tuple(_to_meta(value) for value in example_inputs)
+    if inputs is not None:
+        inputs = inputs.on_meta()
         _propagate_all(trace, inputs)
-        return _with_inputs(trace, inputs)
+        return replace(trace, inputs=inputs)
     graph = next(iter(trace.graphs.values()))
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(placeholders) != 1:
-        names = ", ".join(node.name for node in placeholders) or "none"
+    names = [node.name for node in graph.nodes if node.op == "placeholder"]
+    if len(names) != 1:
         raise TraceError(
-            f"the model takes {len(placeholders)} inputs ({names}): pass example_inputs with one value for each"
+            f"the model takes {len(names)} inputs ({', '.join(names) or 'none'}): "
+            "pass example_inputs with one value for each"
         )
     failure: Exception | None = None
-    dtype = next((p.dtype for p in trace.skeleton.parameters() if p.is_floating_point()), torch.float32)
-    for shape in _candidate_shapes(trace, input_size):
-        if min(shape) < 1 or math.prod(shape) > _MAX_ELEMENTS:
-            raise TraceError(
-                f"no network takes an input of shape {'x'.join(map(str, shape[1:]))}: choose another input_size"
-            )
-        inputs = (torch.empty(shape, dtype=dtype, device="meta"),)
+    for tried in _inputs_to_try(trace.skeleton, _first_called(trace), input_size):
         try:
-            _propagate_all(trace, inputs)
-            return _with_inputs(trace, inputs)
+            _propagate_all(trace, tried)
+            return replace(trace, inputs=tried)
         except TraceError as error:
             failure = failure or error
     raise failure or TraceError("no input size fits the model: pass input_size or example_inputs")
 
 
-def _with_inputs(trace: Trace, inputs: tuple[Any, ...]) -> Trace:
-    return Trace(trace.skeleton, trace.graphs, trace.constants, inputs, trace.fixed_arguments)
-
-
-def _candidate_shapes(trace: Trace, input_size: Iterable[int] | None) -> list[tuple[int, ...]]:
-    conv = _first_convolution(trace)
-    channels, rank = (conv.in_channels, len(conv.kernel_size)) if conv is not None else (3, 2)
-    if input_size is not None:
-        size = (input_size,) * rank if isinstance(input_size, int) else tuple(input_size)
-        if len(size) == 1 and rank > 1:
-            size = size * rank
-        return [(2, *(size if len(size) > rank else (channels, *size)))]
-    shapes: list[tuple[int, ...]] = []
-    configured = _configured_size(trace.skeleton)
-    if configured is not None:
-        shapes.append((2, *configured))
-    for channel in dict.fromkeys((channels, 3, 1)):
-        if rank == 3:
-            shapes += [(2, channel, frames, s, s) for s in _TRIAL_SIZES_3D for frames in (16, 32)]
-        else:
-            shapes += [(2, channel, *(s,) * rank) for s in (_TRIAL_SIZES_1D if rank == 1 else _TRIAL_SIZES)]
-    return shapes
-
-
-def _configured_size(model: nn.Module) -> tuple[int, ...] | None:
-    for name in ("pretrained_cfg", "default_cfg"):
-        config = getattr(model, name, None)
-        size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
-        if size and all(isinstance(v, int) for v in size):
-            return tuple(size)
-    return None
-
-
-def _first_convolution(trace: Trace) -> nn.modules.conv._ConvNd | None:
+def _first_called(trace: Trace) -> nn.Module | None:
     graph = next(iter(trace.graphs.values()))
     for node in graph.nodes:
         if node.op == "call_module":
             for module in trace.skeleton.get_submodule(node.target).modules():
-                if isinstance(module, nn.modules.conv._ConvNd):
+                if isinstance(module, Convolution):
                     return module
-    return next((m for m in trace.skeleton.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+    return first_convolution(trace.skeleton)
 
 
-def _propagate_all(trace: Trace, inputs: tuple[Any, ...]) -> None:
+def _propagate_all(trace: Trace, inputs: Inputs) -> None:
     flags = {module: module.training for module in trace.skeleton.modules()}
     try:
-        for mode, graph in trace.graphs.items():
+        for mode in [mode for mode in MODES if mode in trace.graphs]:
             for module in flags:
                 module.training = mode == "train"
-            _propagate_mode(trace, graph, inputs, mode)
+            _propagate_mode(trace, trace.graphs[mode], inputs, mode)
     finally:
         for module, flag in flags.items():
             module.training = flag
 
 
-def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: tuple[Any, ...], mode: str) -> None:
+def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: Inputs, mode: str) -> None:
     try:
-        propagate(trace.skeleton, graph, inputs, trace.constants)
+        propagate(trace.skeleton, graph, inputs.values, trace.constants)
     except TraceError:
-        # Auxiliary heads want larger inputs than the network: what runs in eval mode only is still an input size.
-        for shape in _candidate_shapes(trace, None) if mode == "train" and len(inputs) == 1 else []:
+        # As in `_train`.
+        shapes = candidate_shapes(trace.skeleton, _first_called(trace), None) if mode == "train" else []
+        for shape in shapes if len(inputs.values) == 1 and inputs.tensors else []:
             try:
-                other = torch.empty(shape, dtype=inputs[0].dtype, device="meta")
+                other = torch.empty(shape, dtype=inputs.tensors[0].dtype, device="meta")
                 propagate(trace.skeleton, graph, (other,), trace.constants)
                 return
             except TraceError:
@@ -141,99 +233,19 @@ def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: tuple[Any, ...], mode
 def propagate(
     root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], constants: dict[str, torch.Tensor] | None = None
 ) -> Any:
-    """Run `graph` of `root` on meta `inputs`; writes each node's value to `meta["val"]` and returns the output's."""
-    made: dict[int, torch.Tensor] = {}
+    """Run `graph` of `root` on meta `inputs`, one for each placeholder; keeps each node's value, returns the output's.
 
-    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
-        return made.setdefault(id(tensor), _to_meta(tensor))
+    Raises:
+        TraceError: naming the node that does not run on these inputs.
 
-    env: dict[fx.Node, Any] = {}
-    values = iter(inputs)
-
-    def load(argument: Any) -> Any:
-        return fx.node.map_arg(argument, lambda n: env[n])
-
-    with torch.no_grad(), torch.device("meta"):
-        for node in graph.nodes:
-            try:
-                env[node] = _run(node, root, constants or {}, values, load, stand_in)
-            except TraceError:
-                raise
-            except Exception as error:
-                sizes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, torch.Tensor))
-                raise TraceError(
-                    f"node {node.name} ({node.target}) does not run on an input of shape {sizes}: "
-                    f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}; "
-                    "pass another input_size, or example_inputs"
-                ) from error
-            set_value(node, env[node])
-    return env[node]
-
-
-def _run(
-    node: fx.Node,
-    root: nn.Module,
-    constants: dict[str, torch.Tensor],
-    values: Any,
-    load: Callable[[Any], Any],
-    stand_in: Callable[[torch.Tensor], torch.Tensor],
-) -> Any:
-    args, kwargs = load(node.args), load(node.kwargs)
-    match node.op:
-        case "placeholder":
-            return next(values)
-        case "get_attr":
-            value = constants.get(node.target) if isinstance(node.target, str) else None
-            value = value if value is not None else _fetch(root, str(node.target))
-            return stand_in(value) if isinstance(value, torch.Tensor) else value
-        case "call_module":
-            return _call_module(root.get_submodule(str(node.target)), args, kwargs, stand_in)
-        case "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        case "call_function":
-            args, kwargs = tree_map(_off_device, (args, kwargs))
-            return node.target(*args, **kwargs)  # type: ignore[operator]
-        case _:
-            return args[0]
-
-
-def _fetch(root: nn.Module, path: str) -> Any:
-    value: Any = root
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _call_module(module: nn.Module, args: Any, kwargs: Any, stand_in: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Run one leaf on meta stand-ins of its tensors, without its hooks, and leave it as it was."""
-    if type(module) in _KEEP_SHAPE and len(args) == 1 and not kwargs:
-        width = getattr(module, "num_features", None)
-        if width is not None and args[0].shape[1] != width:
-            raise ValueError(f"expected {width} channels, got {args[0].shape[1]}")
-        return torch.empty_like(args[0])
-    held: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for part in module.modules():
-        held.append((part._parameters, dict(part._parameters)))
-        held.append((part._buffers, dict(part._buffers)))
-        plain = {k: v for k, v in vars(part).items() if isinstance(v, torch.Tensor)}
-        if plain:
-            held.append((vars(part), plain))
-    try:
-        for home, tensors in held:
-            home.update({k: stand_in(v) for k, v in tensors.items() if v is not None})
-        return module.forward(*args, **kwargs)
-    finally:
-        for home, tensors in held:
-            home.update(tensors)
-
-
-def _to_meta(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("meta")
-    if isinstance(value, (tuple, list, dict)):
-        return tree_map(lambda v: v.detach().to("meta") if isinstance(v, torch.Tensor) else v, value)
-    return value
-
-
-def _off_device(value: Any) -> Any:
-    return torch.device("meta") if isinstance(value, torch.device) else value
+    """
+    values = Values(root, constants or {})
+    given = iter(inputs)
+    for node in graph.nodes:
+        try:
+            set_value(node, to_meta(next(given)) if node.op == "placeholder" else values.of(node))
+        except TraceError:
+            raise
+        except Exception as error:
+            raise SizeError(node, Inputs(inputs).sizes, error) from error
+    return values.of(node)

@@ -8,30 +8,43 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 2. The caller's model is never touched. Tracing runs on an alias: the same classes and the same weight storage in new
    modules (`aliasing`), so that modes, constants and statistics of the original stay as they are.
 3. Buffers are read at run time, not frozen into the graph, so that loading a state dict later has its effect.
-4. Arguments with a default keep that default; a proxy in their place would take the wrong side of `if mask is None`.
-   `Trace.fixed_arguments` names them.
+4. Arguments with a default keep that default unless an input is given for them; a proxy in their place would take the
+   wrong side of `if mask is None`. `Trace.fixed_arguments` names them.
 5. Constants are found by identity in constant time, and live beside the graph instead of on the model.
 6. In-place code stays in-place, and later reads of the changed value are reads of the change (`proxies.py`): plain fx
    turns `x += y` into an out-of-place add, and loses `x.add_(y)` and `x[:, :c] += y` from the data flow.
+7. With inputs, every node has its value when it is made, and code that asks for sizes gets answers (`proxies.py`).
+   What it decides on them is a guard (`guards.py`); a module that may stay whole does, rather than have one.
+8. Factories of sizes (`torch.zeros(n, c)`) and random draws are nodes; draws that no graph can hold are refused.
+9. `no_grad`, `autocast` and their like within `forward` become nodes (`regions.py`).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections import Counter
+import copy
+import operator
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from ..errors import TraceError
+from ..types import Guard
 from .alias import alias
-from .explain import explained
+from .explain import CodeError, SizeError, is_data_dependent
+from .factories import Draws, factories_followed
+from .guards import guarded, guards_of, line_of_code
+from .inputs import NO_INPUTS, Inputs, Signature
 from .leaves import Leaves
-from .nodes import note_return, set_frame
-from .proxies import FollowingProxy, WeightProxy
+from .nodes import has_value, mark_named, note_return, set_frame, set_value, value_of
+from .proxies import Unfollowable, WeightProxy, proxy_for
+from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
+from .values import Values
 
 MODES = ("eval", "train")
 
@@ -42,67 +55,111 @@ class Trace:
 
     `skeleton` is an alias of the model (same weights, own modules) that the graphs refer to; `graphs` maps "train" and
     "eval" to a graph; `constants` maps the attribute names of tensors that neither parameters nor buffers hold.
+    `any_size` is whether another input size and batch gives the same graphs.
     """
 
     skeleton: nn.Module
     graphs: dict[str, fx.Graph]
     constants: dict[str, torch.Tensor]
-    inputs: tuple[Any, ...] = ()
+    inputs: Inputs = NO_INPUTS
     fixed_arguments: tuple[str, ...] = ()
+    any_size: bool = True
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """Shape of the first tensor input, batch included."""
-        return next((tuple(x.shape) for x in self.inputs if isinstance(x, torch.Tensor)), None)
+        return self.inputs.shape
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """The decisions of the model's code that its graphs hold for."""
+        return tuple(dict.fromkeys(guard for graph in self.graphs.values() for guard in guards_of(graph)))
 
 
 def trace(
     model: nn.Module,
     *,
-    inputs: tuple[Any, ...] = (),
+    inputs: Inputs | tuple[Any, ...] | None = None,
     modes: Sequence[str] = MODES,
     whole: Collection[str] = (),
 ) -> Trace:
-    """Trace `model` in each of `modes`. Shapes are not yet known: see `shapes.annotate`.
+    """Trace `model` in each of `modes` on `inputs`, of which only shapes and dtypes are used.
 
+    Without inputs nothing has a value: code that asks for sizes cannot be followed.
     `whole` are paths of submodules that stay single calls, beside those that `Leaves` knows.
 
     Raises:
         TraceError: naming the line at which the model cannot be followed.
 
     """
-    skeleton = alias(model)
-    leaves = Leaves()
-    leaves.keep_whole(skeleton.get_submodule(path) for path in whole)
-    graphs: dict[str, fx.Graph] = {}
-    constants: dict[str, torch.Tensor] = {}
-    fixed: tuple[str, ...] = ()
-    training = {module: module.training for module in skeleton.modules()}
-    try:
-        for mode in modes:
-            skeleton.train(mode=mode == "train")
-            tracer = _trace_once(skeleton, leaves, len(inputs), mode)
-            graphs[mode] = tracer.graph
-            constants.update(tracer.constants)
-            fixed = tracer.fixed_arguments
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-    return Trace(skeleton, graphs, constants, inputs, fixed)
+    subject = Subject(model, whole)
+    given = inputs if isinstance(inputs, Inputs | None) else Inputs(inputs)
+    drafts = {mode: subject.draft(mode, given) for mode in modes}
+    return subject.trace_of(drafts, NO_INPUTS if given is None else given)
 
 
-def _trace_once(skeleton: nn.Module, leaves: Leaves, arguments: int, mode: str) -> _Tracer:
-    while True:
-        tracer = _Tracer(skeleton, leaves, arguments, mode)
-        try:
-            with _private_buffers(skeleton, tracer):
-                tracer.trace(skeleton)
-            return tracer
-        except Exception as error:
-            culprit = next((m for m in reversed(tracer.open_modules) if leaves.can_close(m)), None)
-            if culprit is None:
-                raise explained(skeleton, error, _traces_quietly) from error
-            leaves.close(culprit)
+@dataclass(frozen=True)
+class Draft:
+    """One mode's graph on certain inputs, with the constants that it refers to."""
+
+    graph: fx.Graph
+    constants: dict[str, torch.Tensor]
+    fixed_arguments: tuple[str, ...]
+
+
+class Subject:
+    """A model under trace: its alias, and what tracing it has found out so far."""
+
+    def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
+        self.skeleton = alias(model)
+        self.first_convolution: nn.Module | None = None
+        self._leaves = Leaves()
+        self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole)
+
+    def draft(self, mode: str, inputs: Inputs | None) -> Draft:
+        """The graph of `mode`, "train" or "eval".
+
+        Raises:
+            SizeError: naming the node that does not run on these inputs.
+            TraceError: naming the line at which the model cannot be followed.
+
+        """
+        on_meta = None if inputs is None else inputs.on_meta()
+        while True:
+            tracer = _Tracer(self.skeleton, self._leaves, on_meta, mode)
+            try:
+                with _as_it_was(self.skeleton, mode), _private_buffers(self.skeleton, tracer), tracer.following():
+                    tracer.trace(self.skeleton)
+                return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments)
+            except StaysWhole as request:
+                self._leaves.close(request.module)
+            except Exception as error:
+                culprit = next((m for m in reversed(tracer.open_modules) if self._leaves.can_close(m)), None)
+                if culprit is None:
+                    self.first_convolution = tracer.first_convolution
+                    raise self._explained(error, tracer, on_meta) from error
+                self._leaves.close(culprit)
+
+    def _explained(self, error: Exception, tracer: _Tracer, inputs: Inputs | None) -> TraceError:
+        if isinstance(error, TraceError):
+            return error
+        if tracer.failed is None or inputs is None or is_data_dependent(error):
+            return CodeError(self.skeleton, error, _traces_quietly)
+        return SizeError(tracer.failed, inputs.sizes, error)
+
+    def trace_of(self, drafts: Mapping[str, Draft], inputs: Inputs, *, any_size: bool = True) -> Trace:
+        """The trace of the modes' drafts."""
+        constants = {name: value for draft in drafts.values() for name, value in draft.constants.items()}
+        fixed = tuple(dict.fromkeys(name for draft in drafts.values() for name in draft.fixed_arguments))
+        graphs = {mode: draft.graph for mode, draft in drafts.items()}
+        return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size)
+
+
+class StaysWhole(BaseException):
+    """A module that may stay whole decides on a size. No `except Exception` of the model's code may catch it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
 
 
 class _Tracer(fx.Tracer):
@@ -110,18 +167,38 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, skeleton: nn.Module, leaves: Leaves, arguments: int, mode: str) -> None:
+    def __init__(self, skeleton: nn.Module, leaves: Leaves, inputs: Inputs | None, mode: str) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
-        self.arguments = arguments
+        self.inputs = inputs
         self.mode = mode
         self.constants: dict[str, torch.Tensor] = {}
         self.fixed_arguments: tuple[str, ...] = ()
         self.open_modules: list[nn.Module] = []
+        self.first_convolution: nn.Module | None = None
+        # The node whose value is being found: model code that runs meanwhile is not traced.
+        self.evaluated: fx.Node | None = None
+        self.failed: fx.Node | None = None
+        self._values = Values(skeleton, self.constants)
+        self._decided: dict[tuple[fx.Node, Any], Any] = {}
+        self._grad_mode: fx.Node | None = None
         self._frames: list[tuple[str, int]] = [("", 0)]
         self._entries: Counter[str] = Counter()
         self._names: dict[int, str] = {}
         self._index(skeleton)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """All that lets this trace see what plain fx does not, while it runs."""
+        record = partial(self.create_proxy, "call_function")
+        draws = Draws()
+        with (
+            ordinary_mode(),
+            autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
+            factories_followed(record, lambda: self.evaluated is not None),
+        ):
+            yield
+        draws.refuse_new_ones()
 
     def _index(self, skeleton: nn.Module) -> None:
         for name, module in skeleton.named_modules():
@@ -139,8 +216,15 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        path = self.path_of_module(m)
+        if self.evaluated is not None:
+            return forward(*args, **kwargs)
+        path = self._names.get(id(m))
+        if path is None:
+            # Made, or sliced from a Sequential, within a forward: its code belongs to who made it.
+            return m.forward(*args, **kwargs)
         if self.is_leaf_module(m, path):
+            if self.first_convolution is None:
+                self.first_convolution = next((c for c in m.modules() if isinstance(c, nn.modules.conv._ConvNd)), None)
             return self.create_proxy("call_module", path, args, kwargs)
         self._frames.append((path, self._entries[path]))
         self._entries[path] += 1
@@ -155,9 +239,55 @@ class _Tracer(fx.Tracer):
         return value
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        self._follow_grad_mode()
+        return self._new_node(*args, **kwargs)
+
+    def _new_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         set_frame(node, self._frames[-1])
+        if self.inputs is not None and node.op != "placeholder":
+            self._evaluate(node)
         return node
+
+    def _evaluate(self, node: fx.Node) -> None:
+        self.evaluated = node
+        try:
+            set_value(node, self._values.of(node))
+        except Exception:
+            # The model's own code may catch it and go on.
+            self.failed = node
+            self.graph.erase_node(node)
+            raise
+        finally:
+            self.evaluated = None
+
+    def _follow_grad_mode(self) -> None:
+        """Switch gradients in the graph where the model's code has switched them since the last node."""
+        if torch.is_grad_enabled() == (self._grad_mode is None):
+            return
+        if self._grad_mode is None:
+            self._grad_mode = self._new_node("call_function", GRAD_MODE, (), {})
+            self._new_node("call_function", SET_GRAD_MODE, (False,), {})
+        else:
+            before, self._grad_mode = self._grad_mode, None
+            self._new_node("call_function", SET_GRAD_MODE, (before,), {})
+
+    def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
+        """What the number of `node` comes to, as a guard of the line of code that asks."""
+        whole = next((m for m in reversed(self.open_modules) if self.leaves.can_close(m)), None)
+        if whole is not None:
+            raise StaysWhole(whole)
+        outcome = convert(value_of(node))
+        if (node, convert) not in self._decided:
+            self._decided[node, convert] = outcome
+            number = node if outcome is value_of(node) else self.create_node("call_function", convert, (node,), {})
+            self.create_node("call_function", guarded, (number, outcome, line_of_code()), {})
+        return outcome
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        proxy = super().create_proxy(*args, **kwargs)
+        # None is a fact, which code asks for by `is`.
+        return None if proxy.node.target in (getattr, operator.getitem) and _is_none(proxy.node) else proxy
 
     def create_args_for_root(
         self,
@@ -167,33 +297,32 @@ class _Tracer(fx.Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         # An instance may override `forward`; `root_fn` is the class's.
         forward = self.root.forward if "forward" in vars(self.root) else root_fn.__get__(self.root)
-        proxies: list[Any] = []
-        fixed: list[str] = []
-        for parameter in inspect.signature(forward).parameters.values():
-            wanted = len(proxies) < self.arguments
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                # A forward that takes only `*args` still has an image.
-                while parameter.kind is parameter.VAR_POSITIONAL and len(proxies) < max(self.arguments, 1):
-                    proxies.append(self._placeholder(f"{parameter.name}_{len(proxies)}"))
-            elif parameter.kind is not parameter.KEYWORD_ONLY and (parameter.default is parameter.empty or wanted):
-                proxies.append(self._placeholder(parameter.name))
-            else:
-                fixed.append(f"{parameter.name}={parameter.default!r}")
-        self.fixed_arguments = tuple(fixed)
+        signature = Signature.of(forward, self.inputs)
+        self.fixed_arguments = signature.fixed
+        positional = [self._placeholder(name, value) for name, value in signature.positional]
+        named = [self._placeholder(name, value) for name, value in signature.named]
+        for proxy in named:
+            mark_named(proxy.node)
 
         def call(_root: nn.Module, *values: Any) -> Any:
-            return forward(*values)
+            given = zip((name for name, _ in signature.named), values[len(positional) :], strict=True)
+            return forward(*values[: len(positional)], **dict(given))
 
         call.__annotations__ = {}
-        return call, [self.root, *proxies]
+        return call, [self.root, *positional, *named]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return FollowingProxy(node, self)
+        return proxy_for(node, self)
 
-    def _placeholder(self, name: str) -> fx.Proxy:
-        return self.create_proxy("placeholder", name, (), {})
+    def _placeholder(self, name: str, value: Any) -> fx.Proxy:
+        node = self.create_node("placeholder", name, (), {})
+        if self.inputs is not None:
+            set_value(node, value)
+        return self.proxy(node)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:  # noqa: ARG002
+        if self.evaluated is not None:
+            return attr_val
         if isinstance(attr_val, torch.Tensor) and (name := self._names.get(id(attr_val))) is not None:
             if name not in parameter_proxy_cache:
                 node = self.create_node("get_attr", name, (), {})
@@ -202,6 +331,10 @@ class _Tracer(fx.Tracer):
         return attr_val
 
     def create_arg(self, a: Any) -> Any:
+        if issubclass(type(a), fx.Proxy):
+            if a.tracer is not self:
+                raise Unfollowable("a value of an earlier pass is used")
+            return a.node
         if isinstance(a, (torch.Tensor, nn.Module)) and (name := self._names.get(id(a))) is not None:
             return self.create_node("get_attr", name, (), {})
         if isinstance(a, torch.Tensor):
@@ -209,7 +342,42 @@ class _Tracer(fx.Tracer):
             self.constants[name] = a
             self._names[id(a)] = name
             return self.create_node("get_attr", name, (), {})
+        if isinstance(a, dict) and (members := getattr(type(a), "__dataclass_fields__", None)):
+            # fx would make a plain dict of it.
+            return self.create_node(
+                "call_function", type(a), (), {name: self.create_arg(getattr(a, name)) for name in members}
+            )
         return super().create_arg(a)
+
+
+def _is_none(node: fx.Node) -> bool:
+    return has_value(node) and value_of(node) is None
+
+
+@contextmanager
+def _as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
+    """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced."""
+    attributes = [(module, dict(vars(module))) for module in skeleton.modules()]
+    tables = [
+        (value, copy.copy(value))
+        for _, held in attributes
+        for name, value in held.items()
+        if type(value) in (dict, OrderedDict, list, set) and name not in _BOOKKEEPING
+    ]
+    skeleton.train(mode=mode == "train")
+    try:
+        yield
+    finally:
+        for module, held in attributes:
+            vars(module).clear()
+            vars(module).update(held)
+        for table, before in tables:
+            table.clear()
+            (table.extend if isinstance(table, list) else table.update)(before)
+
+
+# What every module has; of these, code that runs adds to its modules at most.
+_BOOKKEEPING = frozenset(vars(nn.Module())) - {"_modules"}
 
 
 @contextmanager
@@ -253,14 +421,9 @@ def _private_buffers(skeleton: nn.Module, tracer: _Tracer) -> Iterator[None]:
 
 
 def _traces_quietly(module: nn.Module) -> bool:
-    aliased = alias(module)
-    aliased.eval()
-    leaves = Leaves()
-    tracer = _Tracer(aliased, leaves, 0, "eval")
     try:
-        with _private_buffers(aliased, tracer):
-            tracer.trace(aliased)
-    except Exception:
+        graph = Subject(module).draft("eval", None).graph
+    except (TraceError, RecursionError):
         return False
     # A scope takes and gives maps; something that only collects other modules has no placeholder to patch behind.
-    return any(node.op == "placeholder" for node in tracer.graph.nodes)
+    return any(node.op == "placeholder" for node in graph.nodes)

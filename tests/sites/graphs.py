@@ -13,7 +13,6 @@ from attn_inject.sites.flow import Flow
 from attn_inject.sites.found import GraphSites
 from attn_inject.sites.layout import channel_axes
 from attn_inject.sites.select import analyse
-from attn_inject.tracing.shapes import annotate
 from attn_inject.tracing.tracer import trace
 from attn_inject.types import DEFAULT_KINDS, Kind
 
@@ -67,7 +66,7 @@ class Read:
 def read(net: nn.Module, *shapes: tuple[int, ...]) -> Read:
     """The eval graph of `net` for inputs of `shapes`."""
     inputs = tuple(torch.empty(shape, device="meta") for shape in shapes)
-    traced = annotate(trace(net.to("meta"), inputs=inputs, modes=("eval",)), example_inputs=inputs)
+    traced = trace(net.to("meta"), inputs=inputs, modes=("eval",))
     graph = traced.graphs["eval"]
     flow = Flow(traced.skeleton, graph)
     return Read(traced.skeleton, graph, flow, channel_axes(flow.operations, graph))

@@ -22,6 +22,7 @@ GOOD = {
     "edits": "2 modules in both graphs",
     "weights": "32 tensors kept",
     "shapes": "eval (2, 5); train (2, 5)",
+    "trace": "eval equal to the bit on 1x3x16x16; train equal to the bit on 2x3x16x16",
     "finite": "0 non-finite outputs on an input of 1x3x16x16",
     "gradients": "4 of 4 new parameters reached, 4 with a gradient other than zero",
 }
@@ -370,7 +371,7 @@ def test_gradients_that_are_zero_are_counted_apart() -> None:
 
 def test_without_new_parameters_there_is_no_check_of_gradients() -> None:
     model, patched = net(attention="se-var1")
-    assert list(figures(verify(model, patched))) == ["edits", "weights", "shapes", "finite"]
+    assert list(figures(verify(model, patched))) == ["edits", "weights", "shapes", "trace", "finite"]
 
 
 def test_identity() -> None:
@@ -406,7 +407,7 @@ def test_identity_is_not_asked_of_what_lost_something(weights: bool) -> None:
         patched = inject(model, attention, existing="replace", init="identity", input_size=SIZE)
         assert bool(patched.displaced) is weights
         names = list(figures(verify(model, patched)))
-        assert names == ["edits", "weights", "shapes", "finite", *last]
+        assert names == ["edits", "weights", "shapes", "trace", "finite", *last]
 
 
 class Needs(nn.Module):

@@ -327,6 +327,7 @@ def test_verify_can_fail() -> None:
         "edits",
         "weights",
         "shapes",
+        "trace",
         "finite",
         "gradients",
     ]

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from attn_inject import TraceError
+from attn_inject.tracing.inputs import Inputs
 from attn_inject.tracing.prepare import materialised, not_kept, unwrap
 
 
@@ -73,7 +74,7 @@ def test_lazy_modules_see_the_inputs_once_in_a_copy() -> None:
     assert str(caught.value) == (
         "the model has lazy modules without shapes: run it once on an input, or pass example_inputs"
     )
-    ready: Any = materialised(lazy, (torch.zeros(1, 3),))
+    ready: Any = materialised(lazy, Inputs((torch.zeros(1, 3),)))
     assert ready[0].weight.shape == (2, 3)
     assert lazy[0].has_uninitialized_params()
     assert materialised(ready, None) is ready

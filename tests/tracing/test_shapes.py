@@ -10,15 +10,21 @@ import torch
 from torch import nn
 
 from attn_inject import TraceError
+from attn_inject.tracing.inputs import Inputs
 from attn_inject.tracing.nodes import has_value, value_of
-from attn_inject.tracing.shapes import _candidate_shapes, annotate, propagate
+from attn_inject.tracing.shapes import annotate, propagate
 from attn_inject.tracing.tracer import Trace, trace
+from attn_inject.tracing.usual_sizes import candidate_shapes, first_convolution
 
 from .. import toys
 
 
 def _traced(*layers: nn.Module) -> Trace:
     return trace(nn.Sequential(*layers), modes=("eval",))
+
+
+def _candidates(model: nn.Module, input_size: Any = None) -> list[tuple[int, ...]]:
+    return candidate_shapes(model, first_convolution(model), input_size)
 
 
 def test_every_node_knows_its_value_and_nothing_is_computed() -> None:
@@ -59,7 +65,7 @@ def test_a_tied_weight_is_one_value() -> None:
 def test_the_node_that_does_not_fit_is_named(inputs: tuple[Any, ...], shape: str, reason: str) -> None:
     traced = _traced(toys.conv(3, 8), nn.Conv2d(8, 8, 5))
     with pytest.raises(TraceError) as caught:
-        annotate(traced, example_inputs=inputs)
+        annotate(traced, inputs=Inputs(inputs))
     assert str(caught.value).startswith(reason)
     assert str(caught.value).endswith("; pass another input_size, or example_inputs")
     assert "\n" not in str(caught.value)
@@ -87,17 +93,15 @@ def test_a_norm_of_another_width_is_named() -> None:
     ],
 )
 def test_an_input_size_is_completed(layer: nn.Module, input_size: Any, shape: tuple[int, ...]) -> None:
-    assert _candidate_shapes(_traced(layer), input_size) == [shape]
+    assert _candidates(layer, input_size) == [shape]
 
 
 def test_sizes_that_are_tried() -> None:
     sizes = (224, 256, 299, 32, 28, 64, 384, 512)
-    assert _candidate_shapes(_traced(toys.conv(5, 8)), None) == [(2, c, s, s) for c in (5, 3, 1) for s in sizes]
-    assert _candidate_shapes(_traced(toys.conv(3, 8)), None) == [(2, c, s, s) for c in (3, 1) for s in sizes]
-    assert _candidate_shapes(_traced(toys.conv(1, 8, d=1)), None) == [
-        (2, c, s) for c in (1, 3) for s in (1024, 224, 128, 16000)
-    ]
-    assert _candidate_shapes(_traced(toys.conv(3, 8, d=3)), None) == [
+    assert _candidates(toys.conv(5, 8)) == [(2, c, s, s) for c in (5, 3, 1) for s in sizes]
+    assert _candidates(toys.conv(3, 8)) == [(2, c, s, s) for c in (3, 1) for s in sizes]
+    assert _candidates(toys.conv(1, 8, d=1)) == [(2, c, s) for c in (1, 3) for s in (1024, 224, 128, 16000)]
+    assert _candidates(toys.conv(3, 8, d=3)) == [
         (2, c, frames, s, s) for c in (3, 1) for s in (112, 32, 224, 64) for frames in (16, 32)
     ]
 
@@ -108,7 +112,7 @@ def test_the_configured_size_comes_first(name: str, config: Any) -> None:
     model = nn.Sequential(toys.conv(3, 8))
     setattr(model, name, config)
     traced = trace(model, modes=("eval",))
-    assert _candidate_shapes(traced, None)[:2] == [(2, 3, 48, 40), (2, 3, 224, 224)]
+    assert _candidates(model)[:2] == [(2, 3, 48, 40), (2, 3, 224, 224)]
     assert annotate(traced).input_shape == (2, 3, 48, 40)
 
 
@@ -131,4 +135,4 @@ def test_sizes_that_no_network_takes(size: tuple[int, ...]) -> None:
 
 def test_the_inputs_dtype_is_the_models() -> None:
     traced = annotate(trace(toys.conv(3, 8).double(), modes=("eval",)), input_size=(3, 8, 8))
-    assert traced.inputs[0].dtype is torch.float64
+    assert traced.inputs.values[0].dtype is torch.float64

@@ -108,7 +108,7 @@ def examine(name: str) -> Row:
     ours = Counter(site.block for site in located.sites if site.kind == "residual")
     nodes = len(located.trace.graphs["eval"].nodes)
     try:
-        theirs = residual_blocks(model, *(x for x in located.trace.inputs))
+        theirs = residual_blocks(model, *located.trace.inputs.values)
     except (RuntimeError, NotImplementedError, IndexError) as error:
         return Row(name, nodes, kinds["residual"], kinds["mixed"], None, error=f"oracle: {error}", seconds=seconds)
     return Row(

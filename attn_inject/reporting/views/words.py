@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...cost.amounts import Cost
-from ...types import block_name
+from ...types import block_name, guard_notes
 from ..data import DiffLine, Quantity, ReportData, Speed
 from ..settings import Units
 
@@ -160,6 +160,7 @@ def checks(report: ReportData) -> str | None:
 def remarks(report: ReportData) -> list[str]:
     """What a reader must not miss, in order: notes of the plan, what was not kept, what could not be counted."""
     lines = list(report.notes)
+    lines += guard_notes(report.guards, any_size=report.any_size)
     lines += [f"not kept: {name}" for name in report.not_kept]
     if report.unknown:
         lines.append("FLOPs not counted: " + ", ".join(f"{name} ({n}×)" for name, n in report.unknown.items()))

@@ -1,0 +1,120 @@
+"""Guards: the sizes, types and numbers that a model's code decided on while it was traced.
+
+Where code turns a size into a number or decides a branch on it, the graph holds for that outcome only. So the graph
+computes the outcome again whenever it runs, and a `guarded` node compares: another outcome is an error with the line of
+the model's code, never a wrong result. A guard that came out differently in a second trace that gave the same graph
+is idle and taken out: one of a truth value, since there is no third outcome; one of a text, since texts are written
+for people; one of a number if two more sizes agree.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..errors import GuardError
+from ..types import Guard
+from .nodes import value_of
+
+# What runs between a line of the model's code and us. With the separator: torchvision is not torch.
+MACHINERY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
+_PLAIN = (bool, int, float, complex, str, type(None))
+
+
+def guarded(outcome: Any, traced: Any, line: str) -> None:
+    """Compare what a decision came to with what it came to in the trace.
+
+    Raises:
+        GuardError: another outcome; names the line of the model's code and the two ways out.
+
+    """
+    # Compilers that keep sizes open have truth values of their own, which are not compared but asked.
+    decided = (True if outcome else False) if isinstance(traced, bool) else outcome  # noqa: SIM210
+    if decided != traced:
+        raise GuardError(
+            f"the network was traced where {line} came to {traced}, and this input makes it {outcome}: "
+            "pass example_inputs of this size to inject(), or use attach(), which runs the model's own code"
+        )
+
+
+def line_of_code() -> str:
+    """The line of the model's code that is running: its file, number and text."""
+    import linecache
+
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(MACHINERY):
+        frame = frame.f_back
+    path, number = frame.f_code.co_filename, frame.f_lineno
+    text = linecache.getline(path, number).strip()
+    return f"{'/'.join(Path(path).parts[-2:])}:{number}" + (f" `{text}`" if text else "")
+
+
+def guards_of(graph: fx.Graph) -> tuple[Guard, ...]:
+    """The guards that a graph checks when it runs, in execution order, each line and outcome once."""
+    found = [
+        Guard(line=node.args[2], outcome=str(node.args[1]))
+        for node in graph.nodes
+        if node.op == "call_function" and node.target is guarded
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def same_graph(graph: fx.Graph, other: fx.Graph) -> bool:
+    """Whether two graphs compute the same, whatever their guards came to."""
+    return _described(graph) == _described(other)
+
+
+def _described(graph: fx.Graph) -> list[Any]:
+    order: dict[fx.Node, int] = {}
+    lines: list[Any] = []
+    for node in graph.nodes:
+        if node.target is guarded:
+            continue
+        order[node] = len(order)
+        # An assertion's message may write down what was asserted.
+        given = node.args[:1] if node.target is torch._assert else node.args
+        args, kwargs = fx.node.map_arg((given, node.kwargs), lambda n: ("node", order[n]))
+        lines.append((node.op, str(node.target), repr(args), repr(kwargs)))
+    return lines
+
+
+def idle_guards(graph: fx.Graph, other: fx.Graph) -> list[fx.Node]:
+    """The guards of `graph` that came out differently in the same graph `other`: here they decide nothing."""
+    pairs = zip(_guarded(graph), _guarded(other), strict=True)
+    return [mine for mine, its in pairs if mine.args[1] != its.args[1]]
+
+
+def needs_more_sizes(idle: fx.Node) -> bool:
+    """Whether an idle guard may come to something else than what was seen: a number that is not only written down."""
+    converted = idle.all_input_nodes[0].target
+    return converted in (int, float, complex, operator.index)
+
+
+def erase_guards(graph: fx.Graph, guards: Iterable[fx.Node]) -> None:
+    """Take guards out of a graph, with the sizes that only they asked for."""
+    for node in guards:
+        _erase(graph, node)
+
+
+def _guarded(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.target is guarded]
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase a guard and the sizes that only it asked for."""
+    sources = node.all_input_nodes
+    graph.erase_node(node)
+    for source in sources:
+        if not source.users and source.op != "placeholder" and not _holds_tensors(value_of(source)):
+            _erase(graph, source)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return not isinstance(value, (*_PLAIN, torch.Size, torch.dtype, torch.device))

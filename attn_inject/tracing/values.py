@@ -1,0 +1,136 @@
+"""What the nodes of a graph give, without arithmetic: tensors on the meta device, and the numbers that come of sizes.
+
+Meta tensors hold shapes, strides and dtypes but no data, so nothing is computed and no weight is copied. Parameters are
+replaced by meta stand-ins leaf by leaf; statistics that a norm would update in train mode too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_map
+
+from .nodes import value_of
+from .regions import is_region
+
+# Their outputs look like their inputs; asking torch's meta kernels takes most of the time of a whole network.
+_KEEP_SHAPE = {
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
+    nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity,
+}  # fmt: skip
+_MAKE_NOTHING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_KEEP_SHAPE}
+_MOVES = ("cpu", "cuda", "xpu", "mps")
+
+
+class Values:
+    """Gives the value of a node of `root`'s graphs whose arguments have theirs.
+
+    Values stay on the meta device whatever the code moves them to; asked for its device, a value answers with the
+    device of the model, so that code that decides on it decides as it will when it runs.
+    """
+
+    def __init__(self, root: nn.Module, constants: Mapping[str, torch.Tensor]) -> None:
+        self._root = root
+        self._constants = constants
+        self._made: dict[int, torch.Tensor] = {}
+        # The originals are kept, since an id is another tensor's once its own is gone.
+        self._kept: list[torch.Tensor] = []
+        held = next((tensor for tensor in (*root.parameters(), *root.buffers())), None)
+        self._device = torch.device("cpu") if held is None else held.device
+
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The meta tensor of a weight or a constant; the same for the same tensor."""
+        if id(tensor) not in self._made:
+            self._made[id(tensor)] = to_meta(tensor)
+            self._kept.append(tensor)
+        return self._made[id(tensor)]
+
+    def of(self, node: fx.Node) -> Any:
+        """What `node` gives; errors are those of the operation."""
+        if node.op == "get_attr":
+            value = self._constants.get(str(node.target))
+            value = value if value is not None else fetch(self._root, str(node.target))
+            return self.stand_in(value) if isinstance(value, torch.Tensor) else value
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
+        if node.op == "output":
+            return args[0]
+        if is_region(node.target):
+            return None
+        module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        # Asking for the device of what is made costs as much as what is done.
+        making = nullcontext() if type(module) in _MAKE_NOTHING else torch.device("meta")
+        with torch.no_grad(), making:
+            if module is not None:
+                return self._call_module(module, args, kwargs)
+            args, kwargs = tree_map(_off_device, (args, kwargs))
+            if "device" in kwargs:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            if node.op == "call_method":
+                return _call_method(str(node.target), args, kwargs)
+            if node.target is getattr and isinstance(args[0], torch.Tensor) and args[1] in _DEVICE_FACTS:
+                return _DEVICE_FACTS[args[1]](self._device)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run one leaf on meta stand-ins of its tensors, without its hooks, and leave it as it was."""
+        if type(module) in _KEEP_SHAPE and len(args) == 1 and not kwargs:
+            width = getattr(module, "num_features", None)
+            if width is not None and args[0].shape[1] != width:
+                raise ValueError(f"expected {width} channels, got {args[0].shape[1]}")
+            return torch.empty_like(args[0])
+        held: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for part in module.modules():
+            held.append((part._parameters, dict(part._parameters)))
+            held.append((part._buffers, dict(part._buffers)))
+            plain = {k: v for k, v in vars(part).items() if isinstance(v, torch.Tensor)}
+            if plain:
+                held.append((vars(part), plain))
+        try:
+            for home, tensors in held:
+                home.update({k: self.stand_in(v) for k, v in tensors.items() if v is not None})
+            return module.forward(*args, **kwargs)
+        finally:
+            for home, tensors in held:
+                home.update(tensors)
+
+
+_DEVICE_FACTS: dict[str, Any] = {
+    "device": lambda device: device,
+    "is_meta": lambda device: device.type == "meta",
+    **{f"is_{kind}": lambda device, kind=kind: device.type == kind for kind in ("cpu", "cuda", "mps", "xpu")},
+}
+
+
+def _call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    target, *rest = args
+    if isinstance(target, torch.Tensor):
+        if name in _MOVES:
+            return target
+        if name == "to" and rest and isinstance(rest[0], str):
+            rest[0] = "meta"
+    return getattr(target, name)(*rest, **kwargs)
+
+
+def fetch(root: nn.Module, path: str) -> Any:
+    """The attribute of `root` at a dotted path."""
+    value: Any = root
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def to_meta(value: Any) -> Any:
+    """The same structure with meta tensors in the place of tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("meta")
+    if isinstance(value, (tuple, list, dict)):
+        return tree_map(lambda v: v.detach().to("meta") if isinstance(v, torch.Tensor) else v, value)
+    return value
+
+
+def _off_device(value: Any) -> Any:
+    return torch.device("meta") if isinstance(value, torch.device) else value

@@ -1,0 +1,89 @@
+"""Factories and draws: what a graph makes anew each time, and what it must not hold."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import TraceError, inject
+from attn_inject.tracing.shapes import trace_at_a_size
+
+from ..sites.graphs import Net
+from ..toys import conv
+
+
+def _net(run: Any) -> Net:
+    return Net(run, conv=conv(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("draw", "source"),
+    [
+        (random.random, "Python's random"),
+        (lambda: float(np.random.rand()), "numpy.random"),  # noqa: NPY002  # what models do
+        (lambda: float(torch.empty(1).uniform_()), "torch"),
+    ],
+)
+def test_a_coin_toss_is_not_frozen(draw: Any, source: str) -> None:
+    net = _net(lambda m, x: m.conv(x) if draw() < 2 else x)
+    with pytest.raises(TraceError, match=rf"draws from {source} in its forward|draws numbers from {source} in its"):
+        trace_at_a_size(net, input_size=8)
+
+
+def test_torchs_draws_are_nodes() -> None:
+    net = _net(lambda m, x: m.conv(x) * torch.rand(1) + torch.randn(x.size(0), 1, 1, 1))
+    before = torch.get_rng_state()
+    graph = trace_at_a_size(net, input_size=8).graphs["train"]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [node.target for node in graph.nodes if node.op == "call_function"][:1] == [torch.rand]
+
+
+def test_stochastic_depth_by_hand_stays_random() -> None:
+    class Drop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body = conv(3, 16), nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            keep = torch.rand(x.shape[0], 1, 1, 1) < 0.5 if self.training else 1
+            return x + self.body(x) * keep
+
+    model = Drop()
+    patched = inject(model, "se", reduction=4, init="identity", input_size=16)
+    image = torch.randn(8, 3, 16, 16)
+    given: list[torch.Tensor] = []
+    for net in (model, patched, patched):
+        torch.manual_seed(len(given) // 2)
+        given.append(net.train()(image))
+    assert torch.equal(given[0], given[1])
+    assert not torch.equal(given[1], given[2])
+
+
+def test_torch_is_as_it_was() -> None:
+    before = {name: getattr(torch, name) for name in ("zeros", "rand", "tensor", "empty", "finfo")}
+    with pytest.raises(TraceError):
+        trace_at_a_size(_net(lambda m, x: m.missing(x)), input_size=8)
+    assert all(getattr(torch, name) is function for name, function in before.items())
+    with torch.device("meta"):
+        assert all(made.is_meta for made in (torch.empty(1), torch.zeros(1), torch.rand(1)))
+
+
+def test_other_threads_draw_their_own() -> None:
+    drawn: list[Any] = []
+
+    def run(m: Any, x: Any) -> Any:
+        thread = threading.Thread(target=lambda: drawn.append(torch.zeros(2)))
+        thread.start()
+        thread.join()
+        return m.conv(x)
+
+    graph = trace_at_a_size(_net(run), input_size=8).graphs["eval"]
+    assert all(type(value) is torch.Tensor for value in drawn)
+    assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "output"]

@@ -1,0 +1,117 @@
+"""Inputs as people have them, and which argument of a forward takes which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import TraceError, attach, find_sites, inject
+from attn_inject.tracing.inputs import Inputs, Signature, given_inputs, tensors_in
+
+from ..toys import conv
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 16)
+        self.body = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return x + self.body(x)
+
+
+class Optional(Residual):
+    def forward(self, pixel_values: Any = None, mask: Any = None, **options: Any) -> Any:
+        if pixel_values is None:
+            raise ValueError("You have to specify pixel_values")
+        out = self.run(pixel_values)
+        return {"out": out if mask is None else out * mask, "options": len(options)}
+
+
+class Named(Residual):
+    def forward(self, *, image: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return self.run(image) * scale
+
+
+class Listed(Residual):
+    def forward(self, batch: dict[str, torch.Tensor], views: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [self.run(view + batch["image"]) for view in views]
+
+
+def test_inputs_are_positions_a_tuple_or_names() -> None:
+    model = Optional()
+    assert given_inputs(model, None) is None
+    assert given_inputs(model, IMAGE) == Inputs((IMAGE,))
+    assert given_inputs(model, (IMAGE, 1)) == Inputs((IMAGE, 1))
+    assert given_inputs(model, {"pixel_values": IMAGE}) == Inputs(named={"pixel_values": IMAGE})
+    # Whatever it takes, under any name; but a dict of other words is one value.
+    assert given_inputs(model, {"more": 1}) == Inputs(named={"more": 1})
+    assert given_inputs(Listed(), {"image": IMAGE}) == Inputs(({"image": IMAGE},))
+
+
+def test_shapes_of_structures() -> None:
+    inputs = Inputs(({"a": torch.zeros(2, 3)}, [torch.zeros(4)]), {"c": (torch.zeros(1, 2, 5, 5), 7)})
+    assert inputs.shape == (2, 3)
+    assert inputs.sizes == "(2, 3), (4,), (1, 2, 5, 5)"
+    assert [tuple(tensor.shape) for tensor in inputs.resized(1, 3).tensors] == [(3, 3), (5,), (2, 2, 8, 8)]
+    assert all(tensor.is_meta for tensor in inputs.on_meta().tensors)
+    assert list(tensors_in([1, "a", None])) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "positional", "named", "fixed"),
+    [
+        (Optional(), None, ["pixel_values"], [], ["mask=None"]),
+        (Optional(), Inputs((1, 2)), ["pixel_values", "mask"], [], []),
+        (Optional(), Inputs(named={"mask": 1, "pixel_values": 2}), [], ["mask", "pixel_values"], []),
+        (Named(), None, [], ["image"], ["scale=1.0"]),
+        (Listed(), None, ["batch", "views"], [], []),
+    ],
+)
+def test_which_arguments_take_an_input(
+    model: nn.Module, inputs: Inputs | None, positional: list[str], named: list[str], fixed: list[str]
+) -> None:
+    signature = Signature.of(model.forward, inputs)
+    assert [name for name, _ in signature.positional] == positional
+    assert [name for name, _ in signature.named] == named
+    assert list(signature.fixed) == fixed
+
+
+@pytest.mark.parametrize(
+    ("model", "example_inputs", "call"),
+    [
+        (Optional(), None, lambda m, x: m(x)["out"]),
+        (Optional(), {"pixel_values": IMAGE}, lambda m, x: m(pixel_values=x)["out"]),
+        (Optional(), {"pixel_values": IMAGE, "mask": torch.ones(1)}, lambda m, x: m(x, mask=torch.ones(1))["out"]),
+        (Named(), None, lambda m, x: m(image=x)),
+        (Listed(), ({"image": IMAGE}, [IMAGE, IMAGE]), lambda m, x: torch.cat(m({"image": x}, [x, x]))),
+    ],
+)
+def test_patched_models_take_the_inputs_of_the_original(model: nn.Module, example_inputs: Any, call: Any) -> None:
+    model.eval()
+    options: dict[str, Any] = {"example_inputs": example_inputs} if example_inputs is not None else {"input_size": 16}
+    assert [(site.block, site.kind) for site in find_sites(model, **options)] == [("", "residual")] * (
+        2 if isinstance(model, Listed) else 1
+    )
+    image = torch.randn(2, 3, 16, 16)
+    plain = inject(model, "se", reduction=4, init="identity", **options).eval()
+    assert torch.equal(call(plain, image), call(model, image))
+    assert {check.name for check in plain.injection.verification.checks} >= {"trace", "identity"}
+    torch.manual_seed(0)
+    patched = inject(model, "eca", **options).eval()
+    torch.manual_seed(0)
+    attached = attach(model, "eca", **options).eval() if not isinstance(model, Listed) else patched
+    assert torch.equal(call(attached, image), call(patched, image))
+    assert not torch.equal(call(patched, image), call(model, image))
+
+
+def test_several_inputs_must_be_given() -> None:
+    with pytest.raises(TraceError, match=r"takes 2 inputs \(batch, views\): pass example_inputs"):
+        find_sites(Listed())
