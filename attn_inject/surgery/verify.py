@@ -29,7 +29,7 @@ from ..errors import TraceError
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule, injected_part
 from ..tracing.inputs import arguments_of, tensors_in
-from ..tracing.nodes import has_value, value_of
+from ..tracing.nodes import frame_of, has_frame, has_value, value_of
 from ..tracing.prepare import unwrap
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import propagate
@@ -71,16 +71,28 @@ def verify_part(original: nn.Module, patched: InjectedModule) -> Verification:
 
 
 def _edits(part: InjectedModule, plan: Plan) -> Check:
-    wanted = {insertion.module: insertion.site.calls for insertion in plan.insertions}
     wrong: list[str] = []
+    usual = _runs(part.pristine_graph_of("eval"))
     for mode in MODES:
+        # The plan says how often a block runs in eval mode; in train mode it may run less or more often.
+        runs = _runs(part.pristine_graph_of(mode))
+        wanted = {
+            insertion.module: insertion.site.calls if usual[block] == runs[block] else runs[block]
+            for insertion in plan.insertions
+            for block in (insertion.site.block,)
+        }
         targets = Counter(str(node.target) for node in part.graph_of(mode).nodes if node.op == "call_module")
         before = Counter(str(node.target) for node in part.pristine_graph_of(mode).nodes if node.op == "call_module")
         # A module that takes another's name counts as new.
         wrong += [f"{m} {targets[m]}x in {mode}" for m, calls in wanted.items() if targets[m] != calls]
         wrong += [f"{m} unplanned in {mode}" for m in targets if m not in wanted and targets[m] > before[m]]
-    figure = f"{len(wanted)} modules in both graphs" if not wrong else "; ".join(wrong[:4])
+    figure = f"{len(plan.insertions)} modules in both graphs" if not wrong else "; ".join(wrong[:4])
     return Check("edits", passed=not wrong, figure=figure)
+
+
+def _runs(graph: fx.Graph) -> Counter[str]:
+    """How often each block runs."""
+    return Counter(block for block, _ in {frame_of(node) for node in graph.nodes if has_frame(node)})
 
 
 def _weights(source: nn.Module, part: InjectedModule) -> Check:

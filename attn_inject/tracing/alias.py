@@ -6,8 +6,9 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from torch import nn
+
+from .inputs import tensors_in
 
 
 def alias(model: nn.Module) -> nn.Module:
@@ -29,9 +30,9 @@ def alias(model: nn.Module) -> nn.Module:
         memo.update({id(table): OrderedDict() for table in empty})
     # Gradients and non-leaf tensors kept as plain attributes cannot be deep-copied; they are shared instead.
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value
+        for tensor in tensors_in(list(vars(module).values())):
+            if tensor.grad_fn is not None:
+                memo[id(tensor)] = tensor
     return copy.deepcopy(model, memo)
 
 

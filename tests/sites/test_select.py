@@ -182,3 +182,16 @@ def test_kinds_are_found_when_they_are_asked_for() -> None:
         ("residual", "three", ""),
         ("residual", "three", ""),
     ]
+
+
+def test_a_value_that_reaches_no_output_is_no_site() -> None:
+    """As a backbone of which only the first features are asked for."""
+    net = Net(
+        lambda m, x: ((first := x + m.b(torch.relu(m.a(x)))), first + m.d(torch.relu(m.c(first))))[0],
+        **{name: toys.conv(16, 16) for name in "abcd"},
+    )
+    sites = find_sites(net.to("meta"), input_size=(16, 8, 8))
+    assert [site.node for site in sites] == ["b"]
+    assert [(skipped.node, skipped.reason) for skipped in sites.skipped] == [
+        ("add_1", "its value reaches no output of the network")
+    ]

@@ -281,3 +281,72 @@ def test_a_plan_that_puts_nothing_in_is_not_attached() -> None:
             attach_plan(located, other)
         assert str(caught.value) == "attach only puts attention in: use inject to take it out"
     assert type(attach_plan(located, plan)) is Toy
+
+
+class SharedActivation(nn.Module):
+    """One activation for a whole network, as YOLOs have it: a hook on it would gate in every block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.SiLU()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(ActivatedLast(width, self.act) for width in (16, 16))
+        self.head = nn.Conv2d(16, 32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.act(self.head(x))
+
+
+class ActivatedLast(nn.Module):
+    def __init__(self, width: int, act: nn.Module) -> None:
+        super().__init__()
+        self.body = ConvAct(width, act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+class ConvAct(nn.Module):
+    def __init__(self, width: int, act: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(width, width, 3, padding=1), act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv(x))
+
+
+def test_a_module_that_also_runs_elsewhere_carries_no_hook() -> None:
+    torch.manual_seed(0)
+    model = SharedActivation().eval()
+    attached = attach(model, "se", reduction=4, init="identity", input_size=16)
+    assert [name for name, module in attached.named_modules() if module._forward_hooks] == [
+        "blocks.0.body",
+        "blocks.1.body",
+    ]
+    image = torch.randn(2, 3, 16, 16)
+    assert torch.equal(attached(image), model(image))
+    torch.manual_seed(1)
+    patched = inject(model, "eca", input_size=16).eval()
+    torch.manual_seed(1)
+    gated = attach(model, "eca", input_size=16).eval()
+    assert torch.equal(gated(image), patched(image))
+    assert not torch.equal(gated(image), model(image))
+
+
+def test_a_block_that_runs_all_it_holds() -> None:
+    """A Sequential runs the new module too: right where it stands last, refused where it belongs elsewhere."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(conv(3, 16), nn.ReLU()), nn.Sequential(nn.MaxPool2d(2), conv(16, 32))).eval()
+    image = torch.randn(2, 3, 16, 16)
+    gated = []
+    for verb in (inject, attach):
+        torch.manual_seed(1)
+        gated.append(verb(model, "se", kinds=("stage",), input_size=16).eval()(image))
+    assert torch.equal(*gated)
+    flat = nn.Sequential(conv(3, 16), nn.ReLU(), nn.MaxPool2d(2), conv(16, 32), nn.ReLU())
+    for name in ("se", "eca"):
+        with pytest.raises(PlanError, match="it runs every module that it holds; use inject"):
+            attach(flat, name, kinds=("stage",), input_size=16)

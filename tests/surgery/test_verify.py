@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from attn_inject import InjectedModule, apply_plan, inject, make_plan, verify
+from attn_inject import InjectedModule, RewriteError, apply_plan, inject, make_plan, verify
 from attn_inject.types import Verification
 
 from ..toys import SPELLINGS, Block, Lambda, Toy, conv
@@ -522,3 +522,39 @@ def test_a_part_is_compared_with_the_part_that_it_was() -> None:
     assert verify(nn.DataParallel(model), patched).passed
     _add("net.head.bias")(patched)
     assert failed(verify(model, patched)) == {"weights": "changed or missing: head.bias"}
+
+
+def test_a_block_may_run_more_often_in_train_mode() -> None:
+    """As the decoder of a variational network, which reconstructs beside what it computes."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = conv(3, 16)
+            self.block = Lambda(lambda m, x: x + m.b(relu(m.a(x))), a=conv(16, 16), b=conv(16, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.block(self.stem(x))
+            return self.block(x) if self.training else x
+
+    patched = inject(Twice(), "eca", input_size=SIZE)
+    calls = {mode: [n.target for n in patched.graph_of(mode).nodes].count("block.eca") for mode in ("eval", "train")}
+    assert calls == {"eval": 1, "train": 2}
+    assert figures(patched.injection.verification)["edits"] == "1 modules in both graphs"
+
+
+def test_a_graph_that_is_not_the_model_is_found() -> None:
+    """What code may ask that no trace answers truly: the exact type of a value."""
+
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = conv(3, 16)
+            self.block = Lambda(lambda m, x: x + m.b(relu(m.a(x))), a=conv(16, 16), b=conv(16, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.block(self.stem(x))
+            return x if type(x) is torch.Tensor else x * 2
+
+    with pytest.raises(RewriteError, match=r"verification of trace failed: in eval mode the graph and the model's own"):
+        inject(Counts(), "eca", input_size=SIZE)

@@ -67,6 +67,9 @@ def test_tensors_with_a_history_are_shared() -> None:
     model.kept, model.plain = model[0].weight * 2, torch.ones(2)
     twin: Any = alias(model)
     assert twin.kept is model.kept
+    # As deep supervision keeps the heads of the last pass.
+    model.heads = [model.kept, {"last": model.kept + 1}]
+    assert alias(model).heads[1]["last"] is model.heads[1]["last"]
     assert twin.plain is not model.plain
     assert torch.equal(twin.plain, model.plain)
 

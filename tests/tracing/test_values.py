@@ -1,0 +1,33 @@
+"""Values without arithmetic: what moves stays on meta, and devices are those of the model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from attn_inject.tracing.nodes import value_of
+from attn_inject.tracing.values import fetch, to_meta
+
+from ..sites.graphs import Net, read
+from ..toys import conv
+
+
+def test_a_value_moves_nowhere_and_knows_the_models_device() -> None:
+    net = Net(lambda m, x: m.conv(x.to("cpu").cpu().to(m.conv.weight.device)), conv=conv(3, 4))
+    seen = read(net, (2, 3, 8, 8))
+    assert all(value_of(node).is_meta for node in seen.graph.nodes if isinstance(value_of(node), torch.Tensor))
+    assert value_of(seen.last).shape == (2, 4, 8, 8)
+
+
+def test_a_weight_has_one_stand_in() -> None:
+    net = Net(lambda m, x: (m.w, m.w, x), w=torch.ones(3))
+    first, second, _ = value_of(read(net, (1,)).output)
+    assert first is second
+
+
+def test_structures_keep_their_form() -> None:
+    given = to_meta({"a": [torch.ones(2), 3], "b": (torch.ones(1),)})
+    assert given["a"][0].is_meta
+    assert given["a"][1] == 3
+    assert given["b"][0].is_meta
+    assert fetch(nn.Sequential(nn.Linear(2, 3)), "0.weight").shape == (3, 2)

@@ -1,0 +1,72 @@
+"""Every network of `models.py`: the blocks its code has, the model itself with gates of one, gradients, other sizes."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import GuardError, PlanError, attach, find_sites, inject
+from attn_inject.tracing.inputs import tensors_in
+
+from .models import WILD, Wild
+
+pytestmark = pytest.mark.wild
+
+
+def _available(wild: Wild) -> Any:
+    missing = importlib.util.find_spec(wild.package) is None
+    return pytest.param(wild, id=str(wild), marks=[pytest.mark.skip(reason=f"no {wild.package}")] if missing else [])
+
+
+def _outputs(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return list(tensors_in(model(image)))
+
+
+def _equal(one: nn.Module, other: nn.Module, image: torch.Tensor) -> bool:
+    pairs = list(zip(_outputs(one, image), _outputs(other, image), strict=True))
+    return bool(pairs) and all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("wild", [_available(wild) for wild in WILD])
+def test_other_peoples_models(wild: Wild) -> None:
+    torch.manual_seed(0)
+    model = wild.made()
+    sites = find_sites(model, input_size=wild.size, kinds=("residual",))
+    assert sorted(site.block for site in sites) == wild.expected(model)
+    assert len(sites) > 0
+
+    # The verification compares the graphs with the model in both modes, and asks each new parameter for a gradient.
+    patched = inject(model, "se", reduction=4, init="identity", input_size=wild.size, kinds=("residual",))
+    checks = {check.name: check for check in patched.injection.verification.checks}
+    assert "not compared" not in checks["trace"].figure
+    assert checks["gradients"].figure.startswith(f"{2 * len(sites)} of {2 * len(sites)} ")
+    image = torch.randn(2, *wild.size)
+    for mode in (True, False):
+        assert _equal(model.train(mode), patched.train(mode), image)
+
+    larger = torch.randn(1, wild.size[0], *(extent * 2 for extent in wild.size[1:]))
+    try:
+        assert _equal(patched.eval(), model.eval(), larger)
+    except GuardError:
+        assert not patched.injection.any_size or patched.injection.guards
+
+    gated = [_with_gates(make, model, wild) for make in (inject, attach)]
+    if None not in gated:
+        assert _equal(gated[0], gated[1], image)
+        assert not _equal(gated[0], model, image)
+
+
+def _with_gates(make: Any, model: nn.Module, wild: Wild) -> Any:
+    torch.manual_seed(1)
+    try:
+        return make(model, "eca", input_size=wild.size, kinds=("residual",)).eval()
+    except PlanError as error:
+        assert make is attach
+        assert "use inject" in str(error)
+        return None
