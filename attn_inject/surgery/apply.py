@@ -17,7 +17,8 @@ from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
 from ..tracing.tracer import MODES
 from ..types import Plan
-from .rewrite import in_surroundings, rewrite
+from .rewrite import rewrite
+from .surroundings import in_surroundings
 from .verify import verify_part
 
 

@@ -225,14 +225,3 @@ def _displace(skeleton: nn.Module, path: str, displaced: dict[str, nn.Module]) -
     home, _, child = path.rpartition(".")
     parent = skeleton.get_submodule(home)
     displaced[path] = parent._modules.pop(child)  # type: ignore[assignment]
-
-
-def in_surroundings(located: LocatedModel, patched: InjectedModule) -> nn.Module:
-    """The patched part in its place in an alias of the model, which then carries the record; itself without a scope."""
-    if not located.scope:
-        return patched
-    outer = alias(located.model)
-    home, _, child = located.scope.rpartition(".")
-    setattr(outer.get_submodule(home), child, patched)
-    vars(outer)["injection"] = patched.injection
-    return outer

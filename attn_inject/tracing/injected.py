@@ -18,6 +18,7 @@ from torch import fx, nn
 from ..errors import PlanError
 from ..types import Injection
 from .nodes import portable
+from .regions import is_region, restoring_grad_mode
 
 _MODES = {True: "train", False: "eval"}
 # What belongs to the graph module itself, not to the model it was made from.
@@ -85,7 +86,9 @@ class InjectedModule(fx.GraphModule):
         source = self._inj_graphs[mode].python_code(root_module="self")
         scope = dict(source.globals)
         exec(compile(source.src, f"<{type(self).__name__} {mode}>", "exec"), scope)
-        self._inj_codes[mode] = (scope["forward"], source.src)
+        has_regions = any(is_region(node.target) for node in self._inj_graphs[mode].nodes)
+        forward = restoring_grad_mode(scope["forward"]) if has_regions else scope["forward"]
+        self._inj_codes[mode] = (forward, source.src)
 
     def recompile(self) -> Any:
         """Regenerate the code of the current mode's graph, after an edit of it."""

@@ -29,6 +29,19 @@ def ordinary_mode() -> Iterator[None]:
         yield
 
 
+def restoring_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, after which gradients are as they were before it, even if an error ends it within a region."""
+
+    def restoring(*args: Any) -> Any:
+        before = torch.is_grad_enabled()
+        try:
+            return forward(*args)
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    return restoring
+
+
 @contextmanager
 def autocast_followed(create: Callable[[Any, tuple[Any, ...]], Any], quiet: Callable[[], bool]) -> Iterator[None]:
     """Let `create(function, arguments)` record every `with torch.autocast(...)` that is entered and left in here.

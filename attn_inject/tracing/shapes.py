@@ -55,7 +55,7 @@ def _at_a_usual_size(subject: Subject, input_size: Iterable[int] | None, batch: 
     conv = first_convolution(subject.skeleton)
     failure: TraceError | None = None
     code_error: CodeError | None = None
-    pending = _inputs_to_try(subject.skeleton, conv, input_size, place, batch)
+    pending = inputs_to_try(subject.skeleton, conv, input_size, place, batch)
     while (inputs := next(pending, None)) is not None:
         try:
             return inputs, subject.draft("eval", inputs)
@@ -71,7 +71,7 @@ def _at_a_usual_size(subject: Subject, input_size: Iterable[int] | None, batch: 
         if isinstance(found, Convolution) and conv is not None and found is not conv:
             # Another one runs first than is held first.
             if (found.in_channels, found.kernel_size) != (conv.in_channels, conv.kernel_size):
-                pending = _inputs_to_try(subject.skeleton, found, input_size, place, batch)
+                pending = inputs_to_try(subject.skeleton, found, input_size, place, batch)
             conv = found
     raise failure or TraceError("no input size fits the model: pass input_size or example_inputs")
 
@@ -93,13 +93,20 @@ def _only_place(model: nn.Module) -> str | None:
     return None if signature.positional else names[0]
 
 
-def _inputs_to_try(
+def inputs_to_try(
     model: nn.Module,
-    conv: nn.Module | None,
-    input_size: Iterable[int] | None,
+    conv: nn.Module | None = None,
+    input_size: Iterable[int] | None = None,
     place: str | None = None,
     batch: int = BATCH,
 ) -> Iterator[Inputs]:
+    """Images of the sizes that `model` may take, as `candidate_shapes` has them, for the argument `place` or the first.
+
+    Raises:
+        TraceError: a size that no network takes.
+
+    """
+    conv = conv or first_convolution(model)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for shape in candidate_shapes(model, conv, input_size):
         if min(shape) < 1 or math.prod(shape) > _MAX_ELEMENTS:
@@ -183,7 +190,7 @@ def annotate(trace: Trace, *, inputs: Inputs | None = None, input_size: Iterable
             "pass example_inputs with one value for each"
         )
     failure: Exception | None = None
-    for tried in _inputs_to_try(trace.skeleton, _first_called(trace), input_size):
+    for tried in inputs_to_try(trace.skeleton, _first_called(trace), input_size):
         try:
             _propagate_all(trace, tried)
             return replace(trace, inputs=tried)

@@ -54,7 +54,10 @@ class Values:
         if node.op == "get_attr":
             value = self._constants.get(str(node.target))
             value = value if value is not None else fetch(self._root, str(node.target))
-            return self.stand_in(value) if isinstance(value, torch.Tensor) else value
+            if not isinstance(value, torch.Tensor):
+                return value
+            # A single number (a stride) keeps its value: code may ask for it, and it goes with tensors of any device.
+            return self.stand_in(value) if value.dim() or value.is_meta else value.detach().clone().cpu()
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
         if node.op == "output":
             return args[0]

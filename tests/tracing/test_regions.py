@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -89,3 +91,17 @@ def test_inject_within_a_region(region: Any) -> None:
     out = patched.train()(torch.randn(2, 3, 16, 16))
     out.sum().backward()
     assert patched.get_submodule("body.0")._parameters["weight"].grad is not None
+
+
+def test_an_error_within_a_region_ends_it() -> None:
+    _, patched = _patched(_no_grad)
+    with pytest.raises(RuntimeError):
+        patched(torch.randn(2, 4, 16, 16))
+    assert torch.is_grad_enabled()
+
+
+def test_regions_copy_and_pickle() -> None:
+    _, patched = _patched(_no_grad)
+    image = torch.randn(2, 3, 16, 16)
+    for other in (copy.deepcopy(patched), pickle.loads(pickle.dumps(patched))):
+        assert torch.equal(other.eval()(image), patched.eval()(image))

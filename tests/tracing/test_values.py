@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from attn_inject.tracing.nodes import value_of
+from attn_inject.tracing.tracer import trace
 from attn_inject.tracing.values import fetch, to_meta
 
 from ..sites.graphs import Net, read
@@ -31,3 +32,12 @@ def test_structures_keep_their_form() -> None:
     assert given["a"][1] == 3
     assert given["b"][0].is_meta
     assert fetch(nn.Sequential(nn.Linear(2, 3)), "0.weight").shape == (3, 2)
+
+
+def test_a_single_number_keeps_its_value_and_is_not_changed() -> None:
+    net = Net(lambda m, x: x.new_full((2, 2), m.strides[0].mul_(2)))
+    strides = torch.tensor([8.0, 16.0])
+    vars(net)["strides"] = [strides[0], strides[1]]
+    graph = trace(net, inputs=(torch.zeros(1, 3),), modes=("eval",)).graphs["eval"]
+    assert value_of(next(iter(reversed(graph.nodes)))).shape == (2, 2)
+    assert strides[0] == 8

@@ -1,0 +1,61 @@
+"""The patched part of a model in its place: the model around it, which calls it as it called the original."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..errors import PlanError
+from ..sites.reading import LocatedModel
+from ..tracing.alias import alias
+from ..tracing.injected import InjectedModule
+from ..tracing.shapes import inputs_to_try
+
+_TRIALS = 3
+
+
+def in_surroundings(located: LocatedModel, patched: InjectedModule) -> nn.Module:
+    """The patched part in its place in an alias of the model, which then carries the record; itself without a scope.
+
+    Where the whole runs on an image of a usual size, it is tried with the part in its place, without arithmetic.
+
+    Raises:
+        PlanError: the whole asks the part for what a graph does not have.
+
+    """
+    if not located.scope:
+        return patched
+    outer = alias(located.model)
+    home, _, child = located.scope.rpartition(".")
+    setattr(outer.get_submodule(home), child, patched)
+    if not _was_tried(located, outer):
+        untried = f"a trial of the model around {located.scope}: it runs on no image of a usual size"
+        patched.injection = replace(patched.injection, not_kept=(*patched.injection.not_kept, untried))
+    vars(outer)["injection"] = patched.injection
+    return outer
+
+
+def _was_tried(located: LocatedModel, outer: nn.Module) -> bool:
+    """Run both on the meta device, in eval mode; what the original does not run on says nothing."""
+    before, after = (alias(model).to("meta").eval() for model in (located.model, outer))
+    for number, inputs in enumerate(inputs_to_try(before)):
+        if number == _TRIALS:
+            break
+        given = inputs.on_meta()
+        with torch.no_grad(), torch.device("meta"):
+            try:
+                before(*given.positional, **given.named)
+            except Exception:
+                continue
+            try:
+                after(*given.positional, **given.named)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise PlanError(
+                    f"the model around {located.scope} does not run with a graph in its place ({reason}): "
+                    "use attach(), which keeps the part's own class, or inject without a scope"
+                ) from error
+        return True
+    return False
