@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
 Kind = Literal["residual", "mixed", "plain", "stage", "attention"]
@@ -123,13 +123,15 @@ class Sites(Sequence[Site]):
     """A sequence of `Site` in execution order; `.skipped` has every add and concat that is not one.
 
     `guards` are the decisions of the model's code that hold for the sizes it was traced at. `any_size` is whether a
-    second trace, at another size and batch, gave the same graph.
+    second trace, at another size and batch, gave the same graph. `recorded` says why the model has no graph, so that
+    its sites are those of one run: `attach` can gate them, `inject` cannot.
     """
 
     items: tuple[Site, ...]
     skipped: tuple[Skipped, ...] = ()
     guards: tuple[Guard, ...] = ()
     any_size: bool = True
+    recorded: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -140,7 +142,7 @@ class Sites(Sequence[Site]):
     def __getitem__(self, index: slice) -> Sites: ...
     def __getitem__(self, index: int | slice) -> Site | Sites:
         if isinstance(index, slice):
-            return Sites(self.items[index], self.skipped, self.guards, self.any_size)
+            return replace(self, items=self.items[index])
         return self.items[index]
 
     def __iter__(self) -> Iterator[Site]:

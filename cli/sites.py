@@ -46,6 +46,11 @@ def command(
     console.print(f"{describe(source)}: {len(found)} sites", highlight=False)
     if found:
         console.print(_table(found))
+    if found.recorded:
+        line = (
+            f"from one run, since there is no graph: {found.recorded}; attach() can gate these sites, inject() cannot"
+        )
+        console.print(line, markup=False, highlight=False)
     for line in guard_notes(found.guards, any_size=found.any_size):
         console.print(line, markup=False, highlight=False)
     if why:

@@ -79,11 +79,14 @@ def make_plan(
     return locate_and_plan(model, Choices.of_call(locals()), example_inputs=example_inputs)[1]
 
 
-def locate_and_plan(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> tuple[LocatedModel, Plan]:
+def locate_and_plan(
+    model: nn.Module, choices: Choices, *, example_inputs: Any = None, may_record: bool = False
+) -> tuple[LocatedModel, Plan]:
     """Read a model as the choices want it read, and plan what they ask for."""
     located = read(
         model,
         example_inputs=example_inputs,
+        may_record=may_record,
         input_size=choices.input_size,
         kinds=choices.wanted_kinds,
         scope=choices.scope,

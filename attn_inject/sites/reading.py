@@ -9,14 +9,16 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..errors import PlanError, nearest
+from ..errors import PlanError, TraceError, nearest
 from ..tracing.alias import alias
+from ..tracing.explain import SizeError
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import given_inputs
+from ..tracing.inputs import Inputs, given_inputs
 from ..tracing.nodes import has_value
 from ..tracing.prepare import materialised, unwrap
+from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
-from ..tracing.shapes import BATCH, annotate, trace_at_a_size
+from ..tracing.shapes import BATCH, annotate, inputs_to_try, trace_at_a_size
 from ..tracing.tracer import MODES, Trace
 from ..types import DEFAULT_KINDS, Insertion, Kind, Sites
 from .found import GraphSites
@@ -64,8 +66,9 @@ def find_sites(
 ) -> Sites:
     """The model's sites in execution order; `.skipped` has every other add and concat with its reason.
 
-    Nothing is computed and the model is left as it was. A block that is run several times in one forward pass is one
-    site (`Site.calls`), since its attention, like its weights, is shared.
+    Nothing is computed and the model is left as it was; only a model whose code decides on data, and so has no graph,
+    is run once, as an alias in eval mode (`Sites.recorded` says why). A block that is run several times in one forward
+    pass is one site (`Site.calls`), since its attention, like its weights, is shared.
 
     >>> from attn_inject import find_sites
     >>> from attn_inject.zoo.cifar import models
@@ -82,11 +85,13 @@ def find_sites(
         scope: a submodule's path; only it is traced.
 
     Raises:
-        TraceError: the model cannot be traced; names the line that stopped it.
+        TraceError: the model cannot be traced, nor run; names the line that stopped it.
         PlanError: an unknown kind, or a scope that is no submodule.
 
     """
-    return read(model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope).sites
+    return read(
+        model, example_inputs=example_inputs, input_size=input_size, kinds=kinds, scope=scope, may_record=True
+    ).sites
 
 
 @ordinary_mode()
@@ -98,10 +103,12 @@ def read(
     batch: int = BATCH,
     kinds: Sequence[Kind] = DEFAULT_KINDS,
     scope: str | None = None,
+    may_record: bool = False,
 ) -> LocatedModel:
     """Trace `model` (or its submodule `scope`) in both modes and find its sites; arguments and errors of `find_sites`.
 
-    `batch` is that of the inputs which are made where none are given. The model is left as it was.
+    `batch` is that of the inputs which are made where none are given; `may_record` is whether the data flow of one run
+    will do where there is no graph. The model is left as it was.
     """
     kinds = checked_kinds(kinds)
     model = unwrap(model)
@@ -112,9 +119,20 @@ def read(
     if isinstance(part, InjectedModule):
         traced = annotate(retrace(part), inputs=inputs, input_size=shape)
     else:
-        traced = trace_at_a_size(part, inputs=inputs, input_size=shape, batch=batch)
+        try:
+            traced = trace_at_a_size(part, inputs=inputs, input_size=shape, batch=batch)
+        except SizeError:
+            raise
+        except TraceError as reason:
+            if not may_record:
+                raise
+            traced = record(part, inputs or _of_size(part, shape), reason)
     found = locate(traced, kinds)
     return LocatedModel(model, scope, kinds, traced, found.sites, found.graphs)
+
+
+def _of_size(part: nn.Module, shape: Iterable[int] | None) -> Inputs | None:
+    return None if shape is None else next(inputs_to_try(part, input_size=shape))
 
 
 def retrace(patched: InjectedModule) -> Trace:

@@ -85,7 +85,7 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
         Skipped(r.node.name, block_of(r.node), r.operation, r.reason)
         for r in sorted(first.refusals, key=lambda r: first.flow.order[r.node])
     )
-    return Located(Sites(items, skipped, trace.guards, trace.any_size), graphs)
+    return Located(Sites(items, skipped, trace.guards, trace.any_size, trace.recorded), graphs)
 
 
 def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Site:

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from ..attention.registry import attentions_of
-from ..errors import PlanError
+from ..errors import PlanError, TraceError
 from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
 from ..sites.found import GraphSites
@@ -23,6 +23,7 @@ from ..sites.reading import LocatedModel, submodule
 from ..tracing.alias import alias
 from ..tracing.explain import SizeError
 from ..tracing.nodes import returned_by, value_of
+from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.tracer import trace
 from ..types import (
@@ -104,7 +105,8 @@ def attach(
             too: such a block needs `inject`.
 
     """
-    return attach_plan(*locate_and_plan(model, Choices.of_call(locals()), example_inputs=example_inputs))
+    choices = Choices.of_call(locals())
+    return attach_plan(*locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True))
 
 
 @ordinary_mode()
@@ -148,6 +150,9 @@ def _run_by_the_class(part: nn.Module, new: Sequence[str], located: LocatedModel
     timm's ResNet blocks, for one, run `self.se` where it is not None, and a Sequential runs all that it holds; a hook
     would gate a second time.
     """
+    if located.trace.recorded:
+        graph = record(part, located.trace.inputs, TraceError(located.trace.recorded), whole=new).graphs["eval"]
+        return _fed(graph, new)
     try:
         graph = trace(part, inputs=located.trace.inputs, modes=("eval",), whole=new).graphs["eval"]
     except SizeError as error:
@@ -155,6 +160,11 @@ def _run_by_the_class(part: nn.Module, new: Sequence[str], located: LocatedModel
             raise
         # It is given what it cannot take.
         return {str(error.node.target): ""}
+    return _fed(graph, new)
+
+
+def _fed(graph: fx.Graph, new: Sequence[str]) -> dict[str, str]:
+    """Which of the new modules the graph runs, and whose output it feeds them."""
     return {
         str(node.target): str(getattr(node.args[0], "target", "")) if node.args else ""
         for node in graph.nodes

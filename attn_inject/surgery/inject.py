@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import TraceError
 from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
+from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
 from ..types import DEFAULT_KINDS, Existing, Init, Kind, Placement, Preset, Source
 from .apply import apply_to
@@ -67,5 +69,8 @@ def inject(
 
 def inject_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> InjectedModule:
     """`inject` with its arguments as one value."""
-    located, plan = locate_and_plan(model, choices, example_inputs=example_inputs)
+    try:
+        located, plan = locate_and_plan(model, choices, example_inputs=example_inputs)
+    except CodeError as error:
+        raise TraceError(f"{error}; attach() needs no graph: it follows one run of the model") from error
     return apply_to(located, plan)

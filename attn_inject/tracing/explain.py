@@ -44,6 +44,9 @@ class CodeError(TraceError):
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(MACHINERY)]
         where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if is_data_dependent(error) and not isinstance(error, Unfollowable):
+            # What torch says of meta tensors is about its own machinery.
+            reason = "what it gives depends on the data"
         self.stopped = f"{type(skeleton).__name__} cannot be traced: stopped{where} ({reason})"
         self.is_hopeless = is_data_dependent(error)
         self._skeleton = skeleton

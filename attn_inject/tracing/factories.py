@@ -1,4 +1,7 @@
-"""Functions of torch that take no tensor, and so hide from a trace: factories of sizes, and random draws."""
+"""Functions of torch that hide from a trace: factories of sizes, random draws, and autograd functions.
+
+An autograd function of somebody's own stays whole, or its backward would be lost.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ..errors import TraceError
 
 # Their arguments are parsed before torch asks whether somebody else wants to answer.
 _FACTORIES = (
-    "arange", "empty", "eye", "finfo", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm",
+    "arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm",
     "tensor", "zeros",
 )  # fmt: skip
 _DRAWS = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli})
@@ -31,30 +34,64 @@ def factories_followed(record: Record, quiet: Callable[[], bool]) -> Iterator[No
 
     Nothing is recorded while `quiet()` is true.
     """
-    # torch notes which functions make tensors, and which can be overridden, when it is first asked: not while others
-    # stand in their places.
-    with torch.device("meta"):
-        torch.empty(())
-    is_tensor_method_or_property(torch.Tensor.add)
-    kept = {name: getattr(torch, name) for name in _FACTORIES}
+    _prime()
     owner = threading.get_ident()
+    over: list[bool] = []
+
+    def aside() -> bool:
+        return bool(over) or threading.get_ident() != owner or quiet()
+
+    kept = {name: getattr(torch, name) for name in _FACTORIES}
     for name, function in kept.items():
-        setattr(torch, name, _asking(function, record, lambda: threading.get_ident() != owner or quiet()))
+        setattr(torch, name, _asking(function, function, record, aside))
+    apply = vars(torch.autograd.Function)["apply"]
+    torch.autograd.Function.apply = classmethod(
+        lambda cls, *args, **kwargs: _asking(apply.__get__(None, cls), Applied(cls), record, aside)(*args, **kwargs)
+    )
     try:
         with _Following(record, quiet):
             yield
     finally:
+        # Whoever has taken one of them along has the function itself from here on.
+        over.append(True)
+        torch.autograd.Function.apply = apply
         for name, function in kept.items():
             setattr(torch, name, function)
 
 
-def _asking(function: Callable[..., Any], record: Record, quiet: Callable[[], bool]) -> Any:
+def _prime() -> None:
+    """Let torch note its functions, which it does when it is first asked, before others stand in their places."""
+    import torch._dynamo  # which the first value of a trace would import
+
+    with torch.device("meta"):
+        torch.empty(())
+    is_tensor_method_or_property(torch.Tensor.add)
+
+
+def _asking(function: Callable[..., Any], recorded: Any, record: Record, aside: Callable[[], bool]) -> Any:
+    """`function`, but for calls with proxies and draws, which are recorded as calls of `recorded`."""
+
     def asked(*args: Any, **kwargs: Any) -> Any:
-        if not quiet() and (function in _DRAWS or _has_proxies(args) or _has_proxies(kwargs)):
-            return record(function, args, kwargs)
+        if not aside() and (function in _DRAWS or _has_proxies(args) or _has_proxies(kwargs)):
+            return record(recorded, args, kwargs)
         return function(*args, **kwargs)
 
     return asked
+
+
+class Applied:
+    """An autograd function of somebody's own, as a graph calls it: with a name of its own, and fit to pickle."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = function
+        self.__name__ = f"{function.__name__}_apply"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        return self.function.apply(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}.apply"
 
 
 class _Following(TorchFunctionMode):

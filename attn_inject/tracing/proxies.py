@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from .nodes import has_value, value_of
 
@@ -23,20 +26,7 @@ class Unfollowable(Exception):  # noqa: N818  # what it says is a fact of the mo
     """What the model's code asks for is in the data, which no trace has."""
 
 
-class _Typed:
-    """Answers `isinstance`: the model's code sees the type that the value has when it runs."""
-
-    node: fx.Node
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        if "node" not in vars(self) or not has_value(self.node):
-            return type(self)
-        value = value_of(self.node)
-        return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
-
-
-class FollowingProxy(_Typed, fx.Proxy):
+class FollowingProxy(fx.Proxy):
     """A proxy that follows in-place changes: after one, the name in the model's code stands for the changed value."""
 
     def __getattr__(self, name: str) -> Any:
@@ -52,7 +42,16 @@ class FollowingProxy(_Typed, fx.Proxy):
     def _changed(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Proxy:
         after = self.tracer.create_proxy(op, target, args, kwargs)
         self.node = after.node
+        if (base := vars(self).get("_base")) is not None:
+            base._changed("call_function", written, (base, self), {})
         return self
+
+    def __getitem__(self, index: Any) -> Any:
+        part = self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+        if getattr(self.tracer, "records", False) and isinstance(part, FollowingProxy):
+            # In a recording, what is written into a part flows into the whole: images are batched so.
+            vars(part)["_base"] = self
+        return part
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._updated(operator.iadd, other)
@@ -73,7 +72,7 @@ class FollowingProxy(_Typed, fx.Proxy):
     def __iter__(self) -> Callable[[], Iterator[Any]]:
         # A property: fx reads how many values are unpacked (`n, c, h, w = x.size()`) from the frame that calls it.
         parts = len(self) if has_value(self.node) else _number_of_parts(self.node)
-        return super().__iter__ if parts is None else lambda: iter([self[index] for index in range(parts)])  # type: ignore[index]
+        return super().__iter__ if parts is None else lambda: iter([self[index] for index in range(parts)])
 
     def __len__(self) -> int:
         if isinstance(value_of(self.node), torch.Tensor):
@@ -84,24 +83,29 @@ class FollowingProxy(_Typed, fx.Proxy):
     def __bool__(self) -> bool:
         if not has_value(self.node):
             return super().__bool__()
-        value = value_of(self.node)
-        if isinstance(value, torch.Tensor):
-            raise Unfollowable("symbolically traced variables cannot be used as inputs to control flow")
-        return bool(value)
+        if isinstance(value_of(self.node), torch.Tensor):
+            return bool(self._data("symbolically traced variables cannot be used as inputs to control flow"))
+        return bool(value_of(self.node))
 
     def __int__(self) -> int:
-        raise Unfollowable("a number of the data is asked for")
+        return int(self._data("a number of the data is asked for"))
 
     def __float__(self) -> float:
-        raise Unfollowable("a number of the data is asked for")
+        return float(self._data("a number of the data is asked for"))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise Unfollowable("numpy computes with the data")
+        return self._data("numpy computes with the data").numpy()
 
     def __contains__(self, item: Any) -> bool:
         if isinstance(value_of(self.node), torch.Tensor):
-            raise Unfollowable("whether a number is in a tensor is in the data")
+            return item in self._data("whether a number is in a tensor is in the data")
         return any(item is part or item == part for part in self)
+
+    def _data(self, reason: str) -> Any:
+        """The value itself, which only a recording has."""
+        if not getattr(self.tracer, "records", False):
+            raise Unfollowable(reason)
+        return value_of(self.node)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._changed("call_function", index_assign, (self, index, value), {})
@@ -121,14 +125,14 @@ class DictProxy(FollowingProxy):
         return list(value_of(self.node))
 
     def values(self) -> list[Any]:
-        return [self[key] for key in self.keys()]  # type: ignore[index]
+        return [self[key] for key in self.keys()]
 
     def items(self) -> list[tuple[Any, Any]]:
-        return [(key, self[key]) for key in self.keys()]  # type: ignore[index]
+        return [(key, self[key]) for key in self.keys()]
 
     def get(self, key: Any, default: Any = None) -> Any:
         known = value_of(self.node).keys()
-        return self[key] if key in known else default  # type: ignore[index]
+        return self[key] if key in known else default
 
 
 class NumberProxy(FollowingProxy):
@@ -198,6 +202,44 @@ def proxy_for(node: fx.Node, tracer: fx.Tracer) -> fx.Proxy:
     return (DictProxy if isinstance(value, dict) else FollowingProxy)(node, tracer)
 
 
+@contextmanager
+def types_answered(model: nn.Module) -> Iterator[None]:
+    """Let `isinstance` in the code of `model`'s packages say of a proxy what it will say of the value.
+
+    The name is given to the packages' modules: a proxy that bore its value's class would be taken for a tensor by
+    compiled code too, which then reads its memory, and torch's compiler knows the builtin by its identity.
+    """
+    homes = [vars(module) for module in _modules_of(model)]
+    is_tensor = torch.is_tensor
+    for home in homes:
+        home["isinstance"] = _is_instance
+    torch.is_tensor = lambda value: _is_instance(value, torch.Tensor)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.is_tensor = is_tensor
+        for home in homes:
+            del home["isinstance"]
+
+
+def _modules_of(model: nn.Module) -> list[ModuleType]:
+    """The loaded modules of every package that has a class of `model`, but for torch, Python and this one."""
+    bases = {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
+    packages = {base.__module__.partition(".")[0] for base in bases} - {"torch", "attn_inject"}
+    packages -= sys.stdlib_module_names - {"__main__"}
+    loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    return [module for module in loaded if "isinstance" not in getattr(module, "__dict__", ("isinstance",))]
+
+
+def _is_instance(value: Any, kinds: Any) -> bool:
+    if isinstance(value, kinds):
+        return True
+    if not isinstance(value, FollowingProxy) or not has_value(value.node):
+        return False
+    held = vars(value).get("_held")
+    return isinstance(value_of(value.node) if held is None else held, kinds)
+
+
 def _number_of_parts(node: fx.Node) -> int | None:
     """How many tensors a chunk or a split gives, where its arguments say so: what lets code iterate over them.
 
@@ -233,6 +275,11 @@ class WeightProxy(FollowingProxy):
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def written(target: torch.Tensor, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  # says what flows where
+    """`target` after something was written into `part`, a view of it; for recordings."""
+    return target
 
 
 def index_assign(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:

@@ -42,7 +42,7 @@ from .guards import guarded, guards_of, line_of_code
 from .inputs import NO_INPUTS, Inputs, Signature
 from .leaves import Leaves
 from .nodes import has_value, mark_named, note_return, set_frame, set_value, value_of
-from .proxies import Unfollowable, WeightProxy, proxy_for
+from .proxies import Unfollowable, WeightProxy, proxy_for, types_answered
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .values import Values
 
@@ -55,7 +55,8 @@ class Trace:
 
     `skeleton` is an alias of the model (same weights, own modules) that the graphs refer to; `graphs` maps "train" and
     "eval" to a graph; `constants` maps the attribute names of tensors that neither parameters nor buffers hold.
-    `any_size` is whether another input size and batch gives the same graphs.
+    `any_size` is whether another input size and batch gives the same graphs. `recorded` says why there is no graph,
+    but the data flow of one run in eval mode, good for finding sites and for hooks, not for running.
     """
 
     skeleton: nn.Module
@@ -64,6 +65,7 @@ class Trace:
     inputs: Inputs = NO_INPUTS
     fixed_arguments: tuple[str, ...] = ()
     any_size: bool = True
+    recorded: str = ""
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -82,10 +84,12 @@ def trace(
     inputs: Inputs | tuple[Any, ...] | None = None,
     modes: Sequence[str] = MODES,
     whole: Collection[str] = (),
+    records: bool = False,
 ) -> Trace:
     """Trace `model` in each of `modes` on `inputs`, of which only shapes and dtypes are used.
 
-    Without inputs nothing has a value: code that asks for sizes cannot be followed.
+    Without inputs nothing has a value: code that asks for sizes cannot be followed. With `records`, the model is run on
+    the inputs, and the graphs are the data flow of that run.
     `whole` are paths of submodules that stay single calls, beside those that `Leaves` knows.
 
     Raises:
@@ -94,7 +98,7 @@ def trace(
     """
     subject = Subject(model, whole)
     given = inputs if isinstance(inputs, Inputs | None) else Inputs(inputs)
-    drafts = {mode: subject.draft(mode, given) for mode in modes}
+    drafts = {mode: subject.draft(mode, given, records=records) for mode in modes}
     return subject.trace_of(drafts, NO_INPUTS if given is None else given)
 
 
@@ -116,17 +120,17 @@ class Subject:
         self._leaves = Leaves()
         self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole)
 
-    def draft(self, mode: str, inputs: Inputs | None) -> Draft:
-        """The graph of `mode`, "train" or "eval".
+    def draft(self, mode: str, inputs: Inputs | None, *, records: bool = False) -> Draft:
+        """The graph of `mode`, "train" or "eval"; with `records`, the data flow of one run on these very inputs.
 
         Raises:
             SizeError: naming the node that does not run on these inputs.
             TraceError: naming the line at which the model cannot be followed.
 
         """
-        on_meta = None if inputs is None else inputs.on_meta()
+        given = inputs if inputs is None or records else inputs.on_meta()
         while True:
-            tracer = _Tracer(self.skeleton, self._leaves, on_meta, mode)
+            tracer = _Tracer(self.skeleton, self._leaves, given, mode, records=records)
             try:
                 with _as_it_was(self.skeleton, mode), _private_buffers(self.skeleton, tracer), tracer.following():
                     tracer.trace(self.skeleton)
@@ -137,7 +141,7 @@ class Subject:
                 culprit = next((m for m in reversed(tracer.open_modules) if self._leaves.can_close(m)), None)
                 if culprit is None:
                     self.first_convolution = tracer.first_convolution
-                    raise self._explained(error, tracer, on_meta) from error
+                    raise self._explained(error, tracer, given) from error
                 self._leaves.close(culprit)
 
     def _explained(self, error: Exception, tracer: _Tracer, inputs: Inputs | None) -> TraceError:
@@ -167,8 +171,12 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, skeleton: nn.Module, leaves: Leaves, inputs: Inputs | None, mode: str) -> None:
+    def __init__(
+        self, skeleton: nn.Module, leaves: Leaves, inputs: Inputs | None, mode: str, *, records: bool = False
+    ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
+        # Whether values are computed, and answer whatever is asked: a recording of one run, not a graph of all.
+        self.records = records
         self.leaves = leaves
         self.inputs = inputs
         self.mode = mode
@@ -179,7 +187,8 @@ class _Tracer(fx.Tracer):
         # The node whose value is being found: model code that runs meanwhile is not traced.
         self.evaluated: fx.Node | None = None
         self.failed: fx.Node | None = None
-        self._values = Values(skeleton, self.constants)
+        self.skeleton = skeleton
+        self._values = Values(skeleton, self.constants, real=records)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode: fx.Node | None = None
         self._frames: list[tuple[str, int]] = [("", 0)]
@@ -194,11 +203,13 @@ class _Tracer(fx.Tracer):
         draws = Draws()
         with (
             ordinary_mode(),
+            types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
             factories_followed(record, lambda: self.evaluated is not None),
         ):
             yield
-        draws.refuse_new_ones()
+        if not self.records:
+            draws.refuse_new_ones()
 
     def _index(self, skeleton: nn.Module) -> None:
         for name, module in skeleton.named_modules():
@@ -274,6 +285,8 @@ class _Tracer(fx.Tracer):
 
     def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
         """What the number of `node` comes to, as a guard of the line of code that asks."""
+        if self.records:
+            return convert(value_of(node))
         whole = next((m for m in reversed(self.open_modules) if self.leaves.can_close(m)), None)
         if whole is not None:
             raise StaysWhole(whole)
@@ -286,6 +299,9 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
         proxy = super().create_proxy(*args, **kwargs)
+        if self.records and type(value_of(proxy.node)).__module__ == "numpy":
+            # From here on the data flows where no trace sees it.
+            return value_of(proxy.node)
         # None is a fact, which code asks for by `is`.
         return None if proxy.node.target in (getattr, operator.getitem) and _is_none(proxy.node) else proxy
 

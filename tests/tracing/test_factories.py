@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import threading
 from typing import Any
@@ -67,12 +69,49 @@ def test_stochastic_depth_by_hand_stays_random() -> None:
 
 
 def test_torch_is_as_it_was() -> None:
-    before = {name: getattr(torch, name) for name in ("zeros", "rand", "tensor", "empty", "finfo")}
+    before = {name: getattr(torch, name) for name in ("zeros", "rand", "tensor", "empty", "is_tensor")}
     with pytest.raises(TraceError):
         trace_at_a_size(_net(lambda m, x: m.missing(x)), input_size=8)
     assert all(getattr(torch, name) is function for name, function in before.items())
     with torch.device("meta"):
         assert all(made.is_meta for made in (torch.empty(1), torch.zeros(1), torch.rand(1)))
+
+
+class Round(torch.autograd.Function):
+    """Rounds, with a gradient all the same: a straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, step: float) -> torch.Tensor:
+        return (x / step).round() * step
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return grads[0] * 7, None
+
+
+class Rounding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = conv(3, 16), nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = Round.apply(self.stem(x), 0.5)
+        return x + self.body(x)
+
+
+def test_an_autograd_function_stays_whole_with_its_backward() -> None:
+    torch.manual_seed(0)
+    model = Rounding()
+    patched = inject(model, "se", reduction=4, init="identity", input_size=16)
+    image = torch.randn(2, 3, 16, 16)
+    for net in (model, patched):
+        net(image).sum().backward()
+    grads = [net.get_parameter("stem.weight").grad for net in (model, patched)]
+    assert torch.equal(*grads)
+    for other in (copy.deepcopy(patched), pickle.loads(pickle.dumps(patched))):
+        assert torch.equal(other(image), patched(image))
+    compiled = torch.compile(patched, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(image), patched(image))
 
 
 def test_other_threads_draw_their_own() -> None:

@@ -1,0 +1,79 @@
+"""What has no graph is recorded: the data flow of one run, good for finding sites and for hooks.
+
+Code that decides on the data (a detector's selection of boxes), computes in numpy, or draws numbers has no graph that
+is right for every input. Its modules are called all the same, and one run shows which value goes where. The run is the
+tracer's own, with values that are computed instead of shapes, on an alias in eval mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from ..errors import TraceError
+from .explain import CodeError, SizeError
+from .inputs import Inputs
+from .nodes import has_value, set_value, value_of
+from .shapes import inputs_to_try
+from .tracer import Subject, Trace
+from .values import to_meta
+
+_TRIALS = 4
+
+
+def record(model: nn.Module, inputs: Inputs | None, reason: TraceError, *, whole: Collection[str] = ()) -> Trace:
+    """The data flow of one run of `model` in eval mode, on random values in the shapes of `inputs` or of a usual size.
+
+    `whole` are paths of submodules that stay single calls.
+
+    Raises:
+        TraceError: `reason`, why there is no graph, if the model does not run either.
+
+    """
+    subject = Subject(_with_weights(model), whole)
+    device = next((tensor.device for tensor in subject.skeleton.parameters()), torch.device("cpu"))
+    tried = [inputs] if inputs is not None else inputs_to_try(subject.skeleton)
+    for number, given in enumerate(tried):
+        if number == _TRIALS:
+            break
+        try:
+            draft = subject.draft("eval", given.map(lambda value: _real(value, device)), records=True)
+        except (SizeError, CodeError):
+            continue
+        for node in draft.graph.nodes:
+            if has_value(node):
+                set_value(node, to_meta(value_of(node)))
+        return replace(subject.trace_of({"eval": draft}, given.on_meta()), recorded=str(reason).split("; ")[0])
+    raise reason
+
+
+def _with_weights(model: nn.Module) -> nn.Module:
+    """The model, or, if it has shapes only, the same on the CPU with random weights."""
+    if not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        return model
+    filled = Subject(model).skeleton.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (*filled.parameters(), *filled.buffers()):
+        if tensor.is_floating_point():
+            tensor.detach().normal_(0, 0.02, generator=generator).abs_()
+        else:
+            tensor.zero_()
+    return filled
+
+
+def _real(value: object, device: torch.device) -> object:
+    """Random values of the same shapes, on the model's device; the same every time."""
+    generator = torch.Generator().manual_seed(0)
+
+    def filled(part: object) -> object:
+        if not isinstance(part, torch.Tensor):
+            return part
+        if not part.is_floating_point():
+            return torch.zeros(part.shape, dtype=part.dtype, device=device)
+        return torch.rand(part.shape, generator=generator).to(device=device, dtype=part.dtype)
+
+    return tree_map(filled, value)
