@@ -129,6 +129,21 @@ class Draws:
     def __init__(self) -> None:
         self._before = _states()
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Take back what is drawn in here: by code that draws anew whenever the graph runs it."""
+        before = _states()
+        try:
+            yield
+        finally:
+            after = _states()
+            if before != after:
+                random.setstate(before["Python's random"])
+                torch.set_rng_state(torch.frombuffer(bytearray(before["torch"]), dtype=torch.uint8))
+                if (numpy := sys.modules.get("numpy")) is not None and "numpy.random" in before:
+                    kind, keys, *rest = before["numpy.random"]
+                    numpy.random.set_state((kind, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
+
     def refuse_new_ones(self) -> None:
         """Compare the states with those of now.
 

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import copy
 import operator
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,6 +47,10 @@ from .proxies import Unfollowable, WeightProxy, proxy_for, types_answered
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .values import Values
 
+# Whose functions and layers draw from torch's generator of the meta device at most.
+_NO_DRAWS = ("torch.", "torch_", "_operator", "operator", "builtins", "math", "attn_inject")
+# A trace puts others in the place of functions of torch: one at a time.
+_ALONE = threading.RLock()
 MODES = ("eval", "train")
 
 
@@ -132,7 +137,12 @@ class Subject:
         while True:
             tracer = _Tracer(self.skeleton, self._leaves, given, mode, records=records)
             try:
-                with _as_it_was(self.skeleton, mode), _private_buffers(self.skeleton, tracer), tracer.following():
+                with (
+                    _ALONE,
+                    _as_it_was(self.skeleton, mode),
+                    _private_buffers(self.skeleton, tracer),
+                    tracer.following(),
+                ):
                     tracer.trace(self.skeleton)
                 return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments)
             except StaysWhole as request:
@@ -200,7 +210,7 @@ class _Tracer(fx.Tracer):
     def following(self) -> Iterator[None]:
         """All that lets this trace see what plain fx does not, while it runs."""
         record = partial(self.create_proxy, "call_function")
-        draws = Draws()
+        self._draws = Draws()
         with (
             ordinary_mode(),
             types_answered(self.skeleton),
@@ -209,7 +219,7 @@ class _Tracer(fx.Tracer):
         ):
             yield
         if not self.records:
-            draws.refuse_new_ones()
+            self._draws.refuse_new_ones()
 
     def _index(self, skeleton: nn.Module) -> None:
         for name, module in skeleton.named_modules():
@@ -263,7 +273,8 @@ class _Tracer(fx.Tracer):
     def _evaluate(self, node: fx.Node) -> None:
         self.evaluated = node
         try:
-            set_value(node, self._values.of(node))
+            with nullcontext() if self._is_torchs(node) else self._draws.undone():
+                set_value(node, self._values.of(node))
         except Exception:
             # The model's own code may catch it and go on.
             self.failed = node
@@ -271,6 +282,12 @@ class _Tracer(fx.Tracer):
             raise
         finally:
             self.evaluated = None
+
+    def _is_torchs(self, node: fx.Node) -> bool:
+        """Whether the node runs nobody else's code, which might draw numbers."""
+        target: Any = type(self.skeleton.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+        home = getattr(target, "__module__", None) or "torch"
+        return (node.op != "call_module" and node.op != "call_function") or home.startswith(_NO_DRAWS)
 
     def _follow_grad_mode(self) -> None:
         """Switch gradients in the graph where the model's code has switched them since the last node."""

@@ -38,6 +38,27 @@ def test_a_coin_toss_is_not_frozen(draw: Any, source: str) -> None:
         trace_at_a_size(net, input_size=8)
 
 
+class DropsByHand(nn.Module):
+    """A layer that stays whole draws anew whenever it runs."""
+
+    traced_whole = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(random.random() + np.random.rand() < 2)  # noqa: NPY002
+
+
+def test_what_stays_whole_may_draw() -> None:
+    def states() -> tuple[Any, ...]:
+        legacy: Any = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()
+
+    net = Net(lambda m, x: m.drop(m.conv(x)), conv=conv(3, 4), drop=DropsByHand())
+    before = states()
+    graph = trace_at_a_size(net, input_size=8).graphs["train"]
+    assert [node.target for node in graph.nodes if node.op == "call_module"] == ["conv", "drop"]
+    assert states() == before
+
+
 def test_torchs_draws_are_nodes() -> None:
     net = _net(lambda m, x: m.conv(x) * torch.rand(1) + torch.randn(x.size(0), 1, 1, 1))
     before = torch.get_rng_state()
@@ -126,3 +147,18 @@ def test_other_threads_draw_their_own() -> None:
     graph = trace_at_a_size(_net(run), input_size=8).graphs["eval"]
     assert all(type(value) is torch.Tensor for value in drawn)
     assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "output"]
+
+
+def test_two_threads_trace_one_after_the_other() -> None:
+    made: list[Any] = []
+    nets = [_net(lambda m, x: m.conv(x) + torch.zeros(x.size(0), 4, 1, 1)) for _ in range(6)]
+    zeros = torch.zeros
+    threads = [threading.Thread(target=lambda net=net: made.append(trace_at_a_size(net, input_size=8))) for net in nets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.zeros is zeros
+    assert [[node.name for node in trace.graphs["eval"].nodes] for trace in made] == [
+        ["x", "conv", "size", "zeros", "add", "output"]
+    ] * 6
