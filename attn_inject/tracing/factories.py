@@ -20,7 +20,7 @@ from ..errors import TraceError
 
 # Their arguments are parsed before torch asks whether somebody else wants to answer.
 _FACTORIES = (
-    "arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm",
+    "arange", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm",
     "tensor", "zeros",
 )  # fmt: skip
 _DRAWS = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli})

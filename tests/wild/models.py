@@ -71,6 +71,17 @@ def _medical(name: str, dimensions: int, blocks: tuple[str, ...], *, size: int =
     return Wild("monai", f"{name}-{dimensions}d", build, blocks, size=(1, *(size,) * dimensions))
 
 
+def _yolo(config: str, blocks: tuple[str, ...]) -> Wild:
+    """From its configuration, which needs no weights. The package is for tests alone: its licence is not ours."""
+
+    def build(_package: Any) -> nn.Module:
+        tasks = importlib.import_module("ultralytics.nn.tasks")
+        made: nn.Module = tasks.DetectionModel(config, verbose=False)
+        return made
+
+    return Wild("ultralytics", config, build, blocks, where=lambda block: bool(block.add))
+
+
 _SMALL = {"embedding_size": 16, "hidden_sizes": [16, 32, 32, 64], "depths": [2, 2, 1, 1]}
 _ENCODERS = {
     "resnet18": ("BasicBlock",),
@@ -103,6 +114,8 @@ WILD: tuple[Wild, ...] = (
         for encoder, blocks in _ENCODERS.items()
         if name == "Unet" or encoder == "resnet18"
     ),
+    _yolo("yolov8n.yaml", ("Bottleneck",)),
+    _yolo("yolov5n.yaml", ("Bottleneck",)),
     _medical("SegResNet", 2, ("ResBlock",), init_filters=16, **_IN_OUT),
     _medical("SegResNet", 3, ("ResBlock",), init_filters=16, **_IN_OUT),
     _medical("SegResNetDS", 2, ("SegResBlock",), init_filters=16, **_IN_OUT),
