@@ -51,6 +51,17 @@ class CheckpointError(AttnInjectError):
     """A file that cannot be written, or that is not a sound checkpoint."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: the first of its lines, or, where it says nothing, its class.
+
+    >>> from attn_inject.errors import first_line
+    >>> first_line(ValueError("too small")), first_line(KeyError())
+    ('too small', 'KeyError')
+    """
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str], *, count: int = 1) -> str:
     """What a message adds when `word` is unknown: ` (did you mean se?)`, or nothing where no known word resembles it.
 

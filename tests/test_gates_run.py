@@ -143,6 +143,54 @@ def test_hooks_on_the_gates_fire(way: str, tmp_path: Path) -> None:
     assert fired == RUNS
 
 
+IMAGE = torch.zeros(2, *SIZE)
+NAMED: dict[str, Any] = {"example_inputs": {"image": IMAGE, "scale": torch.ones(1)}, "reduction": 4}
+
+
+def _named(suffix: str) -> Callable[[nn.Module, Path], nn.Module]:
+    def way(model: nn.Module, folder: Path) -> nn.Module:
+        save(inject(model, "se", **NAMED), folder / f"m{suffix}")
+        return load(folder / f"m{suffix}", model, example_inputs=NAMED["example_inputs"])
+
+    return way
+
+
+# Networks whose code asks, takes or shares what plain ones do not, and the ways to patch each.
+OTHERS: dict[str, tuple[type[twice.Twice], Callable[[nn.Module, Path], nn.Module]]] = {
+    **{f"asking, {way}": (twice.Asking, WAYS[way]) for way in WAYS if way not in ("command line", "float64")},
+    "named, inject": (twice.Named, lambda model, _: inject(model, "se", **NAMED)),
+    "named, attach": (twice.Named, lambda model, _: attach(model, "se", **NAMED)),
+    "named, pickled": (twice.Named, lambda model, _: pickle.loads(pickle.dumps(inject(model, "se", **NAMED)))),
+    "named, .pt": (twice.Named, _named(".pt")),
+    "named, .safetensors": (twice.Named, _named(".safetensors")),
+    **{f"deciding, {way}": (twice.Deciding, WAYS[way]) for way in WAYS if way.startswith("attach")},
+    "deciding, inject a scope": (twice.Deciding, WAYS["inject a scope"]),
+    **{
+        f"one activation, {way}": (twice.OneActivation, WAYS[way])
+        for way in WAYS
+        if way.startswith(("attach", "inject"))
+    },
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("way", OTHERS)
+def test_every_gate_of_other_networks_runs(way: str, training: bool, gates: Counter[int], tmp_path: Path) -> None:
+    kind, patch = OTHERS[way]
+    made = patch(twice.make(kind), tmp_path).train(training)
+    modules = {id(module): path for path, module in made.named_modules() if isinstance(module, SE)}
+    gates.clear()
+    x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(1))
+    outputs = []
+    for net in (made, twice.make(kind).train(training)):
+        given = net(image=x, scale=torch.ones(1))["logits"] if kind is twice.Named else net(x)
+        outputs.append(given.detach())
+    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in gates.items()})
+    assert ran == Counter({path.partition("body.")[2]: count for path, count in RUNS.items()})
+    changed, plain = outputs
+    assert not torch.allclose(changed, plain, atol=1e-3)
+
+
 FAST: dict[str, Callable[[OptimizedModule], nn.Module]] = {
     "optimize": lambda fast: fast,
     "copied": copy.deepcopy,

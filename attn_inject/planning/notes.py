@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..attention.base import Attention
-from ..types import Insertion, Site
+from ..types import Insertion, Site, Sites
 from .choices import Choices, listing
 
 
@@ -16,6 +16,11 @@ def adjustment_notes(attention: Attention, made: list[tuple[Insertion, nn.Module
         for adjustment in getattr(getattr(module, "inner", module), "adjustments", ()):
             places.setdefault(adjustment, []).append(insertion.module)
     return [f"{attention.name}: {what} at {listing(where, 3)}" for what, where in places.items()]
+
+
+def recording_note(sites: Sites) -> list[str]:
+    """That the sites are those of one run of the model, and why."""
+    return [f"the sites are those of one run: {sites.recorded}"] if sites.recorded else []
 
 
 def stacking_note(chosen: list[Site], choices: Choices) -> list[str]:

@@ -31,7 +31,7 @@ from ..types import (
     block_name,
 )
 from .choices import Choices, explaining_choices, listing, no_sites, selected
-from .notes import adjustment_notes, cost_note, stacking_note
+from .notes import adjustment_notes, cost_note, recording_note, stacking_note
 from .presets import PresetSettings, preset_settings
 
 
@@ -112,7 +112,7 @@ def plan_for(located: LocatedModel, choices: Choices) -> Plan:
         scope=located.scope,
         kinds=_kinds(located),
         input_shape=located.trace.input_shape,
-        notes=(*stacking_note(chosen, choices), *notes),
+        notes=(*recording_note(located.sites), *stacking_note(chosen, choices), *notes),
         factory=choices.attention if callable(choices.attention) else None,
     )
 

@@ -19,7 +19,7 @@ from ..tracing.prepare import materialised, unwrap
 from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH, annotate, inputs_to_try, trace_at_a_size
-from ..tracing.tracer import MODES, Trace
+from ..tracing.trace import MODES, Trace
 from ..types import DEFAULT_KINDS, Insertion, Kind, Sites
 from .found import GraphSites
 from .kinds import checked_kinds
@@ -137,7 +137,8 @@ def _of_size(part: nn.Module, shape: Iterable[int] | None) -> Inputs | None:
 
 def retrace(patched: InjectedModule) -> Trace:
     """The trace of a patched model: its own graphs, which know their blocks, over an alias of its modules."""
-    return Trace(alias(patched), {mode: copy.deepcopy(patched.graph_of(mode)) for mode in MODES}, {})
+    graphs = {mode: copy.deepcopy(patched.graph_of(mode)) for mode in MODES}
+    return Trace(alias(patched), graphs, {}, any_size=patched.injection.any_size)
 
 
 def shaped_graph(patched: InjectedModule, mode: str, example_inputs: Any = None) -> fx.Graph:

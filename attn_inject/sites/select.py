@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from ..errors import TraceError
 from ..tracing.nodes import block_of, value_of
-from ..tracing.tracer import Trace
+from ..tracing.trace import Trace
 from ..types import Kind, Site, Sites, Skipped, block_name
 from .anatomy import Anatomy, Refusal
 from .concat import find_mixed

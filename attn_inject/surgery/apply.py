@@ -15,7 +15,7 @@ from ..tracing.injected import InjectedModule, injected_part
 from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
-from ..tracing.tracer import MODES
+from ..tracing.trace import MODES
 from ..types import Plan
 from .rewrite import rewrite
 from .surroundings import in_surroundings
@@ -61,7 +61,7 @@ def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> Inject
     losses = not_kept(located.part, located.trace.graphs.values(), located.trace.fixed_arguments)
     patched = rewrite(located, plan, losses)
     if check:
-        verification = verify_part(located.part, patched)
+        verification = verify_part(located.part, patched, fresh=True)
         patched.injection = replace(patched.injection, verification=verification)
         failed = [item for item in verification.checks if not item.passed]
         if failed:

@@ -25,7 +25,7 @@ from ..tracing.explain import SizeError
 from ..tracing.nodes import returned_by, value_of
 from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
-from ..tracing.tracer import trace
+from ..tracing.trace import trace
 from ..types import (
     DEFAULT_KINDS,
     Existing,

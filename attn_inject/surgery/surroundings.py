@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ..errors import PlanError
+from ..errors import GuardError, PlanError, first_line
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
@@ -38,7 +38,7 @@ def in_surroundings(located: LocatedModel, patched: InjectedModule) -> nn.Module
 
 
 def _was_tried(located: LocatedModel, outer: nn.Module) -> bool:
-    """Run both on the meta device, in eval mode; what the original does not run on says nothing."""
+    """Run both on the meta device, in eval mode; what the original, or the part's guards, refuse says nothing."""
     before, after = (alias(model).to("meta").eval() for model in (located.model, outer))
     for number, inputs in enumerate(inputs_to_try(before)):
         if number == _TRIALS:
@@ -51,10 +51,12 @@ def _was_tried(located: LocatedModel, outer: nn.Module) -> bool:
                 continue
             try:
                 after(*given.positional, **given.named)
+            except GuardError:
+                # The whole gives the part another size than it was traced with, or shapes alone have another device.
+                continue
             except Exception as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise PlanError(
-                    f"the model around {located.scope} does not run with a graph in its place ({reason}): "
+                    f"the model around {located.scope} does not run with a graph in its place ({first_line(error)}): "
                     "use attach(), which keeps the part's own class, or inject without a scope"
                 ) from error
         return True

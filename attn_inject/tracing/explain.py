@@ -9,7 +9,7 @@ from functools import cached_property
 
 from torch import fx, nn
 
-from ..errors import TraceError
+from ..errors import TraceError, first_line
 from .guards import MACHINERY
 from .proxies import Unfollowable
 
@@ -19,9 +19,8 @@ class SizeError(TraceError):
 
     def __init__(self, node: fx.Node, sizes: str, error: Exception) -> None:
         self.node = node
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         super().__init__(
-            f"node {node.name} ({node.target}) does not run on an input of shape {sizes}: {reason}; "
+            f"node {node.name} ({node.target}) does not run on an input of shape {sizes}: {first_line(error)}; "
             "pass another input_size, or example_inputs"
         )
 
@@ -43,7 +42,7 @@ class CodeError(TraceError):
         super().__init__()
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(MACHINERY)]
         where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if is_data_dependent(error) and not isinstance(error, Unfollowable):
             # What torch says of meta tensors is about its own machinery.
             reason = "what it gives depends on the data"

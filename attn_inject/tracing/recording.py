@@ -19,7 +19,7 @@ from .explain import CodeError, SizeError
 from .inputs import Inputs
 from .nodes import has_value, set_value, value_of
 from .shapes import inputs_to_try
-from .tracer import Subject, Trace
+from .trace import Subject, Trace
 from .values import to_meta
 
 _TRIALS = 4

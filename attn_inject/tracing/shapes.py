@@ -14,8 +14,8 @@ from ..errors import AttnInjectError, TraceError
 from .explain import CodeError, SizeError
 from .guards import erase_guards, guards_of, idle_guards, needs_more_sizes, same_graph
 from .inputs import Inputs, Signature
-from .nodes import set_value
-from .tracer import MODES, Draft, Subject, Trace
+from .nodes import has_value, set_value, value_of
+from .trace import MODES, Draft, Subject, Trace
 from .usual_sizes import Convolution, candidate_shapes, first_convolution
 from .values import Values, to_meta
 
@@ -85,12 +85,16 @@ def _only_place(model: nn.Module) -> str | None:
     """
     signature = Signature.of(model.forward, None)
     names = [name for name, _ in (*signature.positional, *signature.named)]
+    _must_be_one(names)
+    return None if signature.positional else names[0]
+
+
+def _must_be_one(names: list[str]) -> None:
     if len(names) != 1:
         raise TraceError(
             f"the model takes {len(names)} inputs ({', '.join(names) or 'none'}): "
             "pass example_inputs with one value for each"
         )
-    return None if signature.positional else names[0]
 
 
 def inputs_to_try(
@@ -121,17 +125,24 @@ def _train(subject: Subject, inputs: Inputs) -> Draft:
     try:
         return subject.draft("train", inputs)
     except (SizeError, CodeError) as failure:
-        if len(inputs.values) != 1 or not inputs.tensors or getattr(failure, "is_hopeless", False):
+        if getattr(failure, "is_hopeless", False):
             raise
-        # Auxiliary heads want larger inputs than the network: what runs in eval mode only is still an input size.
-        dtype = inputs.tensors[0].dtype
-        for shape in candidate_shapes(subject.skeleton, first_convolution(subject.skeleton), None):
-            other = torch.empty(shape, dtype=dtype, device="meta")
+        for other in _for_train(subject.skeleton, first_convolution(subject.skeleton), inputs):
             try:
-                return subject.draft("train", inputs.map(lambda _, other=other: other))  # type: ignore[misc]
+                return subject.draft("train", other)
             except (SizeError, CodeError):
                 continue
         raise
+
+
+def _for_train(model: nn.Module, conv: nn.Module | None, inputs: Inputs) -> Iterator[Inputs]:
+    """What train mode may run on where `inputs` do for eval mode only: auxiliary heads want larger images."""
+    if len(inputs.values) != 1 or not inputs.tensors:
+        return
+    (image,) = inputs.tensors
+    for shape in candidate_shapes(model, conv, None):
+        other = torch.empty(shape, dtype=image.dtype, device="meta")
+        yield inputs.map(lambda _, other=other: other)  # type: ignore[misc]
 
 
 def _is_free_of_size(subject: Subject, drafts: Mapping[str, Draft], inputs: Inputs) -> bool:
@@ -183,12 +194,7 @@ def annotate(trace: Trace, *, inputs: Inputs | None = None, input_size: Iterable
         _propagate_all(trace, inputs)
         return replace(trace, inputs=inputs)
     graph = next(iter(trace.graphs.values()))
-    names = [node.name for node in graph.nodes if node.op == "placeholder"]
-    if len(names) != 1:
-        raise TraceError(
-            f"the model takes {len(names)} inputs ({', '.join(names) or 'none'}): "
-            "pass example_inputs with one value for each"
-        )
+    _must_be_one([node.name for node in graph.nodes if node.op == "placeholder"])
     failure: Exception | None = None
     for tried in inputs_to_try(trace.skeleton, _first_called(trace), input_size):
         try:
@@ -225,12 +231,9 @@ def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: Inputs, mode: str) ->
     try:
         propagate(trace.skeleton, graph, inputs.values, trace.constants)
     except TraceError:
-        # As in `_train`.
-        shapes = candidate_shapes(trace.skeleton, _first_called(trace), None) if mode == "train" else []
-        for shape in shapes if len(inputs.values) == 1 and inputs.tensors else []:
+        for other in _for_train(trace.skeleton, _first_called(trace), inputs) if mode == "train" else ():
             try:
-                other = torch.empty(shape, dtype=inputs.tensors[0].dtype, device="meta")
-                propagate(trace.skeleton, graph, (other,), trace.constants)
+                propagate(trace.skeleton, graph, other.values, trace.constants)
                 return
             except TraceError:
                 continue
@@ -238,9 +241,17 @@ def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: Inputs, mode: str) ->
 
 
 def propagate(
-    root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], constants: dict[str, torch.Tensor] | None = None
+    root: nn.Module,
+    graph: fx.Graph,
+    inputs: tuple[Any, ...],
+    constants: dict[str, torch.Tensor] | None = None,
+    *,
+    known: fx.Graph | None = None,
 ) -> Any:
     """Run `graph` of `root` on meta `inputs`, one for each placeholder; keeps each node's value, returns the output's.
+
+    `known` is a graph of which this one is an edit, with values for the same inputs and modules: a node that is there
+    too, with inputs of the same form, has the value that it has there.
 
     Raises:
         TraceError: naming the node that does not run on these inputs.
@@ -248,11 +259,38 @@ def propagate(
     """
     values = Values(root, constants or {})
     given = iter(inputs)
+    twins = {} if known is None else {node.name: node for node in known.nodes}
     for node in graph.nodes:
+        twin = twins.get(node.name)
         try:
-            set_value(node, to_meta(next(given)) if node.op == "placeholder" else values.of(node))
+            if node.op == "placeholder":
+                set_value(node, to_meta(next(given)))
+            elif twin is not None and _does_as(node, twin):
+                set_value(node, value_of(twin))
+            else:
+                set_value(node, values.of(node))
         except TraceError:
             raise
         except Exception as error:
             raise SizeError(node, Inputs(inputs).sizes, error) from error
     return values.of(node)
+
+
+def _does_as(node: fx.Node, twin: fx.Node) -> bool:
+    """Whether both do the same to values of the same form, so that they give the same."""
+
+    def forms(each: fx.Node) -> tuple[Any, ...]:
+        return (each.op, each.target, *fx.node.map_arg((each.args, each.kwargs), lambda n: _form(value_of(n))))
+
+    return has_value(twin) and forms(node) == forms(twin)
+
+
+def _form(value: Any) -> Any:
+    """What shapes come of: equal for equal forms, and equal to nothing where that cannot be told."""
+    if isinstance(value, torch.Tensor):
+        return ("tensor", tuple(value.shape), value.stride(), value.dtype)
+    if isinstance(value, (tuple, list)):
+        return tuple(_form(part) for part in value)
+    if isinstance(value, (bool, int, float, str, torch.dtype, torch.device)) or value is None:
+        return value
+    return object()

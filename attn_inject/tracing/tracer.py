@@ -1,4 +1,4 @@
-"""From an `nn.Module` to its `Trace`: the `torch.fx` graphs of both modes, every node knowing its block and its value.
+"""From the code of an `nn.Module` to a `torch.fx` graph of one mode, every node knowing its block and its value.
 
 What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 
@@ -25,22 +25,17 @@ import copy
 import operator
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from ..errors import TraceError
-from ..types import Guard
-from .alias import alias
-from .explain import CodeError, SizeError, is_data_dependent
 from .factories import Draws, factories_followed
-from .guards import guarded, guards_of, line_of_code
-from .inputs import NO_INPUTS, Inputs, Signature
+from .guards import guarded, line_of_code
+from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import has_value, mark_named, note_return, set_frame, set_value, value_of
 from .proxies import Unfollowable, WeightProxy, proxy_for, types_answered
@@ -51,122 +46,6 @@ from .values import Values
 _NO_DRAWS = ("torch.", "torch_", "_operator", "operator", "builtins", "math", "attn_inject")
 # A trace puts others in the place of functions of torch: one at a time.
 _ALONE = threading.RLock()
-MODES = ("eval", "train")
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A model's graphs.
-
-    `skeleton` is an alias of the model (same weights, own modules) that the graphs refer to; `graphs` maps "train" and
-    "eval" to a graph; `constants` maps the attribute names of tensors that neither parameters nor buffers hold.
-    `any_size` is whether another input size and batch gives the same graphs. `recorded` says why there is no graph,
-    but the data flow of one run in eval mode, good for finding sites and for hooks, not for running.
-    """
-
-    skeleton: nn.Module
-    graphs: dict[str, fx.Graph]
-    constants: dict[str, torch.Tensor]
-    inputs: Inputs = NO_INPUTS
-    fixed_arguments: tuple[str, ...] = ()
-    any_size: bool = True
-    recorded: str = ""
-
-    @property
-    def input_shape(self) -> tuple[int, ...] | None:
-        """Shape of the first tensor input, batch included."""
-        return self.inputs.shape
-
-    @property
-    def guards(self) -> tuple[Guard, ...]:
-        """The decisions of the model's code that its graphs hold for."""
-        return tuple(dict.fromkeys(guard for graph in self.graphs.values() for guard in guards_of(graph)))
-
-
-def trace(
-    model: nn.Module,
-    *,
-    inputs: Inputs | tuple[Any, ...] | None = None,
-    modes: Sequence[str] = MODES,
-    whole: Collection[str] = (),
-    records: bool = False,
-) -> Trace:
-    """Trace `model` in each of `modes` on `inputs`, of which only shapes and dtypes are used.
-
-    Without inputs nothing has a value: code that asks for sizes cannot be followed. With `records`, the model is run on
-    the inputs, and the graphs are the data flow of that run.
-    `whole` are paths of submodules that stay single calls, beside those that `Leaves` knows.
-
-    Raises:
-        TraceError: naming the line at which the model cannot be followed.
-
-    """
-    subject = Subject(model, whole)
-    given = inputs if isinstance(inputs, Inputs | None) else Inputs(inputs)
-    drafts = {mode: subject.draft(mode, given, records=records) for mode in modes}
-    return subject.trace_of(drafts, NO_INPUTS if given is None else given)
-
-
-@dataclass(frozen=True)
-class Draft:
-    """One mode's graph on certain inputs, with the constants that it refers to."""
-
-    graph: fx.Graph
-    constants: dict[str, torch.Tensor]
-    fixed_arguments: tuple[str, ...]
-
-
-class Subject:
-    """A model under trace: its alias, and what tracing it has found out so far."""
-
-    def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
-        self.skeleton = alias(model)
-        self.first_convolution: nn.Module | None = None
-        self._leaves = Leaves()
-        self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole)
-
-    def draft(self, mode: str, inputs: Inputs | None, *, records: bool = False) -> Draft:
-        """The graph of `mode`, "train" or "eval"; with `records`, the data flow of one run on these very inputs.
-
-        Raises:
-            SizeError: naming the node that does not run on these inputs.
-            TraceError: naming the line at which the model cannot be followed.
-
-        """
-        given = inputs if inputs is None or records else inputs.on_meta()
-        while True:
-            tracer = _Tracer(self.skeleton, self._leaves, given, mode, records=records)
-            try:
-                with (
-                    _ALONE,
-                    _as_it_was(self.skeleton, mode),
-                    _private_buffers(self.skeleton, tracer),
-                    tracer.following(),
-                ):
-                    tracer.trace(self.skeleton)
-                return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments)
-            except StaysWhole as request:
-                self._leaves.close(request.module)
-            except Exception as error:
-                culprit = next((m for m in reversed(tracer.open_modules) if self._leaves.can_close(m)), None)
-                if culprit is None:
-                    self.first_convolution = tracer.first_convolution
-                    raise self._explained(error, tracer, given) from error
-                self._leaves.close(culprit)
-
-    def _explained(self, error: Exception, tracer: _Tracer, inputs: Inputs | None) -> TraceError:
-        if isinstance(error, TraceError):
-            return error
-        if tracer.failed is None or inputs is None or is_data_dependent(error):
-            return CodeError(self.skeleton, error, _traces_quietly)
-        return SizeError(tracer.failed, inputs.sizes, error)
-
-    def trace_of(self, drafts: Mapping[str, Draft], inputs: Inputs, *, any_size: bool = True) -> Trace:
-        """The trace of the modes' drafts."""
-        constants = {name: value for draft in drafts.values() for name, value in draft.constants.items()}
-        fixed = tuple(dict.fromkeys(name for draft in drafts.values() for name in draft.fixed_arguments))
-        graphs = {mode: draft.graph for mode, draft in drafts.items()}
-        return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size)
 
 
 class StaysWhole(BaseException):
@@ -176,7 +55,7 @@ class StaysWhole(BaseException):
         self.module = module
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Records for every node the module whose `forward` runs it (`meta["block"]`) and the call (`meta["call"]`)."""
 
     proxy_buffer_attributes = True
@@ -206,8 +85,24 @@ class _Tracer(fx.Tracer):
         self._names: dict[int, str] = {}
         self._index(skeleton)
 
+    def run(self) -> None:
+        """Trace; afterwards the skeleton is as it was.
+
+        Raises:
+            StaysWhole: a module that may stay whole decides on a size.
+            Exception: whatever the model's code, or an operation in it, raises.
+
+        """
+        with (
+            _ALONE,
+            _as_it_was(self.skeleton, self.mode),
+            _private_buffers(self.skeleton, self),
+            self._following(),
+        ):
+            self.trace(self.skeleton)
+
     @contextmanager
-    def following(self) -> Iterator[None]:
+    def _following(self) -> Iterator[None]:
         """All that lets this trace see what plain fx does not, while it runs."""
         record = partial(self.create_proxy, "call_function")
         self._draws = Draws()
@@ -431,7 +326,7 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _private_buffers(skeleton: nn.Module, tracer: _Tracer) -> Iterator[None]:
+def _private_buffers(skeleton: nn.Module, tracer: Tracer) -> Iterator[None]:
     """Put clones in the place of buffers: code that updates one while it is traced must not update the caller's."""
     swapped: list[tuple[nn.Module, str, torch.Tensor]] = []
     clones: dict[int, torch.Tensor] = {}
@@ -451,12 +346,3 @@ def _private_buffers(skeleton: nn.Module, tracer: _Tracer) -> Iterator[None]:
     finally:
         for module, name, buffer in swapped:
             module._buffers[name] = buffer
-
-
-def _traces_quietly(module: nn.Module) -> bool:
-    try:
-        graph = Subject(module).draft("eval", None).graph
-    except (TraceError, RecursionError):
-        return False
-    # A scope takes and gives maps; something that only collects other modules has no placeholder to patch behind.
-    return any(node.op == "placeholder" for node in graph.nodes)

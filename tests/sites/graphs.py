@@ -13,7 +13,7 @@ from attn_inject.sites.flow import Flow
 from attn_inject.sites.found import GraphSites
 from attn_inject.sites.layout import channel_axes
 from attn_inject.sites.select import analyse
-from attn_inject.tracing.tracer import trace
+from attn_inject.tracing.trace import trace
 from attn_inject.types import DEFAULT_KINDS, Kind
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import fx, nn
 
 from attn_inject import InjectedModule, RewriteError, apply_plan, inject, make_plan, verify
+from attn_inject.surgery.verify import verify_part
+from attn_inject.tracing.nodes import is_of_attention
 from attn_inject.types import Verification
 
 from ..toys import SPELLINGS, Block, Lambda, Toy, conv
@@ -524,20 +526,23 @@ def test_a_part_is_compared_with_the_part_that_it_was() -> None:
     assert failed(verify(model, patched)) == {"weights": "changed or missing: head.bias"}
 
 
+class Block16(nn.Module):
+    """A stem and one block of 16 channels, which `run` calls."""
+
+    def __init__(self, run: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.stem = conv(3, 16)
+        self.block = Lambda(lambda m, x: x + m.b(relu(m.a(x))), a=conv(16, 16), b=conv(16, 16))
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(self, self.stem(x))
+
+
 def test_a_block_may_run_more_often_in_train_mode() -> None:
     """As the decoder of a variational network, which reconstructs beside what it computes."""
-
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = conv(3, 16)
-            self.block = Lambda(lambda m, x: x + m.b(relu(m.a(x))), a=conv(16, 16), b=conv(16, 16))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.block(self.stem(x))
-            return self.block(x) if self.training else x
-
-    patched = inject(Twice(), "eca", input_size=SIZE)
+    model = Block16(lambda m, x: m.block(m.block(x)) if m.training else m.block(x))
+    patched = inject(model, "eca", input_size=SIZE)
     calls = {mode: [n.target for n in patched.graph_of(mode).nodes].count("block.eca") for mode in ("eval", "train")}
     assert calls == {"eval": 1, "train": 2}
     assert figures(patched.injection.verification)["edits"] == "1 modules in both graphs"
@@ -545,16 +550,20 @@ def test_a_block_may_run_more_often_in_train_mode() -> None:
 
 def test_a_graph_that_is_not_the_model_is_found() -> None:
     """What code may ask that no trace answers truly: the exact type of a value."""
-
-    class Counts(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = conv(3, 16)
-            self.block = Lambda(lambda m, x: x + m.b(relu(m.a(x))), a=conv(16, 16), b=conv(16, 16))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.block(self.stem(x))
-            return x if type(x) is torch.Tensor else x * 2
-
+    model = Block16(lambda m, x: m.block(x) if type(x) is torch.Tensor else m.block(x) * 2)
     with pytest.raises(RewriteError, match=r"verification of trace failed: in eval mode the graph and the model's own"):
-        inject(Counts(), "eca", input_size=SIZE)
+        inject(model, "eca", input_size=SIZE)
+
+
+def test_what_the_trace_gave_is_not_worked_out_again() -> None:
+    """Of a fresh rewrite only new nodes, and what they change, are run; of others all are."""
+    model, patched = net()
+    wrong = copy.deepcopy(patched)
+    wrong.head = nn.Linear(16, 7)
+    assert "shapes" in failed(verify(model, wrong))
+    assert figures(verify_part(model, patched, fresh=True)) == figures(verify_part(model, patched)) == GOOD
+    last = [node for node in patched.graph_of("eval").nodes if is_of_attention(node)][-1]
+    with patched.graph_of("eval").inserting_after(last):
+        half = patched.graph_of("eval").call_function(torch.narrow, (last, 1, 0, 8))
+    last.replace_all_uses_with(half, delete_user_cb=lambda user: user is not half)
+    assert "shapes" in failed(verify_part(model, patched, fresh=True))

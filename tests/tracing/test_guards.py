@@ -113,3 +113,12 @@ def test_guards_live_in_compilers_and_exports(dynamic: bool) -> None:
     assert torch.equal(compiled(image), patched(image))
     exported = torch.export.export(patched, (image,))
     assert torch.equal(exported.module()(image), patched(image))
+
+
+def test_a_second_injection_knows_what_the_first_did() -> None:
+    model = nn.Sequential(Fixed(), nn.Conv2d(16, 3, 1), Fixed()).eval()
+    first = inject(model, "se", reduction=4, include="2", input_size=16)
+    second = inject(first, "eca", input_size=16)
+    assert [insertion.module for insertion in second.injection.plan.insertions] == ["2.se", "0.eca"]
+    assert (second.injection.guards, second.injection.any_size) == (first.injection.guards, False)
+    assert len(first.injection.guards) == 1

@@ -17,7 +17,7 @@ from attn_inject import TraceError
 from attn_inject.tracing.guards import guarded
 from attn_inject.tracing.inputs import tensors_in
 from attn_inject.tracing.shapes import trace_at_a_size
-from attn_inject.tracing.tracer import Trace
+from attn_inject.tracing.trace import Trace
 
 from ..sites.graphs import Net
 from ..toys import conv

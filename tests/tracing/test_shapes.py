@@ -12,7 +12,7 @@ from attn_inject import TraceError
 from attn_inject.tracing.inputs import Inputs
 from attn_inject.tracing.nodes import has_value, value_of
 from attn_inject.tracing.shapes import annotate, propagate
-from attn_inject.tracing.tracer import Trace, trace
+from attn_inject.tracing.trace import Trace, trace
 
 from .. import toys
 

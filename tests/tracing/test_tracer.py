@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from attn_inject import TraceError
 from attn_inject.tracing.nodes import frame_of, returned_by
-from attn_inject.tracing.tracer import trace
+from attn_inject.tracing.trace import trace
 
 from .. import toys
 

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from attn_inject.tracing.shapes import annotate, trace_at_a_size
-from attn_inject.tracing.tracer import trace
+from attn_inject.tracing.trace import trace
 from attn_inject.tracing.usual_sizes import candidate_shapes, first_convolution
 
 from .. import toys

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from attn_inject.tracing.nodes import value_of
-from attn_inject.tracing.tracer import trace
+from attn_inject.tracing.trace import trace
 from attn_inject.tracing.values import fetch, to_meta
 
 from ..sites.graphs import Net, read

@@ -1,0 +1,274 @@
+"""The postconditions of a rewrite that real passes show; `verify.py` has the others.
+
+ V4. Trace: the graphs as they were before any attention give what the model's own code gives, to the bit, in eval mode
+     and, under one seed, in train mode (outputs and statistics).
+ V5. Finite: a real forward pass gives finite outputs wherever the original does.
+ V6. Gradients: a real backward pass reaches every new parameter.
+ V7. Identity: with `init="identity"` the outputs equal the original's to the bit, unless something was taken out.
+
+The passes run on aliases, at a small input size where the network allows one, so that neither modes, statistics,
+gradients nor random states of the caller change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_map
+
+from ..tracing.alias import alias
+from ..tracing.injected import InjectedModule
+from ..tracing.inputs import arguments_of, tensors_in
+from ..tracing.nodes import has_value, value_of
+from ..tracing.trace import MODES
+from ..tracing.values import fetch
+from ..types import Check, Plan
+
+_TRIAL_EXTENTS = (32, 64, 128, 192)
+
+
+def input_values(graph: fx.Graph) -> tuple[Any, ...] | None:
+    """What a graph was traced on, on the meta device; None where no shapes were propagated."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if not all(has_value(node) for node in placeholders):
+        return None
+    return tuple(value_of(node) for node in placeholders)
+
+
+def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
+    """V4 to V7."""
+    graph = part.pristine_graph_of("eval")
+    inputs = input_values(graph)
+    tensors = [*part.parameters(), *part.buffers()]
+    if inputs is None or any(tensor.is_meta for tensor in tensors):
+        return []
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    aliased = _without_hooks(alias(part)).eval().requires_grad_(requires_grad=False)
+    new = {
+        f"{insertion.module}.{name}": parameter
+        for insertion in plan.insertions
+        for name, parameter in aliased.get_submodule(insertion.module).named_parameters()
+    }
+    for parameter in new.values():
+        parameter.requires_grad = True
+    real, outputs = _smallest_pass(aliased, inputs, device)
+    checks, plain = [], None
+    if not isinstance(source, InjectedModule):
+        traced, plain = _is_the_model(source, part, real, device)
+        checks.append(traced)
+    bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
+    if plain is None and (bad or plan.init == "identity"):
+        plain = _Trial(source, part).of_code("eval", real)
+    floats = None if plain is None else [out for out in plain if out.is_floating_point()]
+    excused = floats is not None and bad <= sum(int((~torch.isfinite(out)).sum()) for out in floats)
+    checks.append(
+        Check("finite", passed=not bad or excused, figure=f"{bad} non-finite outputs on an input of {_size(real)}")
+    )
+    if new:
+        checks.append(_gradients(outputs, new))
+    lost = plan.removals or part.displaced or any(insertion.site.kind == "attention" for insertion in plan.insertions)
+    if plan.init == "identity" and floats is not None and not lost:
+        apart = max((_distance(a, b) for a, b in zip(floats, outputs, strict=True)), default=0.0)
+        checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
+    return checks
+
+
+def _is_the_model(
+    source: nn.Module, part: InjectedModule, real: tuple[Any, ...], device: torch.device
+) -> tuple[Check, list[torch.Tensor] | None]:
+    """V4, and what the model gives in eval mode."""
+    figures: list[str] = []
+    wrong: list[str] = []
+    plain: list[torch.Tensor] | None = None
+    trial = _Trial(source, part)
+    for mode in MODES:
+        values = input_values(part.pristine_graph_of(mode)) or ()
+        for inputs in [real] if mode == "eval" else [_doubled(real), _real_inputs(values, device)]:
+            try:
+                before = trial.of_code(mode, inputs)
+                break
+            except Exception as error:
+                reason = f"{mode} not compared: the model's own code ends in {type(error).__name__} on {_size(inputs)}"
+        else:
+            figures.append(reason)
+            continue
+        plain = before if mode == "eval" else plain
+        before = [*before, *trial.statistics()]
+        after = [*trial.of_graph(mode, inputs), *trial.statistics()]
+        if len(before) != len(after) or not all(map(_equal, before, after)):
+            pairs = [pair for pair in zip(before, after, strict=False) if pair[0].shape == pair[1].shape]
+            apart = max((_distance(a, b) for a, b in pairs), default=0.0)
+            wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart: use attach()")
+        figures.append(f"{mode} equal to the bit on {_size(inputs)}")
+    return Check("trace", passed=not wrong, figure="; ".join(wrong or figures)), plain
+
+
+class _Trial:
+    """An alias of a model, without hooks and with statistics of its own, which each run finds as they were."""
+
+    def __init__(self, source: nn.Module, part: InjectedModule) -> None:
+        self._model = _without_hooks(alias(source))
+        self._part = part
+        self._buffers = [
+            (module, name, buffer)
+            for module in self._model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def statistics(self) -> list[torch.Tensor]:
+        """The buffers after the last run."""
+        return [module._buffers[name] for module, name, _ in self._buffers]  # type: ignore[misc]
+
+    def of_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+        """What the model's own code gives."""
+        args, kwargs = arguments_of(self._part.pristine_graph_of(mode), inputs)
+        with self._fresh(mode, inputs):
+            return list(tensors_in(self._model(*args, **kwargs)))
+
+    def of_graph(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+        """What the graph as it was before any attention gives."""
+        graph = self._part.pristine_graph_of(mode)
+        for node in graph.nodes:
+            if node.op == "get_attr" and not _has(self._model, str(node.target)):
+                setattr(self._model, str(node.target), fetch(self._part, str(node.target)))
+        interpreter = fx.Interpreter(self._model, garbage_collect_values=False, graph=graph)
+        with self._fresh(mode, inputs):
+            return list(tensors_in(interpreter.run(*inputs, enable_io_processing=False)))
+
+    @contextmanager
+    def _fresh(self, mode: str, inputs: tuple[Any, ...]) -> Iterator[None]:
+        for module, name, buffer in self._buffers:
+            module._buffers[name] = buffer.clone()
+        self._model.train(mode=mode == "train")
+        devices = {tensor.device.index for tensor in tensors_in(inputs) if tensor.device.type == "cuda"}
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            torch.manual_seed(0)
+            yield
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        fetch(model, path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same in a batch of two of each: statistics need more than one value."""
+    return tuple(torch.cat([x, x.flip(-1)]) if isinstance(x, torch.Tensor) and x.dim() else x for x in inputs)
+
+
+def _size(inputs: tuple[Any, ...]) -> str:
+    first = next(tensors_in(inputs), None)
+    return "no tensor" if first is None else "x".join(str(extent) for extent in first.shape)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a, b) or (a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num()))
+
+
+def _without_hooks(aliased: nn.Module) -> nn.Module:
+    """Take the caller's forward and backward hooks off an alias: they may record what they see."""
+    for module in aliased.modules():
+        for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
+            hooks.clear()
+    return aliased
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (
+        0.0
+        if torch.equal(a, b) or (a != b).logical_and(~(a.isnan() & b.isnan())).sum() == 0
+        else float((a - b).detach().abs().max())
+    )
+
+
+def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter]) -> Check:
+    generator = torch.Generator().manual_seed(0)
+    total = sum(
+        (out.float() * torch.randn(out.shape, generator=generator).to(out.device)).sum()
+        for out in outputs
+        if out.requires_grad
+    )
+    if not isinstance(total, torch.Tensor):
+        return Check("gradients", passed=False, figure="no output depends on a new parameter")
+    reached = _reached(total, new)
+    missing = [name for name in new if name not in reached]
+    figure = (
+        f"{len(reached)} of {len(new)} new parameters reached, {sum(reached.values())} with a gradient other than zero"
+    )
+    rest = f"; not {', '.join(missing[:4])}" if missing else ""
+    return Check("gradients", passed=not missing, figure=figure + rest)
+
+
+def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, bool]:
+    """Which parameters get a gradient, and whether it is other than zero; each gradient is let go at once."""
+    reached: dict[str, bool] = {}
+
+    def note(name: str) -> Callable[[torch.Tensor], None]:
+        def hook(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            reached[name] = bool(parameter.grad.any())
+            parameter.grad = None
+
+        return hook
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(note(name))  # type: ignore[no-untyped-call]
+        for name, parameter in new.items()
+    ]
+    total.backward(inputs=list(new.values()))  # type: ignore[no-untyped-call]
+    for handle in handles:
+        handle.remove()
+    return reached
+
+
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    return [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point()]
+
+
+def _smallest_pass(
+    aliased: nn.Module, inputs: tuple[Any, ...], device: torch.device
+) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
+    """(inputs, outputs) of a real pass at the smallest size that runs, with a batch of one, keeping the aspect."""
+    for smaller in _smaller(inputs):
+        real = _real_inputs(smaller, device)
+        try:
+            return real, _tensors(aliased(*real))
+        except (RuntimeError, ValueError, AssertionError):
+            # Too small, or of another size than the network is made for.
+            continue
+    real = _real_inputs(inputs, device)
+    return real, _tensors(aliased(*real))
+
+
+def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
+    first = inputs[0]
+    if len(inputs) > 1 or not isinstance(first, torch.Tensor) or first.dim() < 3:
+        return
+    extent = max(first.shape[2:])
+    for trial in (*(size for size in _TRIAL_EXTENTS if size < extent), extent):
+        size = [max(math.ceil(d * trial / extent), 1) for d in first.shape[2:]]
+        yield (first.new_empty((1, first.shape[1], *size)),)
+
+
+def _real_inputs(inputs: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def real(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.is_floating_point():
+            return torch.randn(value.shape, generator=generator).to(device=device, dtype=value.dtype)
+        return torch.zeros(value.shape, dtype=value.dtype, device=device)
+
+    return tuple(tree_map(real, value) for value in inputs)
