@@ -47,8 +47,8 @@ NETS = {
     "resnext50_32x4d": (53, 16, 16),
     "convnext_tiny": (0, 0, 0),
 }
-# Ten seconds each: with the sweeps.
-SLOW = ("resnext50_32x4d", "convnext_tiny")
+# Seconds each: with the sweeps.
+SLOW = ("resnet50", "resnext50_32x4d", "convnext_tiny")
 
 
 @pytest.mark.parametrize("attention", ["se", "eca"])

@@ -58,7 +58,7 @@ def _count(model: InjectedModule, function: object) -> int:
 @pytest.mark.parametrize(
     ("name", "added", "early"),
     [
-        ("resnet50", 16, 16),
+        pytest.param("resnet50", 16, 16, marks=pytest.mark.zoo),
         ("resnet18", 8, 0),
         ("mobilenet_v2", 10, 0),
         pytest.param("resnext50_32x4d", 16, 16, marks=pytest.mark.zoo),
@@ -123,7 +123,7 @@ def test_gradients_of_the_early_pool(groups: int) -> None:
 
 
 def test_it_is_one_model_with_the_patched_one() -> None:
-    patched = _patched(torchvision.models.resnet50())
+    patched = _patched(torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 2, 1, 1]))
     fast = optimize_training(patched)
     assert [id(p) for p in fast.parameters()] == [id(p) for p in patched.parameters()]
     assert list(fast.state_dict()) == list(patched.state_dict())
@@ -135,7 +135,7 @@ def test_it_is_one_model_with_the_patched_one() -> None:
     again = pickle.loads(pickle.dumps(fast))
     assert torch.equal(again.eval()(x), fast.eval()(x))
     twice = optimize_training(pickle.loads(pickle.dumps(patched)))
-    assert _count(twice, torch.addcmul) == 16
+    assert _count(twice, torch.addcmul) == 5
     torch.manual_seed(0)
     compiled = torch.compile(fast.train(), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), fast(x), rtol=1e-9, atol=1e-9)

@@ -195,7 +195,10 @@ def test_reading_recipes_imports_no_torch() -> None:
     assert run.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.zoo] * any(depth in name for depth in ("101", "152"))) for name in names()],
+)
 def test_a_shipped_recipe_comes_to_its_papers_figures(name: str) -> None:
     # Planned on the meta device: each new module is built there, and what it replaces is taken off.
     recipe = load_recipe(name)

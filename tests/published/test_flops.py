@@ -111,7 +111,11 @@ def _cost(model: nn.Module, side: int = 224) -> Cost:
     return count(model, (torch.empty(1, 3, side, side, device="meta"),)).total
 
 
-@pytest.mark.parametrize("name", SE_PAPER)
+# A hundred layers and more: with the sweeps.
+DEEP = ("ResNet-101", "ResNet-152", "ResNeXt-101", "Inception-ResNet-v2")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.zoo] * (name in DEEP)) for name in SE_PAPER])
 def test_what_se_costs(name: str) -> None:
     """SE paper, Table 2, both columns. Its Inception-ResNet-v2 is not timm's, which has 13.16 G: there, the share."""
     sites, without, with_se = SE_PAPER[name]
@@ -154,8 +158,8 @@ LARGE = {"kernels": [3, 5, 5, 7], "groups": [32, 32, 32, 32]}
     [
         ("resnet50", 64, {}, 3.62),
         ("resnet50", 128, LARGE, 4.72),
-        ("resnet101", 64, {}, 6.82),
-        ("resnet101", 128, LARGE, 8.97),
+        pytest.param("resnet101", 64, {}, 6.82, marks=pytest.mark.zoo),
+        pytest.param("resnet101", 128, LARGE, 8.97, marks=pytest.mark.zoo),
     ],
 )
 def test_epsanet(name: str, width: int, options: dict[str, list[int]], published: float) -> None:

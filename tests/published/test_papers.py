@@ -56,8 +56,8 @@ def test_se_in_one_stage(stage: int, blocks: int, width: int) -> None:
         ("resnet18", None, 44, 24),
         ("resnet34", None, 72, 48),
         ("resnet50", 86, 80, 48),
-        ("resnet101", 171, 157, 99),
-        ("resnet152", 256, 234, 150),
+        pytest.param("resnet101", 171, 157, 99, marks=pytest.mark.zoo),
+        pytest.param("resnet152", 256, 234, 150, marks=pytest.mark.zoo),
     ],
 )
 def test_eca(name: str, adaptive: int | None, authors: int, three: int) -> None:

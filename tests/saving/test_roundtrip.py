@@ -26,8 +26,14 @@ from .nets import DTYPES, NETWORKS, SIZE, assert_export_holds, assert_same, patc
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
+# The other precisions are with the sweeps.
+PRECISIONS = [
+    pytest.param(dtype, marks=[pytest.mark.zoo] * (dtype is not torch.float32), id=str(dtype)) for dtype in DTYPES
+]
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     attention, size = NETWORKS[name]
@@ -44,7 +50,7 @@ def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix:
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", PRECISIONS)
 def test_exports_in_three_precisions(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     """On one network; `tests/zoo/test_round_trips.py` has the ten."""
     assert_export_holds(patched(attention="se").to(dtype), SIZE, tmp_path / f"m{suffix}")
@@ -147,7 +153,7 @@ print(float((z - y).abs().max()))
 """
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.zoo)])
 def test_exports_run_without_this_package(suffix: str, tmp_path: Path) -> None:
     model = patched()
     x = torch.randn(3, *SIZE)
@@ -173,7 +179,10 @@ def test_scope_and_replaced_modules(tmp_path: Path) -> None:
     assert torch.equal(again(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("googlenet", marks=pytest.mark.zoo), pytest.param("inception_v3", marks=pytest.mark.zoo), "resnet18"],
+)
 def test_networks_that_differ_with_pretrained_weights(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,15 @@ def _build(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "name", ["timm:resnet18", "timm:resnet26d", "resnet18", "convnext_tiny", "mobilenet_v2", "squeezenet1_1"]
+    "name",
+    [
+        "timm:resnet18",
+        "timm:resnet26d",
+        "resnet18",
+        pytest.param("convnext_tiny", marks=pytest.mark.zoo),
+        "mobilenet_v2",
+        "squeezenet1_1",
+    ],
 )
 def test_same_class_and_the_outputs_of_inject(name: str) -> None:
     model = _build(name)
