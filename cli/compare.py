@@ -15,7 +15,7 @@ from .job import Files, check_attention
 from .loading import source_of
 from .outputs import PLOT_ENDINGS, STDOUT, check_output, write_text
 from .progress import working
-from .values import given, numbers, pairs, words
+from .values import given, input_forms, numbers, pairs, words
 
 
 def command(
@@ -29,6 +29,7 @@ def command(
     stages: options.Stages = None,
     existing: options.Existing = None,
     input_size: options.InputSize = None,
+    example_input: options.ExampleInputs = None,
     convention: options.Convention = "all",
     units: options.Units = "decimal",
     json: options.Json = None,
@@ -49,6 +50,7 @@ def command(
         markdown=check_output(markdown, "--markdown", force=force),
         plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
+    forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     chosen = pairs(option, "--option")
     asked = given(
         init=init,
@@ -79,7 +81,9 @@ def command(
     with working("comparing") as tell:
         from attn_inject.reporting.comparing import compare
 
-        made = compare([str(source) for source in sources], wishes, settings=settings, progress=tell)
+        made = compare(
+            [str(source) for source in sources], wishes, settings=settings, example_inputs=forms, progress=tell
+        )
     if files.json != STDOUT:
         from rich.console import Console
 

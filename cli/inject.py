@@ -13,7 +13,7 @@ from attn_inject.reporting.settings import ReportSettings
 from . import job, options
 from .loading import source_of
 from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, check_output
-from .values import given, numbers, pairs, per_stage, words
+from .values import given, input_forms, numbers, pairs, per_stage, words
 
 
 def command(
@@ -32,6 +32,7 @@ def command(
     checkpoint: options.Checkpoint = None,
     seed: options.Seed = None,
     input_size: options.InputSize = None,
+    example_input: options.ExampleInputs = None,
     placement: options.Placement = None,
     kinds: options.Kinds = None,
     stages: options.Stages = None,
@@ -97,6 +98,7 @@ def command(
     args = pairs(model_arg, "--model-arg")
     # Not a change of the network: its parameters are the same at every size.
     size = given(input_size=numbers(input_size, "--input-size", separator="x"))
+    forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     followed = load_recipe(recipe) if recipe else None
     changed = bool(model or asked or own or args)
     if followed is not None:
@@ -118,6 +120,7 @@ def command(
         job.Job(
             source=source_of(model, args, pretrained=pretrained, checkpoint=checkpoint, seed=seed),
             choices=choices,
+            inputs=forms,
             expect_sites=expect_sites,
             recipe=None if changed else followed,
             report=ReportSettings(

@@ -38,6 +38,8 @@ def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
         yield "", f"{count} x {kind}, {channels} channels, {placement}{settings}"
     if plan.removals:
         yield "taken out", f"the attention of {len(plan.removals)} blocks"
+    if info.inputs:
+        yield "inputs", ", ".join(info.inputs)
     if info.tensors:
         dtypes = ", ".join(f"{count} {name}" for name, count in info.dtypes.items())
         yield "tensors", f"{info.tensors} ({dtypes}), {info.elements:,} elements, {info.added:,} of them new"

@@ -12,6 +12,7 @@ from attn_inject.files.atomic import write_atomically
 from attn_inject.planning.choices import Choices
 from attn_inject.planning.recipe import Recipe
 from attn_inject.reporting.settings import ReportSettings
+from attn_inject.tracing.input_forms import InputForms
 from attn_inject.types import Source
 
 from .loading import describe, input_size_of
@@ -44,6 +45,7 @@ class Job:
 
     source: Source
     choices: Choices
+    inputs: InputForms | None
     expect_sites: int | None
     recipe: Recipe | None
     report: ReportSettings
@@ -89,12 +91,12 @@ def _inject(job: Job) -> tuple[nn.Module, nn.Module]:
 
         original = build(job.source, tell=lambda line: say(line, aside=job.prints_json))
     choices = replace(job.choices, source=job.source)
-    if choices.scope is None:
+    if choices.scope is None and job.inputs is None:
         choices = replace(choices, input_size=input_size_of(choices.input_size, original, job.source))
     with working("injecting"):
         if job.source.seed is not None:
             torch.manual_seed(job.source.seed)
-        return original, inject_as_chosen(original, choices)
+        return original, inject_as_chosen(original, choices, example_inputs=job.inputs)
 
 
 def _check_expectations(job: Job, patched: nn.Module) -> None:
@@ -109,10 +111,9 @@ def _check_expectations(job: Job, patched: nn.Module) -> None:
 
 
 def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Report:
-    import torch
-
     from attn_inject.reporting.report import report_with
     from attn_inject.tracing.injected import injected_part
+    from attn_inject.tracing.inputs import inputs_of
 
     # What surrounds the scope may be a network whose graph nobody can read; the part is what changed.
     part, scope = injected_part(patched)
@@ -122,10 +123,10 @@ def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Re
     from attn_inject.optimizing.optimized import fold_norms, optimize
 
     # The optimised graph computes the same, so only its speed is new; norms are folded in both, to be fair.
-    shape = part.injection.plan.input_shape or ()
-    plain = fold_norms(whole, example_inputs=torch.empty(shape, device="meta") if shape else None)
+    inputs = inputs_of(part.graph_of("eval"))
+    plain = fold_norms(whole, example_inputs=inputs)
     made = report_with(replace(job.report, bench=False), whole, part)
-    faster = report_with(job.report, plain, optimize(part), progress=tell, input_size=shape[1:] or None)
+    faster = report_with(job.report, plain, optimize(part), progress=tell, example_inputs=inputs)
     return replace(
         made, title=f"{made.title}, speed of the optimised graph, norms folded in both", speeds=faster.speeds
     )

@@ -61,6 +61,14 @@ Checkpoint = Annotated[
     str | None, _model("--checkpoint", metavar="FILE", help="Take the weights from .pt, .pth or .safetensors.")
 ]
 Seed = Annotated[int | None, _model("--seed", metavar="N", help="Make random weights repeatable.")]
+ExampleInputs = Annotated[
+    list[str] | None,
+    _model(
+        "--example-input",
+        metavar="NAME=SIZE[:TYPE]",
+        help="For several inputs, or named ones: mask=1x32x32:bool. Repeat it; NAME is forward's argument.",
+    ),
+]
 InputSize = Annotated[
     str | None, _model("--input-size", metavar="SIZE", help="Of one input: 224, 192x224, 3x224x224, 3x16x112x112.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from attn_inject.types import guard_notes
 from . import options
 from .loading import describe, input_size_of, source_of
 from .progress import working
-from .values import given, numbers, pairs, words
+from .values import given, input_forms, numbers, pairs, words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,17 +28,20 @@ def command(
     scope: options.Scope = None,
     model_arg: options.ModelArgs = None,
     input_size: options.InputSize = None,
+    example_input: options.ExampleInputs = None,
 ) -> None:
     """Show where attention would go in a model."""
     source = source_of(model, pairs(model_arg, "--model-arg"))
-    size = numbers(input_size, "--input-size", separator="x")
+    size: Sequence[int] | None = numbers(input_size, "--input-size", separator="x")
+    forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     asked = given(kinds=words(kinds), scope=scope)
     with working("reading the model"):
         from attn_inject.sites.reading import find_sites
         from attn_inject.zoo.building import build
 
         built = build(source, device="meta")
-        found = find_sites(built, input_size=input_size_of(size, built, source), **asked)
+        size = None if forms else input_size_of(size, built, source)
+        found = find_sites(built, input_size=size, example_inputs=forms, **asked)
     if not found and not why:
         raise PlanError(f"{source} has no sites; 'attn-inject sites {model} --why' lists what was seen")
     from rich.console import Console

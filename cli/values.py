@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from attn_inject.tracing.input_forms import DTYPES, InputForm, InputForms
+
 
 def given(**settings: Any) -> dict[str, Any]:
     """What was said on the command line: the rest is left to the library's defaults, or to a recipe."""
@@ -48,6 +50,28 @@ def numbers(text: str | None, option: str, separator: str = ",") -> list[int] | 
     if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
         raise typer.BadParameter(f"'{text}' is not a list of whole numbers", param_hint=option)
     return [int(part) for part in parts]
+
+
+def input_forms(
+    texts: Sequence[str] | None, option: str, *, input_size: str | None, size_option: str
+) -> InputForms | None:
+    """`NAME=SIZE[:DTYPE]` texts as the forms of a model's inputs, which say its sizes instead of `input_size`."""
+    if not texts:
+        return None
+    if input_size is not None:
+        raise typer.BadParameter(f"the sizes are in {option}: leave {size_option} out", param_hint=size_option)
+    forms: dict[str, InputForm] = {}
+    for text in texts:
+        name, equals, form = text.partition("=")
+        size, colon, dtype = form.partition(":")
+        if not equals or not all(part.isidentifier() or part.isdecimal() for part in name.split(".")):
+            raise typer.BadParameter(f"'{text}' is not of the form NAME=SIZE, such as mask=1x32x32", param_hint=option)
+        if colon and dtype not in DTYPES:
+            raise typer.BadParameter(f"'{dtype}' is not one of {', '.join(DTYPES)}", param_hint=option)
+        if name in forms:
+            raise typer.BadParameter(f"{name} is given twice", param_hint=option)
+        forms[name] = InputForm(tuple(numbers(size, option, separator="x") or ()) if size else (), dtype or None)
+    return InputForms(forms)
 
 
 def per_stage(texts: Sequence[str] | None, option: str) -> dict[int, dict[str, Any]] | None:

@@ -28,8 +28,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from ..errors import TraceError
+from ..errors import TraceError, first_line
 from ..tracing.alias import alias
+from ..tracing.inputs import Inputs
 from . import flops
 from .amounts import Cost
 
@@ -51,12 +52,12 @@ class Count:
 
 def count(
     model: nn.Module,
-    inputs: Sequence[Any],
+    inputs: Inputs | Sequence[Any],
     *,
     watched: Collection[str] = (),
     dtype: torch.dtype | None = None,
 ) -> Count:
-    """Count one eval-mode forward pass of `model` on tensors shaped like `inputs`.
+    """Count one eval-mode forward pass of `model` on tensors shaped like `inputs` (a sequence: by position).
 
     `watched` are paths of submodules to count apart. `dtype` counts the bytes as if the floating-point weights and
     inputs had that type. The model is left as it was, its mode included. Raises `TraceError` for a model whose shapes
@@ -68,13 +69,15 @@ def count(
         return torch.empty_like(tensor, device="meta", dtype=to, requires_grad=False)
 
     aliased = _on_meta(alias(model).eval(), stand_in)
-    meta_inputs = tree_map_only(Tensor, stand_in, tuple(inputs))
+    given = inputs if isinstance(inputs, Inputs) else Inputs(tuple(inputs))
+    meta_inputs = given.map_tensors(stand_in)
     counter = _Counter(stand_in)
-    counter.hold(meta_inputs)
+    counter.hold(meta_inputs.values)
     with torch.no_grad(), _watching(aliased, watched, counter.owners), counter:
         try:
-            aliased(*meta_inputs)
-        except RuntimeError as error:
+            meta_inputs.given_to(aliased)
+        except Exception as error:
+            # The model's own code refuses inputs with errors of any kind.
             raise TraceError(_refusal(error, meta_inputs)) from error
     parts = {path: counter.work.get(path, Cost()) for path in watched}
     return Count(counter.total, parts, counter.peak, dict(counter.unknown))
@@ -92,13 +95,12 @@ def _on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Mod
     return aliased
 
 
-def _refusal(error: RuntimeError, inputs: Sequence[Any]) -> str:
+def _refusal(error: Exception, inputs: Inputs) -> str:
     """Tell a model that needs values from one that does not take inputs of these shapes."""
-    reason = str(error).partition("\n")[0]
+    reason = first_line(error)
     if isinstance(error, NotImplementedError) or "meta" in reason:
         return f"the cost cannot be counted without real data: {reason}"
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(inputs))
-    return f"the model does not run on an input of shape {shapes}: {reason}"
+    return f"the model does not run on an input of shape {inputs.sizes}: {reason}"
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from math import ceil
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
+from ..tracing.inputs import Inputs, dtype_of, tensors_in
 from .device import Device, pick
 from .samples import Interval, Timing, median_interval, timing
 
@@ -62,21 +62,24 @@ class Contest:
     What runs are copies, so that the callers' models are neither moved, converted nor trained.
     """
 
-    def __init__(self, before: nn.Module, after: nn.Module, shape: Sequence[int], settings: BenchSettings) -> None:
+    def __init__(self, before: nn.Module, after: nn.Module, inputs: Inputs, settings: BenchSettings) -> None:
         self.device: Device = pick(settings.device)
         self.settings = settings
-        self.dtype = settings.dtype or _dtype(before)
+        self.dtype = settings.dtype or dtype_of(before)
         self.batch = settings.batch or (32 if self.device.kind == "cuda" else 1 + settings.training)
-        layout = torch.channels_last if settings.channels_last and len(shape) == 3 else torch.contiguous_format
-        if settings.channels_last and len(shape) == 4:
-            layout = torch.channels_last_3d
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(self.batch, *shape, generator=generator)
-        self.images = images.to(self.device.torch, self.dtype).contiguous(memory_format=layout)
+        real = inputs.with_batch(self.batch).real(self.device.torch, self.dtype)
+        self.inputs = real.map_tensors(lambda x: x.contiguous(memory_format=self._layout(x.dim())))
+        rank = next((tensor.dim() for tensor in real.tensors), 0)
         self.models = copy.deepcopy([before, after])
         for model in self.models:
             model.to(self.device.torch, self.dtype)
-            model.to(memory_format=layout)
+            model.to(memory_format=self._layout(rank))
+
+    def _layout(self, rank: int) -> torch.memory_format:
+        """The memory format of maps of so many dimensions, batch and channels included."""
+        if not self.settings.channels_last:
+            return torch.contiguous_format
+        return {4: torch.channels_last, 5: torch.channels_last_3d}.get(rank, torch.contiguous_format)
 
     def inference(self, progress: Progress | None = None) -> Race:
         """Race the forward passes in eval mode, without gradients."""
@@ -90,23 +93,23 @@ class Contest:
             model.train()
         return self._race([self._step(model) for model in self._callables()], "training step", progress)
 
-    def _callables(self) -> list[Callable[[Tensor], object]]:
+    def _callables(self) -> list[Callable[..., object]]:
         return [torch.compile(model) for model in self.models] if self.settings.compile else list(self.models)
 
-    def _forward(self, model: Callable[[Tensor], object]) -> Callable[[], object]:
+    def _forward(self, model: Callable[..., object]) -> Callable[[], object]:
         def run() -> None:
             with torch.inference_mode():
-                model(self.images)
+                self.inputs.given_to(model)
 
         return run
 
-    def _step(self, model: Callable[[Tensor], object]) -> Callable[[], object]:
+    def _step(self, model: Callable[..., object]) -> Callable[[], object]:
         parameters = [parameter for each in self.models for parameter in each.parameters()]
 
         def run() -> None:
             for parameter in parameters:
                 parameter.grad = None
-            outputs = [leaf for leaf in tree_leaves(model(self.images)) if isinstance(leaf, Tensor)]
+            outputs = [out for out in tensors_in(self.inputs.given_to(model)) if out.requires_grad]
             torch.stack([output.float().mean() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
 
         return run
@@ -134,7 +137,3 @@ class Contest:
             ratio=median_interval([after / before for before, after in zip(*samples, strict=True)]),
             pairs=pairs,
         )
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)

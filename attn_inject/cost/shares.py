@@ -13,15 +13,16 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..tracing.inputs import Inputs
 from .device import Device, event
 
 _FEWEST, _MOST = 3, 30
 
 
 def module_seconds(
-    model: nn.Module, paths: Collection[str], images: Tensor, device: Device, seconds: float
+    model: nn.Module, paths: Collection[str], inputs: Inputs, device: Device, seconds: float
 ) -> Mapping[str, float]:
     """Median seconds per eval-mode forward pass inside each submodule of `paths`, all its calls together.
 
@@ -35,7 +36,7 @@ def module_seconds(
         passes = 0
         while passes <= _FEWEST or (perf_counter() < end and passes <= _MOST):
             with torch.inference_mode():
-                model(images)
+                inputs.given_to(model)
             if device.kind == "cuda":
                 torch.cuda.synchronize()
             for path in paths:

@@ -32,6 +32,7 @@ def compare(
     wishes: Sequence[Choices | Any],
     *,
     settings: ReportSettings | None = None,
+    example_inputs: Any = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Put every attention into every model, and say what each costs.
@@ -41,6 +42,7 @@ def compare(
         wishes: what to put in, each in its turn: an attention as `inject` takes it, or `Choices` with all that belongs
             to it (a placement, options, ...).
         settings: of the reports; `bench_seconds` are for each combination.
+        example_inputs: as for `inject`, the same for all models.
         progress: called with a text and the share that is done.
 
     A combination that does not exist (a placement that a block has no room for, say) becomes a candidate whose
@@ -59,7 +61,7 @@ def compare(
             if progress is not None:
                 progress(f"{name} + {_label(wish)}", (position + index / len(choices)) / len(wanted))
             try:
-                patched = inject_as_chosen(model, replace(wish, source=source))
+                patched = inject_as_chosen(model, replace(wish, source=source), example_inputs=example_inputs)
             except (AttentionError, PlanError) as error:
                 candidates.append(Candidate(name, _label(wish), wish.placement, problem=str(error)))
                 continue

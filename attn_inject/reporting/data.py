@@ -137,12 +137,21 @@ class BlockDiff:
 
 
 @dataclass(frozen=True, slots=True)
+class InputRow:
+    """One tensor that the model is given: its argument, its size without the batch, its type."""
+
+    name: str
+    size: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """What attention costs a model: per site, per stage and in total, before and after.
 
-    Counts are for one image of `input_size` in inference. `outside` is what changed outside the new modules (permutes
-    of channels-last maps, attention that was taken out). `unknown` names the operations whose arithmetic could not be
-    counted.
+    Counts are for one image in inference: one of each of `inputs`, of which `input_size` is the first one's. `outside`
+    is what changed outside the new modules (permutes of channels-last maps, attention that was taken out). `unknown`
+    names the operations whose arithmetic could not be counted.
     """
 
     title: str
@@ -163,6 +172,7 @@ class ReportData:
     any_size: bool = True
     checks: tuple[Check, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[InputRow, ...] = ()
 
     def total(self, name: str) -> Quantity:
         """The total of that name; `KeyError` for an unknown one."""

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import nn
 
 from ..cost.amounts import Cost
 from ..cost.counting import Count, count
 from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
-from ..errors import AttnInjectError
+from ..errors import TraceError
 from ..tracing.injected import InjectedModule
+from ..tracing.inputs import Inputs, dtype_of
 from ..tracing.prepare import unwrap
 from ..types import Injection, Insertion
-from ..zoo.sizes import input_size as made_for
 from .data import Quantity, ReportData, SiteRow, StageRow
 from .diff import block_diffs
+from .inputs import input_rows, report_inputs
 from .settings import Convention, ReportSettings
 from .speed import Speeds, bench_settings, measure
 
@@ -34,6 +35,7 @@ def gather(
     settings: ReportSettings,
     *,
     input_size: Sequence[int] | None = None,
+    example_inputs: Any = None,
     progress: Progress | None = None,
 ) -> ReportData:
     """Make the report's data; without `settings.bench` nothing is run for real."""
@@ -43,11 +45,8 @@ def gather(
     whole = unwrap(original)
     original = whole.get_submodule(scope)
     insertions = injection.plan.insertions if injection is not None else ()
-    size = _image(original, injection, input_size)
-    inputs = (torch.empty(1, *size, dtype=_dtype(original), device="meta"),)
-    replaced = [insertion.replaces for insertion in insertions if insertion.replaces is not None]
-    before = count(original, inputs, watched=replaced)
-    after = count(part, inputs, watched=[insertion.module for insertion in insertions])
+    given = report_inputs(original, part, injection, input_size=input_size, example_inputs=example_inputs)
+    inputs, before, after = _counted(original, part, insertions, given)
     holdings = holding(original), holding(part)
     added = [_added(insertion, original, part, before, after) for insertion in insertions]
     everything = _cost(after, holdings[1]) - _cost(before, holdings[0])
@@ -55,12 +54,13 @@ def gather(
     rows = [_row(insertion, cost, convention) for insertion, cost in zip(insertions, added, strict=True)]
     speeds = Speeds((), {})
     if settings.bench:
-        speeds = measure(original, part, size, insertions, bench, progress)
+        speeds = measure(original, part, inputs, insertions, bench, progress)
     rows = _timed(rows, speeds.modules)
+    taken = input_rows(original, inputs)
     return ReportData(
         title=_title(whole, scope, injection),
-        input_size=size,
-        dtype=str(_dtype(original)).removeprefix("torch."),
+        input_size=taken[0].size if taken else (),
+        dtype=str(dtype_of(original)).removeprefix("torch."),
         convention=convention,
         units=settings.units,
         totals=_totals(before, after, holdings, convention),
@@ -70,29 +70,33 @@ def gather(
         speeds=speeds.races,
         unknown=_larger(before.unknown, after.unknown),
         diffs=block_diffs(part) if isinstance(part, InjectedModule) else (),
-        notes=injection.plan.notes if injection is not None else (),
+        notes=(*(injection.plan.notes if injection is not None else ()), *_batch_note(inputs)),
         not_kept=injection.not_kept if injection is not None else (),
         guards=injection.guards if injection is not None else (),
         any_size=injection.any_size if injection is not None else True,
         checks=injection.verification.checks if injection is not None and injection.verification is not None else (),
         versions=dict(injection.versions) if injection is not None else {},
+        inputs=taken,
     )
 
 
-def _image(original: nn.Module, injection: Injection | None, asked: Sequence[int] | None) -> tuple[int, ...]:
-    """(channels, *spatial) of one image: as asked for, else as the plan has it, else what the model is made for."""
-    if asked is not None:
-        return tuple(asked)
-    if injection is not None and injection.plan.input_shape is not None:
-        return tuple(injection.plan.input_shape[1:])
-    size = made_for(original)
-    if size is None:
-        raise AttnInjectError("the model does not say what input it takes; give input_size=(channels, height, width)")
-    return size
+def _counted(
+    original: nn.Module, part: nn.Module, insertions: Sequence[Insertion], given: Inputs
+) -> tuple[Inputs, Count, Count]:
+    """Both models' counts for one of each input, or, where they run on no single one, for the batch that was given."""
+    replaced = [insertion.replaces for insertion in insertions if insertion.replaces is not None]
+    new = [insertion.module for insertion in insertions]
+    single = given.with_batch(1)
+    try:
+        return single, count(original, single, watched=replaced), count(part, single, watched=new)
+    except TraceError:
+        if given.batch == 1:
+            raise
+        return given, count(original, given, watched=replaced), count(part, given, watched=new)
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
+def _batch_note(inputs: Inputs) -> tuple[str, ...]:
+    return () if inputs.batch == 1 else (f"counted for a batch of {inputs.batch}: the model takes no single input",)
 
 
 def _injected(patched: nn.Module) -> tuple[str, nn.Module, Injection | None]:

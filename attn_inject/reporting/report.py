@@ -24,6 +24,7 @@ def report(
     patched: nn.Module,
     *,
     input_size: Sequence[int] | None = None,
+    example_inputs: Any = None,
     convention: Convention = "all",
     units: Units = "decimal",
     bench: bool = True,
@@ -38,10 +39,10 @@ def report(
 ) -> Report:
     """Say what `patched` costs over `original`: parameters, arithmetic, memory and speed, per site and in total.
 
-    Counts are for one image of `input_size` (channels, *spatial; by default what the model was patched or made for)
-    in inference, on the meta device. `convention` is `all` (every arithmetic operation counts) or `paper`
-    (convolutions and linears only); `units` says whether M and G are decimal or binary. Neither model is changed,
-    moved or trained.
+    Counts are for one image of `input_size` (channels, *spatial; by default what the model was patched or made for), or
+    one of each of `example_inputs` (as for `inject`; their first extent is the batch), in inference, on the meta
+    device. `convention` is `all` (every arithmetic operation counts) or `paper` (convolutions and linears only);
+    `units` says whether M and G are decimal or binary. Neither model is changed, moved or trained.
 
     With `bench`, copies of both run in turns on `device` (`auto`, `cuda`, `cpu`) for at most `bench_seconds` each task:
     inference, and with `training` the training step. `batch` is by default 32 on CUDA and 1 on a CPU, 2 there with
@@ -74,7 +75,9 @@ def report(
         compile=compile,
         training=training,
     )
-    return report_with(settings, original, patched, input_size=input_size, progress=progress)
+    return report_with(
+        settings, original, patched, input_size=input_size, example_inputs=example_inputs, progress=progress
+    )
 
 
 def report_with(
@@ -83,12 +86,13 @@ def report_with(
     patched: nn.Module,
     *,
     input_size: Sequence[int] | None = None,
+    example_inputs: Any = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Report:
     """`report` with its settings as one value."""
     from .gathering import gather
 
-    data = gather(original, patched, settings, input_size=input_size, progress=progress)
+    data = gather(original, patched, settings, input_size=input_size, example_inputs=example_inputs, progress=progress)
     return Report(**{item.name: getattr(data, item.name) for item in fields(data)})
 
 

@@ -160,6 +160,10 @@ _DIFF = _record(
 )
 
 _GUARD = _record("A decision of the model's code.", {"line": _TEXT, "outcome": _TEXT})
+_INPUT = _record(
+    "One tensor that the model is given.",
+    {"name": _about(_TEXT, "its argument"), "size": _about(_SIZE, "without the batch"), "dtype": _TEXT},
+)
 _CHECK = _record("One postcondition.", {"name": _TEXT, "passed": _FLAG, "figure": _TEXT})
 
 REPORT: Schema = {
@@ -170,7 +174,7 @@ REPORT: Schema = {
             "format": {"const": REPORT_FORMAT},
             "version": {"const": REPORT_VERSION},
             "title": _TEXT,
-            "input_size": _about(_SIZE, "channels, then spatial"),
+            "input_size": _about(_SIZE, "channels, then spatial; the first input's where there are several"),
             "dtype": _TEXT,
             "convention": _one_of("all", "paper"),
             "units": _about(_one_of("decimal", "binary"), "of the views; the numbers here are in full"),
@@ -191,6 +195,7 @@ REPORT: Schema = {
             "any_size": _about(_FLAG, "whether another input size gave the same graph"),
             "checks": _list(_CHECK),
             "versions": {"type": "object", "additionalProperties": _TEXT},
+            "inputs": _list(_INPUT),
         },
     ),
 }

@@ -12,6 +12,7 @@ from ..cost.counting import count
 from ..cost.latency import PAIRS, SHARES_PART, BenchSettings, Contest, Progress, Race
 from ..cost.shares import module_seconds
 from ..errors import AttnInjectError
+from ..tracing.inputs import Inputs
 from ..types import Insertion
 from .data import Speed, Task
 from .settings import ReportSettings
@@ -53,16 +54,16 @@ class Speeds:
 def measure(
     original: nn.Module,
     patched: nn.Module,
-    size: Sequence[int],
+    inputs: Inputs,
     insertions: Sequence[Insertion],
     settings: BenchSettings,
     progress: Progress | None = None,
 ) -> Speeds:
-    """Time both models on images of `size`. Raises `AttnInjectError` where there is nothing to run or nowhere to."""
+    """Time both models on batches of `inputs`. Raises `AttnInjectError` where there is nothing to run or nowhere to."""
     if any(value.is_meta for model in (original, patched) for value in model.parameters()):
         raise AttnInjectError("a model on the meta device has no weights to run with; use bench=False")
     try:
-        contest = Contest(original, patched, size, settings)
+        contest = Contest(original, patched, inputs, settings)
         races = [_speed(contest, contest.inference(progress), "inference")]
         modules = _module_seconds(contest, insertions)
         if settings.training:
@@ -78,7 +79,7 @@ def _speed(contest: Contest, race: Race, task: Task) -> Speed:
     settings = contest.settings
     floor_bytes = bandwidth = None
     if task == "inference":
-        before, after = (count(model, (contest.images,)).total.traffic for model in contest.models)
+        before, after = (count(model, contest.inputs).total.traffic for model in contest.models)
         floor_bytes, bandwidth = after - before, contest.device.bandwidth()
     return Speed(
         task=task,
@@ -109,7 +110,7 @@ def _module_seconds(contest: Contest, insertions: Sequence[Insertion]) -> Mappin
     """Timed without compilation, since a compiled graph has no module boundaries left to stop a clock at."""
     limit = SHARES_PART * contest.settings.seconds / 2
     original, patched = contest.models
-    new = module_seconds(patched, [i.module for i in insertions], contest.images, contest.device, limit)
+    new = module_seconds(patched, [i.module for i in insertions], contest.inputs, contest.device, limit)
     replaced = [i.replaces for i in insertions if i.replaces is not None]
-    old = module_seconds(original, replaced, contest.images, contest.device, limit) if replaced else {}
+    old = module_seconds(original, replaced, contest.inputs, contest.device, limit) if replaced else {}
     return {i.module: new[i.module] - (old[i.replaces] if i.replaces is not None else 0.0) for i in insertions}

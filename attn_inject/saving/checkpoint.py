@@ -30,10 +30,11 @@ from ..surgery.apply import apply_plan
 from ..surgery.parameters import attention_state_dict
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule, injected_part
-from ..tracing.nodes import value_of
+from ..tracing.inputs import Inputs, inputs_of
 from ..zoo.building import build
 from .exported import write_onnx, write_pt2
 from .formats import checked_suffix, read_file
+from .inputs import inputs_from_plain, inputs_to_plain
 from .record import Record, record_to_text
 from .refusals import (
     must_be_known,
@@ -88,6 +89,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     if any(tensor.is_meta for tensor in tensors.values()):
         raise CheckpointError("the model is on the meta device and has no weights to save")
     kept, aliases = _untied(tensors) if suffix == ".safetensors" else (tensors, {})
+    traced = inputs_of(inner.pristine_graph_of("eval"))
     record = Record(
         plan=injection.plan,
         versions=injection.versions,
@@ -99,6 +101,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         verification=injection.verification,
         guards=injection.guards,
         any_size=injection.any_size,
+        inputs=None if traced is None else inputs_to_plain(traced),
     )
     text = record_to_text(record)
     if suffix in (".pt", ".safetensors"):
@@ -134,7 +137,7 @@ def load(
 
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.
-        example_inputs: for models with several inputs, one value for each, as for `inject`.
+        example_inputs: other sizes than those that the model was saved with, as for `inject`.
         trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
             `file.py` as its source, a `package.module:Class` as its attention (`register_attention` is the other way);
             and to build a source whose name or arguments make timm or torchvision read further files.
@@ -151,6 +154,8 @@ def load(
     must_not_outgrow(target, record.plan, tensors)
     original = model if model is not None else _rebuilt(target, record, tensors, trust_source=trust_source)
     must_suit(target, original, record)
+    if example_inputs is None and record.inputs is not None:
+        example_inputs = inputs_from_plain(record.inputs)
     try:
         patched = apply_plan(original, record.plan, example_inputs=example_inputs, check=False)
     except AttnInjectError as error:
@@ -219,23 +224,14 @@ def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
     return kept, aliases
 
 
-def _example(inner: InjectedModule) -> tuple[Any, ...]:
+def _example(inner: InjectedModule) -> Inputs:
     """Real inputs of the shapes that the model was traced with, on its device and in its precision.
 
     The model may have been made `half()` since; an export for inputs of the old precision could not be run.
     """
+    given = inputs_of(inner.graph_of("eval"))
+    if given is None:
+        raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
     precisions = {p.dtype for p in inner.parameters() if p.is_floating_point()}
-    own = precisions.pop() if len(precisions) == 1 else None
-    values = [value_of(node) for node in inner.graph_of("eval").nodes if node.op == "placeholder"]
-    if any(value is None for value in values):
-        raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
-    generator = torch.Generator().manual_seed(0)
-    return tuple(
-        torch.randn(value.shape, generator=generator).to(
-            device=device, dtype=own if own is not None and value.is_floating_point() else value.dtype
-        )
-        if isinstance(value, torch.Tensor)
-        else value
-        for value in values
-    )
+    return given.real(device, precisions.pop() if len(precisions) == 1 else None)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import CheckpointError
 from ..files.pt import KEY
 from ..planning.tables import MAX_TEXT
+from ..tracing.inputs import Inputs, Signature
 
 _EXTRA = f"{KEY}.json"
 # What a convolutional network may differ by between two runtimes, relative to its largest output.
@@ -27,17 +28,25 @@ _ONNX_TOLERANCE_ELSE = 1e-3
 _ONNX_BFLOAT16 = 22
 
 
-def write_pt2(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -> None:
+def write_pt2(path: Path, text: str, model: nn.Module, inputs: Inputs) -> None:
     """Export `model` (in eval mode) with a dynamic batch."""
     program = _export(model, inputs)
     torch.export.save(program, path, extra_files={_EXTRA: text})
 
 
-def _export(model: nn.Module, inputs: Sequence[Any]) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=65_536)
-    shapes = tuple({0: batch} if isinstance(x, torch.Tensor) else None for x in inputs)
+
+    def axes(value: Any) -> Any:
+        is_batched = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == inputs.batch
+        return {0: batch} if is_batched else None
+
+    shapes: Any = tuple(tree_map(axes, value) for value in inputs.positional)
+    if inputs.named:
+        names = [name for name, _ in Signature.of(model.forward, inputs).positional]
+        shapes = dict(zip(names, shapes, strict=True)) | {k: tree_map(axes, v) for k, v in inputs.named.items()}
     try:
-        return torch.export.export(model, tuple(inputs), dynamic_shapes=shapes)
+        return torch.export.export(model, inputs.positional, dict(inputs.named) or None, dynamic_shapes=shapes)
     except Exception as error:
         # torch.export reports what it cannot do in many types of its own.
         raise CheckpointError(f"torch.export cannot export this model: {str(error).strip().splitlines()[0]}") from error
@@ -70,7 +79,7 @@ def read_pt2_record(path: Path) -> str:
         raise CheckpointError(f"{path} is no whole .pt2 file ({said})") from error
 
 
-def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -> None:
+def write_onnx(path: Path, text: str, model: nn.Module, inputs: Inputs) -> None:
     """Export `model` (in eval mode) to ONNX with a dynamic batch; compared with onnxruntime if that is installed.
 
     The weights in the file are the model's to the bit: norms stay norms (runtimes fold them into convolutions
@@ -86,7 +95,7 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -
         ) from None
     exported = _export(model, inputs)
     try:
-        bfloat16 = any(t.dtype is torch.bfloat16 for t in [*model.parameters(), *inputs] if isinstance(t, torch.Tensor))
+        bfloat16 = any(tensor.dtype is torch.bfloat16 for tensor in [*model.parameters(), *inputs.tensors])
         opset = {"opset_version": _ONNX_BFLOAT16} if bfloat16 else {}
         program = torch.onnx.export(exported, dynamo=True, verbose=False, optimize=False, **opset)  # type: ignore[arg-type]
     except Exception as error:
@@ -107,15 +116,15 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Sequence[Any]) -
         _compare(path, model, inputs)
 
 
-def _compare(path: Path, model: nn.Module, inputs: Sequence[Any]) -> None:
+def _compare(path: Path, model: nn.Module, inputs: Inputs) -> None:
     try:
         import onnxruntime
     except ImportError:
         return
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feeds = {slot.name: value.numpy() for slot, value in zip(session.get_inputs(), inputs, strict=True)}
+    feeds = {slot.name: value.numpy() for slot, value in zip(session.get_inputs(), inputs.tensors, strict=True)}
     with torch.no_grad():
-        expected = torch.utils._pytree.tree_leaves(model(*inputs))
+        expected = tree_leaves(inputs.given_to(model))
     for ours, theirs in zip(expected, session.run(None, feeds), strict=True):
         apart = float((ours.float() - torch.from_numpy(theirs).float()).abs().max())
         tolerance = _ONNX_TOLERANCE.get(ours.dtype, _ONNX_TOLERANCE_ELSE)

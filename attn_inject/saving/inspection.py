@@ -12,6 +12,7 @@ from ..files.pt import must_be_file
 from ..types import Guard, Plan, Source, Verification
 from .exported import read_onnx_record, read_pt2_record
 from .formats import checked_suffix, read_file
+from .inputs import described
 from .record import record_from_text
 
 
@@ -20,7 +21,8 @@ class CheckpointInfo:
     """One saved file.
 
     `parameters` and `added` count tensor elements (state-dict entries; `added` those of new modules), `bytes` is the
-    file's size, `dtypes` the number of tensors by type. For `.pt2` and `.onnx` only the plan is read.
+    file's size, `dtypes` the number of tensors by type. `inputs` are what a model with several, named or structured
+    inputs was traced on, batch included, such as `mask 2x1x64x64 bool`. For `.pt2` and `.onnx` only the plan is read.
     """
 
     path: str
@@ -36,6 +38,7 @@ class CheckpointInfo:
     dtypes: Mapping[str, int]
     guards: tuple[Guard, ...] = ()
     any_size: bool = True
+    inputs: tuple[str, ...] = ()
 
     @property
     def source(self) -> Source | None:
@@ -78,4 +81,5 @@ def inspect(path: str | Path) -> CheckpointInfo:
         dtypes=dtypes,
         guards=record.guards,
         any_size=record.any_size,
+        inputs=described(record.inputs) if record.inputs is not None else (),
     )

@@ -3,7 +3,8 @@
 {"format": 1, "plan": {...}, "versions": {...}, "fingerprint": "...", "attention_only": false, "training": false,
  "frozen": ["conv1.weight", ...], "aliases": {"tied.weight": "first.weight"}, "verification": [["edits", true, "..."]]}
 
-A model whose code decided on sizes also has "guards": [["net.py:7 `if h % 2:`", "False"], ...] and "any_size": false.
+A model whose code decided on sizes also has "guards": [["net.py:7 `if h % 2:`", "False"], ...] and "any_size": false;
+one with several, named or structured inputs has "inputs", as `inputs.py` writes them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..errors import CheckpointError, PlanError
 from ..planning.tables import MAX_TEXT, Reader, flag, from_json, of_format, read_table, table_of, text_of, tuple_of
 from ..planning.text import FORMAT, plan_from_dict, plan_to_dict
 from ..types import Check, Guard, Plan, Verification
+from .inputs import checked_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class Record:
     verification: Verification | None = None
     guards: tuple[Guard, ...] = ()
     any_size: bool = True
+    inputs: Mapping[str, Any] | None = None
 
 
 def record_to_text(record: Record) -> str:
@@ -57,6 +60,7 @@ def record_to_text(record: Record) -> str:
             "verification": [[check.name, check.passed, check.figure] for check in checks],
             # Left out where there is nothing to say: earlier versions of this library do not know the words.
             **(sizes if record.guards or not record.any_size else {}),
+            **({"inputs": record.inputs} if record.inputs is not None else {}),
         },
         allow_nan=False,
     )
@@ -117,4 +121,5 @@ _RECORD: dict[str, Reader] = {
     "verification": _verification,
     "guards": tuple_of(_guard, most=MAX_TEXT),
     "any_size": flag,
+    "inputs": checked_inputs,
 }

@@ -13,6 +13,7 @@ from ..errors import PlanError, TraceError, nearest
 from ..tracing.alias import alias
 from ..tracing.explain import SizeError
 from ..tracing.injected import InjectedModule
+from ..tracing.input_forms import InputForms
 from ..tracing.inputs import Inputs, given_inputs
 from ..tracing.nodes import has_value
 from ..tracing.prepare import materialised, unwrap
@@ -110,7 +111,27 @@ def read(
     `batch` is that of the inputs which are made where none are given; `may_record` is whether the data flow of one run
     will do where there is no graph. The model is left as it was.
     """
-    kinds = checked_kinds(kinds)
+    if not isinstance(example_inputs, InputForms):
+        return _read(model, example_inputs, input_size, batch, checked_kinds(kinds), scope, may_record=may_record)
+    failure: TraceError | None = None
+    for inputs in example_inputs.alternatives(submodule(unwrap(model), scope), batch):
+        try:
+            return _read(model, inputs, None, batch, checked_kinds(kinds), scope, may_record=may_record)
+        except TraceError as error:
+            failure = failure or error
+    raise failure or TraceError("no inputs are given")
+
+
+def _read(
+    model: nn.Module,
+    example_inputs: Any,
+    input_size: int | Iterable[int] | None,
+    batch: int,
+    kinds: tuple[Kind, ...],
+    scope: str | None,
+    *,
+    may_record: bool,
+) -> LocatedModel:
     model = unwrap(model)
     inputs = given_inputs(submodule(model, scope), example_inputs)
     model = materialised(model, inputs if scope is None else None)

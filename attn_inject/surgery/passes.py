@@ -19,25 +19,15 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map
 
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import arguments_of, tensors_in
-from ..tracing.nodes import has_value, value_of
+from ..tracing.inputs import arguments_of, input_values, real_values, tensors_in
 from ..tracing.trace import MODES
 from ..tracing.values import fetch
 from ..types import Check, Plan
 
 _TRIAL_EXTENTS = (32, 64, 128, 192)
-
-
-def input_values(graph: fx.Graph) -> tuple[Any, ...] | None:
-    """What a graph was traced on, on the meta device; None where no shapes were propagated."""
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    if not all(has_value(node) for node in placeholders):
-        return None
-    return tuple(value_of(node) for node in placeholders)
 
 
 def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
@@ -88,7 +78,7 @@ def _is_the_model(
     trial = _Trial(source, part)
     for mode in MODES:
         values = input_values(part.pristine_graph_of(mode)) or ()
-        for inputs in [real] if mode == "eval" else [_doubled(real), _real_inputs(values, device)]:
+        for inputs in [real] if mode == "eval" else [_doubled(real), real_values(values, device)]:
             try:
                 before = trial.of_code(mode, inputs)
                 break
@@ -241,13 +231,13 @@ def _smallest_pass(
 ) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
     """(inputs, outputs) of a real pass at the smallest size that runs, with a batch of one, keeping the aspect."""
     for smaller in _smaller(inputs):
-        real = _real_inputs(smaller, device)
+        real = real_values(smaller, device)
         try:
             return real, _tensors(aliased(*real))
         except (RuntimeError, ValueError, AssertionError):
             # Too small, or of another size than the network is made for.
             continue
-    real = _real_inputs(inputs, device)
+    real = real_values(inputs, device)
     return real, _tensors(aliased(*real))
 
 
@@ -259,16 +249,3 @@ def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
     for trial in (*(size for size in _TRIAL_EXTENTS if size < extent), extent):
         size = [max(math.ceil(d * trial / extent), 1) for d in first.shape[2:]]
         yield (first.new_empty((1, first.shape[1], *size)),)
-
-
-def _real_inputs(inputs: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
-    generator = torch.Generator().manual_seed(0)
-
-    def real(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        if value.is_floating_point():
-            return torch.randn(value.shape, generator=generator).to(device=device, dtype=value.dtype)
-        return torch.zeros(value.shape, dtype=value.dtype, device=device)
-
-    return tuple(tree_map(real, value) for value in inputs)

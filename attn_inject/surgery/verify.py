@@ -17,14 +17,14 @@ from torch import fx, nn
 
 from ..errors import TraceError
 from ..tracing.injected import InjectedModule, injected_part
-from ..tracing.inputs import tensors_in
+from ..tracing.inputs import input_values, tensors_in
 from ..tracing.nodes import frame_of, has_frame, value_of
 from ..tracing.prepare import unwrap
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import propagate
 from ..tracing.trace import MODES
 from ..types import Check, Plan, Verification
-from .passes import input_values, passes
+from .passes import passes
 
 
 def verify(original: nn.Module, patched: nn.Module) -> Verification:

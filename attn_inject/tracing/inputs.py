@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
-from .nodes import is_named
+from .nodes import has_value, is_named, value_of
 from .values import to_meta
 
 
@@ -45,6 +45,32 @@ class Inputs:
         """The shapes of the tensors, for people."""
         return ", ".join(str(tuple(tensor.shape)) for tensor in self.tensors)
 
+    @property
+    def batch(self) -> int:
+        """How many there are of each: the first extent of the first tensor that has one."""
+        return next((tensor.shape[0] for tensor in self.tensors if tensor.dim()), 1)
+
+    def with_batch(self, number: int) -> Inputs:
+        """So many of each, on the meta device: the tensors whose first extent is the batch's get another one."""
+        batch = self.batch
+
+        def sized(tensor: torch.Tensor) -> torch.Tensor:
+            is_batched = tensor.dim() > 0 and tensor.shape[0] == batch
+            shape = (number, *tensor.shape[1:]) if is_batched else tensor.shape
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+        return self.map_tensors(sized)
+
+    def real(self, device: torch.device, dtype: torch.dtype | None = None) -> Inputs:
+        """The same sizes with real values, as `real_values` makes them."""
+        values = real_values(self.values, device, dtype)
+        count = len(self.positional)
+        return Inputs(values[:count], dict(zip(self.named, values[count:], strict=True)))
+
+    def given_to(self, model: Callable[..., Any]) -> Any:
+        """What `model` gives for them."""
+        return model(*self.positional, **self.named)
+
     def on_meta(self) -> Inputs:
         """The same on the meta device."""
         return self.map(to_meta)
@@ -57,8 +83,37 @@ class Inputs:
         """The same with each value changed."""
         return Inputs(tuple(map(change, self.positional)), {name: change(v) for name, v in self.named.items()})
 
+    def map_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
+        """The same with each tensor changed, in structures too."""
+        return self.map(lambda value: tree_map_only(torch.Tensor, change, value))
+
 
 NO_INPUTS = Inputs()
+
+
+def image(*size: int, dtype: torch.dtype = torch.float32) -> Inputs:
+    """One image of (channels, *spatial), on the meta device."""
+    return Inputs((torch.empty(1, *size, dtype=dtype, device="meta"),))
+
+
+def real_values(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
+    """Values of the same sizes to run on: floating-point tensors are normal, in `dtype` if given, others are zero.
+
+    Zeros are indices, masks and switches that every model takes. The same sizes give the same values.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def real(value: torch.Tensor) -> torch.Tensor:
+        if value.is_floating_point():
+            return torch.randn(value.shape, generator=generator).to(device=device, dtype=dtype or value.dtype)
+        return torch.zeros(value.shape, dtype=value.dtype, device=device)
+
+    return tuple(tree_map_only(torch.Tensor, real, value) for value in values)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The floating-point type of the model's first parameter that has one."""
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
 
 
 def _resized(value: Any, times: int, plus: int) -> Any:
@@ -79,6 +134,15 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from tensors_in(part)
+
+
+def tensor_paths(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in a structure of tuples, lists and dicts, each with its place: `batch.image`, `maps.0`."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from tensor_paths(f"{name}.{key}" if name else str(key), part)
 
 
 def given_inputs(model: nn.Module, example_inputs: Any) -> Inputs | None:
@@ -135,6 +199,18 @@ class Signature:
                 fixed.append(f"{p.name}={p.default!r}")
         values = (*given.positional, *(None,) * len(positional))
         return cls(tuple(zip(positional, values, strict=False)), tuple(named.items()), tuple(fixed))
+
+
+def input_values(graph: fx.Graph) -> tuple[Any, ...] | None:
+    """What a graph was traced on, on the meta device, one for each placeholder; None where no shapes are known."""
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    return tuple(map(value_of, places)) if all(map(has_value, places)) else None
+
+
+def inputs_of(graph: fx.Graph) -> Inputs | None:
+    """The same as what the model's own forward is called with."""
+    values = input_values(graph)
+    return None if values is None else Inputs(*arguments_of(graph, values))
 
 
 def arguments_of(graph: fx.Graph, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:

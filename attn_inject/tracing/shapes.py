@@ -13,7 +13,7 @@ from torch import fx, nn
 from ..errors import AttnInjectError, TraceError
 from .explain import CodeError, SizeError
 from .guards import erase_guards, guards_of, idle_guards, needs_more_sizes, same_graph
-from .inputs import Inputs, Signature
+from .inputs import Inputs, Signature, dtype_of
 from .nodes import has_value, set_value, value_of
 from .trace import MODES, Draft, Subject, Trace
 from .usual_sizes import Convolution, candidate_shapes, first_convolution
@@ -93,7 +93,7 @@ def _must_be_one(names: list[str]) -> None:
     if len(names) != 1:
         raise TraceError(
             f"the model takes {len(names)} inputs ({', '.join(names) or 'none'}): "
-            "pass example_inputs with one value for each"
+            "pass example_inputs with one value for each (on the command line: --example-input NAME=SIZE)"
         )
 
 
@@ -111,7 +111,7 @@ def inputs_to_try(
 
     """
     conv = conv or first_convolution(model)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = dtype_of(model)
     for shape in candidate_shapes(model, conv, input_size):
         if min(shape) < 1 or math.prod(shape) > _MAX_ELEMENTS:
             raise TraceError(

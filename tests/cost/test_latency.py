@@ -14,6 +14,7 @@ from attn_inject import AttnInjectError
 from attn_inject.cost.device import Device, pick
 from attn_inject.cost.latency import PAIRS, BenchSettings, Contest
 from attn_inject.cost.shares import module_seconds
+from attn_inject.tracing.inputs import Inputs, image
 
 
 def net() -> nn.Module:
@@ -53,7 +54,7 @@ def simulated(
 
 
 def test_the_two_take_turns_and_swap_who_is_first(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
+    contest = Contest(model, model, image(3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
     order = simulated(monkeypatch, contest, [1e-3, 1e-3])
     race = contest.inference()
     warm, turns = order[:2], order[2:]
@@ -65,7 +66,7 @@ def test_the_two_take_turns_and_swap_who_is_first(model: nn.Module, monkeypatch:
 
 
 def test_a_drifting_machine_favours_nobody(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
+    contest = Contest(model, model, image(3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
     simulated(monkeypatch, contest, [1e-3, 1.1e-3], drift=0.001)
     race = contest.inference()
     assert race.ratio.median == pytest.approx(1.1, rel=1e-3)
@@ -76,14 +77,14 @@ def test_a_model_against_itself_is_not_told_apart_ten_times_out_of_ten(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(10):
-        contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.02))
+        contest = Contest(model, model, image(3, 8, 8), BenchSettings(device="cpu", seconds=0.02))
         simulated(monkeypatch, contest, [1e-3, 1e-3], noise=0.05 + 0.01 * seed, drift=1e-4, seed=seed)
         ratio = contest.inference().ratio
         assert ratio.low <= 1 <= ratio.high
 
 
 def test_a_real_difference_is_seen(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    contest = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
+    contest = Contest(model, model, image(3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
     simulated(monkeypatch, contest, [1e-3, 1.2e-3], noise=0.02)
     assert contest.inference().ratio.low > 1
 
@@ -91,33 +92,34 @@ def test_a_real_difference_is_seen(model: nn.Module, monkeypatch: pytest.MonkeyP
 @pytest.mark.bench
 def test_a_model_against_itself_on_the_real_clock(model: nn.Module) -> None:
     for _ in range(10):
-        ratio = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=1.0)).inference().ratio
+        ratio = Contest(model, model, image(3, 8, 8), BenchSettings(device="cpu", seconds=1.0)).inference().ratio
         assert ratio.low <= 1 <= ratio.high
 
 
 def test_the_callers_models_are_untouched(model: nn.Module) -> None:
     before = copy.deepcopy(model.state_dict())
     settings = BenchSettings(device="cpu", dtype=torch.bfloat16, batch=3, channels_last=True, seconds=0.02)
-    contest = Contest(model, model, (3, 8, 8), settings)
+    contest = Contest(model, model, image(3, 8, 8), settings)
     race = contest.training()
     assert race.pairs >= 2
-    assert contest.images.shape == (3, 3, 8, 8)
-    assert contest.images.dtype == torch.bfloat16
-    assert contest.images.is_contiguous(memory_format=torch.channels_last)
+    (images,) = contest.inputs.tensors
+    assert images.shape == (3, 3, 8, 8)
+    assert images.dtype == torch.bfloat16
+    assert images.is_contiguous(memory_format=torch.channels_last)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
 def test_peak_memory_is_not_claimed_on_a_cpu(model: nn.Module) -> None:
-    race = Contest(model, model, (3, 8, 8), BenchSettings(device="cpu", seconds=0.01)).inference()
+    race = Contest(model, model, image(3, 8, 8), BenchSettings(device="cpu", seconds=0.01)).inference()
     assert race.before.peak_bytes is None
     assert race.after.peak_bytes is None
 
 
 def test_shares_are_of_every_call_and_leave_no_hook(model: nn.Module) -> None:
     model.eval()
-    seconds = module_seconds(model, ["0", "4"], torch.zeros(2, 3, 8, 8), pick("cpu"), 0.01)
+    seconds = module_seconds(model, ["0", "4"], Inputs((torch.zeros(2, 3, 8, 8),)), pick("cpu"), 0.01)
     assert set(seconds) == {"0", "4"}
     assert all(value > 0 for value in seconds.values())
     assert not model[0]._forward_hooks

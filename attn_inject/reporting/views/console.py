@@ -18,7 +18,7 @@ _ONLY_WIDE = frozenset({"FLOPs", "traffic"})
 
 def render(report: ReportData, *, full: bool = False, width: int = 80) -> Iterator[RenderableType]:
     """The report as rich renderables; `full` gives every site a row of its own."""
-    yield Text.assemble((report.title, "bold"), f"   {words.size(report.input_size)}, {report.dtype}")
+    yield Text.assemble((report.title, "bold"), f"   {words.inputs(report)}")
     yield Text()
     yield _totals(report)
     yield Text(words.convention(report), style="dim")

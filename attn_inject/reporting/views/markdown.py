@@ -11,7 +11,7 @@ from .tables import TOTALS_HEADER, sites_table, speed_rows, stages_table, totals
 
 def to_markdown(report: ReportData, *, full: bool = False, diff: bool = False) -> str:
     """The report as Markdown text; `full` gives every site a row of its own, `diff` adds the blocks' changed code."""
-    parts = [f"## {_escaped(report.title)}", f"{words.size(report.input_size)}, {report.dtype}, per image, inference."]
+    parts = [f"## {_escaped(report.title)}", f"{_escaped(words.inputs(report))}, per image, inference."]
     parts += [table(TOTALS_HEADER, totals_rows(report)), words.convention(report)]
     if report.sites:
         sites, stages = sites_table(report, full=full), stages_table(report)

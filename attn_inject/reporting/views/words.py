@@ -88,6 +88,19 @@ def size(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) or "–"
 
 
+def inputs(report: ReportData) -> str:
+    """What the models were given: the size of one input, or each by its name, then the type of the weights."""
+    if len(report.inputs) < 2:
+        return f"{size(report.input_size)}, {report.dtype}"
+    given = (
+        " ".join(
+            [row.name, *([size(row.size)] if row.size else []), *([row.dtype] if row.dtype != report.dtype else [])]
+        )
+        for row in report.inputs
+    )
+    return f"{', '.join(given)}; {report.dtype}"
+
+
 def amounts(cost: Cost, units: Units) -> tuple[str, str, str, str]:
     """Parameters, MACs, FLOPs and memory traffic that something adds."""
     numbers = (cost.parameters, cost.macs, cost.flops)

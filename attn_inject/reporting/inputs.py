@@ -1,0 +1,73 @@
+"""What a report's models are run on: the inputs asked for, else those of the trace, else what the model is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import AttnInjectError
+from ..tracing.injected import InjectedModule
+from ..tracing.inputs import Inputs, Signature, dtype_of, given_inputs, image, inputs_of, tensor_paths
+from ..types import Injection
+from ..zoo.sizes import input_size as made_for
+from .data import InputRow
+
+
+def report_inputs(
+    original: nn.Module,
+    part: nn.Module,
+    injection: Injection | None,
+    *,
+    input_size: Sequence[int] | None,
+    example_inputs: Any,
+) -> Inputs:
+    """Inputs on the meta device, floating-point ones in the original's type.
+
+    Raises:
+        AttnInjectError: nothing says what the model takes, or an image size for a model with several inputs.
+
+    """
+    given = given_inputs(original, example_inputs)
+    dtype = dtype_of(original)
+    if given is None and isinstance(part, InjectedModule):
+        given = inputs_of(part.pristine_graph_of("eval"))
+    if given is not None and input_size is None:
+        return given.map_tensors(lambda x: x.to("meta", dtype if x.is_floating_point() else x.dtype))
+    if given is not None and len(given.tensors) > 1:
+        raise AttnInjectError("input_size is for models with one input: give example_inputs, with one value for each")
+    one = image(*_size(original, injection, input_size), dtype=dtype)
+    return one if given is None else given.map_tensors(lambda _: one.tensors[0])
+
+
+def _size(original: nn.Module, injection: Injection | None, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """(channels, *spatial) of one image: as asked for, else as the plan has it, else what the model is made for."""
+    if asked is not None:
+        return tuple(asked)
+    if injection is not None and injection.plan.input_shape is not None:
+        return tuple(injection.plan.input_shape[1:])
+    size = made_for(original)
+    if size is None:
+        raise AttnInjectError("the model does not say what input it takes; give input_size=(channels, height, width)")
+    return size
+
+
+def input_rows(model: nn.Module, inputs: Inputs) -> tuple[InputRow, ...]:
+    """The tensors among the inputs by the names of the model's arguments; sizes without the batch."""
+    positional = [name for name, _ in Signature.of(model.forward, inputs).positional]
+    named = {**dict(zip(positional, inputs.positional, strict=False)), **inputs.named}
+    return tuple(
+        InputRow(
+            name,
+            tuple(tensor.shape[1:] if _is_batched(tensor, inputs) else tensor.shape),
+            str(tensor.dtype).removeprefix("torch."),
+        )
+        for argument, value in named.items()
+        for name, tensor in tensor_paths(argument, value)
+    )
+
+
+def _is_batched(tensor: torch.Tensor, inputs: Inputs) -> bool:
+    return tensor.dim() > 0 and tensor.shape[0] == inputs.batch

@@ -1,0 +1,110 @@
+"""Files know what a model with several inputs was traced on; whatever is wrong there is one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import CheckpointError, inject, load, save
+from attn_inject.saving.inputs import checked_inputs, inputs_from_plain, inputs_to_plain
+from attn_inject.saving.inspection import inspect
+from attn_inject.saving.record import record_from_text, record_to_text
+from attn_inject.tracing.inputs import Inputs, image
+
+from ..tracing.test_input_forms import FORMS, Many
+from .test_record import RECORD
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("case", ["of one", "in structures"])
+def test_a_file_of_a_model_with_several_inputs_loads_without_being_told_them(
+    case: str, suffix: str, tmp_path: Path
+) -> None:
+    patched = inject(Many(), "se", reduction=4, example_inputs=FORMS[case])
+    save(patched, tmp_path / f"m{suffix}")
+    loaded = load(tmp_path / f"m{suffix}", Many())
+    real = next(FORMS[case].alternatives(Many(), 3)).real(torch.device("cpu"))
+    assert torch.equal(real.given_to(loaded), real.given_to(patched))
+
+
+def test_inspect_names_them(tmp_path: Path) -> None:
+    save(inject(Many(), "eca", example_inputs=FORMS["in structures"]), tmp_path / "m.pt")
+    assert inspect(tmp_path / "m.pt").inputs == (
+        "image 2x3x8x8 float32",
+        "index 2 int64",
+        "given.mask 2x1x8x8 bool",
+        "maps.0 2x1x8x8 float32",
+        "maps.1 2x16x1x1 float32",
+    )
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_exports_take_any_batch_of_them(suffix: str, tmp_path: Path) -> None:
+    patched = inject(Many(), "eca", example_inputs=FORMS["of one axis for all"]).eval()
+    save(patched, tmp_path / f"m{suffix}")
+    scale = torch.randn(5, 16, 1, 1)
+    given: dict[str, Any] = {"image": torch.randn(5, 3, 8, 8), "index": torch.arange(5) % 4, "maps": [scale]}
+    expected = patched(**given).detach()
+    if suffix == ".pt2":
+        assert torch.equal(torch.export.load(tmp_path / "m.pt2").module()(**given), expected)
+        return
+    session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "m.onnx")
+    values = [given["image"], given["index"], scale]
+    feeds = {slot.name: value.numpy() for slot, value in zip(session.get_inputs(), values, strict=True)}
+    torch.testing.assert_close(torch.from_numpy(session.run(None, feeds)[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_parts_come_back_and_one_image_is_the_plan_s() -> None:
+    given = Inputs((torch.empty(2, 3, device="meta"), (1, 2.5)), {"a": [None, True], "b": {"c": "text"}})
+    made = inputs_to_plain(given)
+    again = inputs_from_plain(checked_inputs("inputs", json.loads(json.dumps(made))))
+    assert (again.positional[1], again.named) == (given.positional[1], given.named)
+    assert again.positional[0].shape == (2, 3)
+    assert inputs_to_plain(image(3, 8, 8)) is None
+    assert inputs_to_plain(Inputs((nn.Identity(),))) is None
+
+
+TENSOR = {"tensor": [2, 3], "dtype": "float32"}
+
+
+def _nested(levels: int) -> Any:
+    return {"list": [_nested(levels - 1)]} if levels else TENSOR
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "the record: inputs must be a table of named values, not list"),
+        ({"names": {}}, "the record: inputs has an unknown key 'names'"),
+        ({"positional": TENSOR}, "the record: inputs: positional must be a list of"),
+        ({"positional": [{"tensor": [2, -3], "dtype": "float32"}]}, "positional 0 1 must be a whole number from 1"),
+        ({"positional": [{"tensor": [2**30, 2**30], "dtype": "float32"}]}, "positional 0 is larger than any input"),
+        ({"positional": [{"tensor": [1] * 9, "dtype": "float32"}]}, "positional 0 must be a list of 0 to 8 items"),
+        ({"positional": [{"tensor": [2], "dtype": "load"}]}, "positional 0 dtype must be one of"),
+        ({"positional": [{"tensor": [2]}]}, "positional 0 must be a tensor with its dtype"),
+        ({"named": {"x": {"plain": float("1e300")}}}, "named x must be a finite number"),
+        ({"named": {"x": _nested(9)}}, "is nested beyond any use"),
+        ({"named": {str(i): TENSOR for i in range(201)}}, "named has more than 200 parts"),
+        ({"positional": [TENSOR] * 201}, "positional must be a list of 0 to 200 items"),
+    ],
+)
+def test_faulty_ones(inputs: Any, message: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        record_from_text(json.dumps(json.loads(record_to_text(RECORD)) | {"inputs": inputs}), "m.pt")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_says_nothing_of_one_image(tmp_path: Path) -> None:
+    """So that earlier versions, which do not know the word, still read it."""
+    patched = inject(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), "se", reduction=4, kinds=["stage"], input_size=16)
+    save(patched, tmp_path / "m.safetensors")
+    assert b"fingerprint" in (tmp_path / "m.safetensors").read_bytes()
+    assert b'\\"inputs\\"' not in (tmp_path / "m.safetensors").read_bytes()
+    save(inject(Many(), "eca", example_inputs=FORMS["of one"]), tmp_path / "m.safetensors")
+    assert b'\\"inputs\\"' in (tmp_path / "m.safetensors").read_bytes()
