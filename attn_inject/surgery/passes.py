@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import arguments_of, input_values, real_values, tensors_in
+from ..tracing.inputs import input_values, real_values, tensors_in
 from ..tracing.trace import MODES
-from ..tracing.values import fetch
 from ..types import Check, Plan
+from .trial import Trial, without_hooks
 
 _TRIAL_EXTENTS = (32, 64, 128, 192)
 
@@ -38,7 +37,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     if inputs is None or any(tensor.is_meta for tensor in tensors):
         return []
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    aliased = _without_hooks(alias(part)).eval().requires_grad_(requires_grad=False)
+    aliased = without_hooks(alias(part)).eval().requires_grad_(requires_grad=False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in plan.insertions
@@ -53,7 +52,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         checks.append(traced)
     bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
     if plain is None and (bad or plan.init == "identity"):
-        plain = _Trial(source, part).of_code("eval", real)
+        plain = Trial(source, part).of_code("eval", real)
     floats = None if plain is None else [out for out in plain if out.is_floating_point()]
     excused = floats is not None and bad <= sum(int((~torch.isfinite(out)).sum()) for out in floats)
     checks.append(
@@ -75,7 +74,7 @@ def _is_the_model(
     figures: list[str] = []
     wrong: list[str] = []
     plain: list[torch.Tensor] | None = None
-    trial = _Trial(source, part)
+    trial = Trial(source, part)
     for mode in MODES:
         values = input_values(part.pristine_graph_of(mode)) or ()
         for inputs in [real] if mode == "eval" else [_doubled(real), real_values(values, device)]:
@@ -98,58 +97,6 @@ def _is_the_model(
     return Check("trace", passed=not wrong, figure="; ".join(wrong or figures)), plain
 
 
-class _Trial:
-    """An alias of a model, without hooks and with statistics of its own, which each run finds as they were."""
-
-    def __init__(self, source: nn.Module, part: InjectedModule) -> None:
-        self._model = _without_hooks(alias(source))
-        self._part = part
-        self._buffers = [
-            (module, name, buffer)
-            for module in self._model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    def statistics(self) -> list[torch.Tensor]:
-        """The buffers after the last run."""
-        return [module._buffers[name] for module, name, _ in self._buffers]  # type: ignore[misc]
-
-    def of_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        """What the model's own code gives."""
-        args, kwargs = arguments_of(self._part.pristine_graph_of(mode), inputs)
-        with self._fresh(mode, inputs):
-            return list(tensors_in(self._model(*args, **kwargs)))
-
-    def of_graph(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        """What the graph as it was before any attention gives."""
-        graph = self._part.pristine_graph_of(mode)
-        for node in graph.nodes:
-            if node.op == "get_attr" and not _has(self._model, str(node.target)):
-                setattr(self._model, str(node.target), fetch(self._part, str(node.target)))
-        interpreter = fx.Interpreter(self._model, garbage_collect_values=False, graph=graph)
-        with self._fresh(mode, inputs):
-            return list(tensors_in(interpreter.run(*inputs, enable_io_processing=False)))
-
-    @contextmanager
-    def _fresh(self, mode: str, inputs: tuple[Any, ...]) -> Iterator[None]:
-        for module, name, buffer in self._buffers:
-            module._buffers[name] = buffer.clone()
-        self._model.train(mode=mode == "train")
-        devices = {tensor.device.index for tensor in tensors_in(inputs) if tensor.device.type == "cuda"}
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
-            torch.manual_seed(0)
-            yield
-
-
-def _has(model: nn.Module, path: str) -> bool:
-    try:
-        fetch(model, path)
-    except AttributeError:
-        return False
-    return True
-
-
 def _doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same in a batch of two of each: statistics need more than one value."""
     return tuple(torch.cat([x, x.flip(-1)]) if isinstance(x, torch.Tensor) and x.dim() else x for x in inputs)
@@ -164,14 +111,6 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a, b) or (a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num()))
-
-
-def _without_hooks(aliased: nn.Module) -> nn.Module:
-    """Take the caller's forward and backward hooks off an alias: they may record what they see."""
-    for module in aliased.modules():
-        for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
-            hooks.clear()
-    return aliased
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -113,8 +113,8 @@ def _without_attention(located: LocatedModel) -> tuple[dict[str, fx.Graph], dict
     """(the graphs as they were before any injection, the modules that earlier ones displaced)."""
     graphs = located.trace.graphs
     if (patched := located.patched_part) is not None:
-        return {mode: copy.deepcopy(patched.pristine_graph_of(mode)) for mode in graphs}, dict(patched.displaced)
-    return {mode: copy.deepcopy(graph) for mode, graph in graphs.items()}, {}
+        return {mode: patched.pristine_graph_of(mode) for mode in graphs}, dict(patched.displaced)
+    return dict(graphs), {}
 
 
 def install(skeleton: nn.Module, insertion: Insertion, attention: Attention, displaced: dict[str, nn.Module]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ _KEEP_SHAPE = {
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
     nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity,
 }  # fmt: skip
-_MAKE_NOTHING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_KEEP_SHAPE}
+_CONVOLUTIONS = {nn.Conv1d, nn.Conv2d, nn.Conv3d}
+_MAKE_NOTHING = {*_CONVOLUTIONS, nn.Linear, *_KEEP_SHAPE}
 _MOVES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -89,6 +91,8 @@ class Values:
             if width is not None and args[0].shape[1] != width:
                 raise ValueError(f"expected {width} channels, got {args[0].shape[1]}")
             return torch.empty_like(args[0])
+        if type(module) in _CONVOLUTIONS and "forward" not in vars(module) and len(args) == 1 and not kwargs:
+            return _convolved(module, args[0])
         held: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for part in module.modules():
             held.append((part._parameters, dict(part._parameters)))
@@ -103,6 +107,44 @@ class Values:
         finally:
             for home, tensors in held:
                 home.update(tensors)
+
+
+def _convolved(module: Any, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = module.weight, module.bias
+    settings = (module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
+    shape, strides, dtype = _convolution(
+        type(module),  # type: ignore[arg-type]  # mypy takes a class for something without a hash
+        settings,
+        (tuple(weight.shape), weight.stride(), weight.dtype),
+        None if bias is None else bias.dtype,
+        (tuple(x.shape), x.stride(), x.dtype),
+    )
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+
+
+_Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+@lru_cache(maxsize=4096)
+def _convolution(
+    kind: type[Any], settings: tuple[Any, ...], weight: _Form, bias: torch.dtype | None, x: _Form
+) -> _Form:
+    """(shape, strides, dtype) of what a convolution gives: a network asks for the same few many times.
+
+    `settings` are its stride, padding, dilation, groups and padding mode; the forms are those of weight and input.
+    """
+    *sides, groups, padding_mode = settings
+    channels, width, *kernel = weight[0]
+    module = kind(width * groups, channels, tuple(kernel), *sides, groups, padding_mode=padding_mode, device="meta")
+    module.weight = nn.Parameter(_empty(weight), requires_grad=False)
+    module.bias = None if bias is None else nn.Parameter(_empty(((channels,), (1,), bias)), requires_grad=False)
+    made = module(_empty(x))
+    return tuple(made.shape), made.stride(), made.dtype
+
+
+def _empty(form: _Form) -> torch.Tensor:
+    shape, strides, dtype = form
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
 _DEVICE_FACTS: dict[str, Any] = {

@@ -81,3 +81,48 @@ def test_a_patched_models_graphs_are_shared() -> None:
     for mode in ("train", "eval"):
         assert twin.graph_of(mode) is patched.graph_of(mode)
         assert twin.pristine_graph_of(mode) is patched.pristine_graph_of(mode)
+
+
+def test_what_modules_share_beside_tensors_the_alias_shares_too() -> None:
+    model: Any = _model()
+    model[0].notes = model[1].notes = []
+    model[0].sizes = [3, 5]
+    model.modules_by_name = {"first": model[0]}
+    twin: Any = alias(model)
+    assert twin[0].notes is twin[1].notes
+    assert twin[0].notes is not model[0].notes
+    twin[0].sizes.append(7)
+    assert model[0].sizes == [3, 5]
+    assert twin.modules_by_name["first"] is twin[0]
+
+
+def test_a_class_that_copies_in_its_own_way_does_so() -> None:
+    class Counting(nn.ReLU):
+        copies = 0
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Counting:
+            Counting.copies += 1
+            return Counting()
+
+    class Restoring(nn.ReLU):
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            super().__setstate__(state)
+            self.restored = True
+
+    model: Any = nn.Sequential(nn.Linear(2, 2), Counting(), Restoring())
+    twin: Any = alias(model)
+    assert Counting.copies == 1
+    assert twin[2].restored
+    assert twin[0].weight.data_ptr() == model[0].weight.data_ptr()
+
+
+def test_hooks_come_along_and_are_the_aliases_own() -> None:
+    model: Any = _model()
+    seen: list[str] = []
+    model[0].register_forward_hook(lambda *_: seen.append("ran"))
+    twin: Any = alias(model)
+    twin(torch.zeros(2, 4))
+    assert seen == ["ran"]
+    twin[0]._forward_hooks.clear()
+    model(torch.zeros(2, 4))
+    assert seen == ["ran", "ran"]

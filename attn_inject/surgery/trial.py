@@ -1,0 +1,134 @@
+"""A model's own code and its graph, run on the same real values: `passes.py` compares what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..tracing.alias import alias
+from ..tracing.injected import InjectedModule
+from ..tracing.inputs import arguments_of, tensors_in
+from ..tracing.values import fetch
+
+# What gives the same for the same input, and does nothing else: most of the time of a network is in these.
+_PURE = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear}
+
+
+class Trial:
+    """An alias of a model, without hooks and with statistics of its own, which each run finds as they were."""
+
+    def __init__(self, source: nn.Module, part: InjectedModule) -> None:
+        self._model = without_hooks(alias(source))
+        self._part = part
+        self._calls = _Calls()
+        self._buffers = [
+            (module, name, buffer)
+            for module in self._model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def statistics(self) -> list[torch.Tensor]:
+        """The buffers after the last run."""
+        return [module._buffers[name] for module, name, _ in self._buffers]  # type: ignore[misc]
+
+    def of_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+        """What the model's own code gives."""
+        args, kwargs = arguments_of(self._part.pristine_graph_of(mode), inputs)
+        with self._fresh(mode, inputs), self._calls.noted(self._model):
+            return list(tensors_in(self._model(*args, **kwargs)))
+
+    def of_graph(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+        """What the graph as it was before any attention gives.
+
+        A convolution that was called the same way in the last run of the code is not computed again.
+        """
+        graph = self._part.pristine_graph_of(mode)
+        for node in graph.nodes:
+            if node.op == "get_attr" and not _has(self._model, str(node.target)):
+                setattr(self._model, str(node.target), fetch(self._part, str(node.target)))
+        interpreter = _Replay(self._model, graph, self._calls)
+        with self._fresh(mode, inputs):
+            return list(tensors_in(interpreter.run(*inputs, enable_io_processing=False)))
+
+    @contextmanager
+    def _fresh(self, mode: str, inputs: tuple[Any, ...]) -> Iterator[None]:
+        for module, name, buffer in self._buffers:
+            module._buffers[name] = buffer.clone()
+        self._model.train(mode=mode == "train")
+        devices = {tensor.device.index for tensor in tensors_in(inputs) if tensor.device.type == "cuda"}
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            torch.manual_seed(0)
+            yield
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        fetch(model, path)
+    except AttributeError:
+        return False
+    return True
+
+
+def without_hooks(aliased: nn.Module) -> nn.Module:
+    """Take the caller's forward and backward hooks off an alias: they may record what they see."""
+    for module in aliased.modules():
+        for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
+            hooks.clear()
+    return aliased
+
+
+class _Calls:
+    """The calls of pure modules in a run: what they were given, under which settings, and what they gave."""
+
+    def __init__(self) -> None:
+        self._made: dict[nn.Module, list[tuple[tuple[Any, ...], torch.Tensor, torch.Tensor]]] = {}
+
+    @contextmanager
+    def noted(self, model: nn.Module) -> Iterator[None]:
+        """Note the calls within `model`, and forget those of earlier runs."""
+        self._made.clear()
+        pure = [module for module in model.modules() if type(module) in _PURE and "forward" not in vars(module)]
+        handles = [module.register_forward_hook(self._note) for module in pure]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], made: torch.Tensor) -> None:
+        if len(args) == 1:
+            # Code may change both in place afterwards.
+            self._made.setdefault(module, []).append((_settings(module, args[0]), args[0].clone(), made.clone()))
+
+    def same(self, module: nn.Module, args: tuple[Any, ...]) -> torch.Tensor | None:
+        """What a call like this one gave; None if there was none."""
+        if len(args) != 1 or module not in self._made:
+            return None
+        settings = _settings(module, args[0])
+        for noted, given, made in self._made[module]:
+            if noted == settings and torch.equal(given, args[0]):
+                return made.clone()
+        return None
+
+
+def _settings(module: Any, x: torch.Tensor) -> tuple[Any, ...]:
+    kind = x.device.type
+    autocast = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+    return (x.shape, x.stride(), x.dtype, id(module.weight), *autocast)
+
+
+class _Replay(fx.Interpreter):
+    """Runs a graph without computing what is known."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, calls: _Calls) -> None:
+        super().__init__(model, garbage_collect_values=False, graph=graph)
+        self._calls = calls
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        known = None if kwargs else self._calls.same(self.fetch_attr(target), args)
+        return super().call_module(target, args, kwargs) if known is None else known
