@@ -47,6 +47,7 @@ _REARRANGEMENTS = {
     "permute", "transpose", "swapaxes", "movedim", "moveaxis", "contiguous", "to", "type_as", "float", "clone", "view",
     "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "roll", "detach", "requires_grad_", "t",
     "view_as", "reshape_as", "expand_as", "broadcast_to", "type", "half", "bfloat16", "double", "rearrange", "alias",
+    "as_tensor", "asarray",
 }  # fmt: skip
 _SLICES = {"getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select"}
 _AFFINE = (

@@ -210,14 +210,15 @@ def types_answered(model: nn.Module) -> Iterator[None]:
     compiled code too, which then reads its memory, and torch's compiler knows the builtin by its identity.
     """
     homes = [vars(module) for module in _modules_of(model)]
-    is_tensor = torch.is_tensor
+    is_tensor, of_script = torch.is_tensor, torch.jit.isinstance
     for home in homes:
         home["isinstance"] = _is_instance
     torch.is_tensor = lambda value: _is_instance(value, torch.Tensor)  # type: ignore[assignment]
+    torch.jit.isinstance = lambda value, kinds: of_script(_known(value), kinds)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        torch.is_tensor = is_tensor
+        torch.is_tensor, torch.jit.isinstance = is_tensor, of_script
         for home in homes:
             del home["isinstance"]
 
@@ -232,12 +233,17 @@ def _modules_of(model: nn.Module) -> list[ModuleType]:
 
 
 def _is_instance(value: Any, kinds: Any) -> bool:
-    if isinstance(value, kinds):
-        return True
-    if not isinstance(value, FollowingProxy) or not has_value(value.node):
-        return False
-    held = vars(value).get("_held")
-    return isinstance(value_of(value.node) if held is None else held, kinds)
+    return isinstance(value, kinds) or (isinstance(value, FollowingProxy) and isinstance(_known(value), kinds))
+
+
+def _known(value: Any) -> Any:
+    """What a proxy stands for, also in lists, tuples and dicts; anything else as it is."""
+    if isinstance(value, FollowingProxy):
+        held = vars(value).get("_held")
+        return held if held is not None else value_of(value.node) if has_value(value.node) else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_known, value))
+    return {key: _known(part) for key, part in value.items()} if type(value) is dict else value
 
 
 def _number_of_parts(node: fx.Node) -> int | None:

@@ -78,7 +78,7 @@ FUNCTIONS = {
     "affine gain multiplication": "mul mul_ imul multiply multiply_ __mul__ __imul__ __rmul__",
     "affine rearrangement": """permute transpose swapaxes movedim moveaxis contiguous to type_as float clone view
         reshape flatten unflatten squeeze unsqueeze expand roll detach requires_grad_ t view_as reshape_as expand_as
-        broadcast_to type half bfloat16 double rearrange alias""",
+        broadcast_to type half bfloat16 double rearrange alias as_tensor asarray""",
     "affine slice": """getitem __getitem__ chunk split narrow tensor_split unbind select index_select""",
     "affine": """sub sub_ isub neg linear addmm batch_norm layer_norm group_norm instance_norm rms_norm
         local_response_norm normalize avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d

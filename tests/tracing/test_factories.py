@@ -91,9 +91,11 @@ def test_stochastic_depth_by_hand_stays_random() -> None:
 
 def test_torch_is_as_it_was() -> None:
     before = {name: getattr(torch, name) for name in ("zeros", "rand", "tensor", "empty", "is_tensor")}
+    of_script = torch.jit.isinstance
     with pytest.raises(TraceError):
         trace_at_a_size(_net(lambda m, x: m.missing(x)), input_size=8)
     assert all(getattr(torch, name) is function for name, function in before.items())
+    assert torch.jit.isinstance is of_script
     with torch.device("meta"):
         assert all(made.is_meta for made in (torch.empty(1), torch.zeros(1), torch.rand(1)))
 
