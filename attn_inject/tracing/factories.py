@@ -8,8 +8,9 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 import torch
@@ -30,10 +31,13 @@ Record = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 @contextmanager
-def factories_followed(record: Record, quiet: Callable[[], bool]) -> Iterator[None]:
+def factories_followed(
+    record: Record, quiet: Callable[[], bool], homes: Iterable[dict[str, Any]] = ()
+) -> Iterator[None]:
     """Let `record(function, args, kwargs)` have every factory that is given a proxy, and every draw.
 
-    Nothing is recorded while `quiet()` is true.
+    Nothing is recorded while `quiet()` is true. `homes` are the attributes and globals of the model's code, which may
+    hold an autograd function's `apply` under a name of their own.
     """
     _prime()
     owner = threading.get_ident()
@@ -49,15 +53,27 @@ def factories_followed(record: Record, quiet: Callable[[], bool]) -> Iterator[No
     torch.autograd.Function.apply = classmethod(
         lambda cls, *args, **kwargs: _asking(apply.__get__(None, cls), Applied(cls), record, aside)(*args, **kwargs)
     )
+    stored = [(home, name, value) for home in homes for name, value in home.items() if _applies(value)]
+    for home, name, value in stored:
+        home[name] = value.__self__.apply
     try:
         with _Following(record, quiet):
             yield
     finally:
+        for home, name, value in stored:
+            home[name] = value
         # Whoever has taken one of them along has the function itself from here on.
         over.append(True)
         torch.autograd.Function.apply = apply
         for name, function in kept.items():
             setattr(torch, name, function)
+
+
+def _applies(value: Any) -> bool:
+    """Whether it is an autograd function's `apply`."""
+    if type(value) not in (MethodType, BuiltinMethodType) or value.__name__ != "apply":
+        return False
+    return isinstance(value.__self__, type) and issubclass(value.__self__, torch.autograd.Function)
 
 
 def _prime() -> None:

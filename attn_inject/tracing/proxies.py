@@ -209,7 +209,7 @@ def types_answered(model: nn.Module) -> Iterator[None]:
     The name is given to the packages' modules: a proxy that bore its value's class would be taken for a tensor by
     compiled code too, which then reads its memory, and torch's compiler knows the builtin by its identity.
     """
-    homes = [vars(module) for module in _modules_of(model)]
+    homes = [vars(module) for module in modules_of(model) if "isinstance" not in vars(module)]
     is_tensor, of_script = torch.is_tensor, torch.jit.isinstance
     for home in homes:
         home["isinstance"] = _is_instance
@@ -223,13 +223,13 @@ def types_answered(model: nn.Module) -> Iterator[None]:
             del home["isinstance"]
 
 
-def _modules_of(model: nn.Module) -> list[ModuleType]:
+def modules_of(model: nn.Module) -> list[ModuleType]:
     """The loaded modules of every package that has a class of `model`, but for torch, Python and this one."""
     bases = {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
     packages = {base.__module__.partition(".")[0] for base in bases} - {"torch", "attn_inject"}
     packages -= sys.stdlib_module_names - {"__main__"}
     loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
-    return [module for module in loaded if "isinstance" not in getattr(module, "__dict__", ("isinstance",))]
+    return [module for module in loaded if type(getattr(module, "__dict__", None)) is dict]
 
 
 def _is_instance(value: Any, kinds: Any) -> bool:

@@ -38,7 +38,7 @@ from .guards import guarded, line_of_code
 from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import has_value, mark_named, note_return, set_frame, set_value, value_of
-from .proxies import Unfollowable, WeightProxy, proxy_for, types_answered
+from .proxies import Unfollowable, WeightProxy, modules_of, proxy_for, types_answered
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .values import Values
 
@@ -106,11 +106,12 @@ class Tracer(fx.Tracer):
         """All that lets this trace see what plain fx does not, while it runs."""
         record = partial(self.create_proxy, "call_function")
         self._draws = Draws()
+        homes = [vars(module) for module in (*self.skeleton.modules(), *modules_of(self.skeleton))]
         with (
             ordinary_mode(),
             types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
-            factories_followed(record, lambda: self.evaluated is not None),
+            factories_followed(record, lambda: self.evaluated is not None, homes),
         ):
             yield
         if not self.records:
@@ -275,7 +276,15 @@ class Tracer(fx.Tracer):
             return self.create_node(
                 "call_function", type(a), (), {name: self.create_arg(getattr(a, name)) for name in members}
             )
-        return super().create_arg(a)
+        if type(a).__module__ == "numpy" and callable(getattr(a, "item", None)) and not getattr(a, "shape", None):
+            return a.item()
+        try:
+            return super().create_arg(a)
+        except NotImplementedError:
+            # A recording is not run again: whatever its operations take may stand in it.
+            if self.records:
+                return a
+            raise
 
 
 def _is_none(node: fx.Node) -> bool:

@@ -6,8 +6,8 @@ replaced by meta stand-ins leaf by leaf; statistics that a norm would update in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -82,7 +82,10 @@ class Values:
                 return _call_method(str(node.target), args, kwargs)
             if node.target is getattr and isinstance(args[0], torch.Tensor) and args[1] in _DEVICE_FACTS:
                 return _DEVICE_FACTS[args[1]](self._device)
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            # An autograd function may be given the modules that it runs.
+            given = [part for each in args if isinstance(each, nn.Module) for part in each.modules()]
+            with self._stood_in(given):
+                return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run one leaf on meta stand-ins of its tensors, without its hooks, and leave it as it was."""
@@ -93,8 +96,14 @@ class Values:
             return torch.empty_like(args[0])
         if type(module) in _CONVOLUTIONS and "forward" not in vars(module) and len(args) == 1 and not kwargs:
             return _convolved(module, args[0])
+        with self._stood_in(module.modules()):
+            return module.forward(*args, **kwargs)
+
+    @contextmanager
+    def _stood_in(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Let modules hold meta stand-ins of their tensors."""
         held: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        for part in module.modules():
+        for part in modules:
             held.append((part._parameters, dict(part._parameters)))
             held.append((part._buffers, dict(part._buffers)))
             plain = {k: v for k, v in vars(part).items() if isinstance(v, torch.Tensor)}
@@ -103,7 +112,7 @@ class Values:
         try:
             for home, tensors in held:
                 home.update({k: self.stand_in(v) for k, v in tensors.items() if v is not None})
-            return module.forward(*args, **kwargs)
+            yield
         finally:
             for home, tensors in held:
                 home.update(tensors)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 import threading
+import types
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,51 @@ def test_an_autograd_function_stays_whole_with_its_backward() -> None:
         assert torch.equal(other(image), patched(image))
     compiled = torch.compile(patched, backend="eager", fullgraph=True)
     assert torch.equal(compiled(image), patched(image))
+
+
+rounded = Round.apply
+
+
+class Running(torch.autograd.Function):
+    """Runs a module that it is given, and lets the gradient through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        return module(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return grads[0], None
+
+
+class Stored(Rounding):
+    """Has the functions' `apply` under other names: its module's, and its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run_it = Running.apply
+        self.inner = conv(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.run_it(rounded(self.stem(x), 0.5), self.inner)
+        return x + self.body(x)
+
+
+def test_an_autograd_function_by_another_name_is_one_too() -> None:
+    torch.manual_seed(0)
+    model = Stored()
+    apply = model.run_it
+    patched = inject(model, "se", reduction=4, init="identity", input_size=16)
+    image = torch.randn(2, 3, 16, 16)
+    for net in (model, patched):
+        net(image).sum().backward()
+    assert torch.equal(patched(image), model(image))
+    grads = [net.get_parameter("stem.weight").grad for net in (model, patched)]
+    assert torch.equal(*grads)
+    assert grads[0].abs().sum() > 0
+    assert model.run_it is apply
+    assert rounded.__self__ is Round
+    assert not isinstance(rounded, types.FunctionType)
 
 
 def test_other_threads_draw_their_own() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,16 +29,6 @@ class Body(nn.Module):
         return self.around(x + self.body(x))
 
 
-class Double(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.sum() > -1e9 else x
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-        return grads[0] * 2
-
-
 def _brightest(x: torch.Tensor) -> torch.Tensor:
     return x[x.flatten(1).sum(1) > -1e9]
 
@@ -60,7 +49,7 @@ def _batched(x: torch.Tensor) -> torch.Tensor:
         lambda x: x + len(x.nonzero()),
         lambda x: x * x.max().item(),
         lambda x: x if 0.123456 in x else x * 2,
-        Double.apply,
+        lambda x: x[..., : np.int64(np.argmax([0, 1]) * 16)] if x.max() > -1e9 else x,
         _brightest,
         _batched,
     ],
