@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ..errors import TraceError
@@ -37,7 +38,7 @@ def factories_followed(
     """Let `record(function, args, kwargs)` have every factory that is given a proxy, and every draw.
 
     Nothing is recorded while `quiet()` is true. `homes` are the attributes and globals of the model's code, which may
-    hold an autograd function's `apply` under a name of their own.
+    hold an autograd function's `apply`, or `Variable`, under a name of their own.
     """
     _prime()
     owner = threading.get_ident()
@@ -53,9 +54,14 @@ def factories_followed(
     torch.autograd.Function.apply = classmethod(
         lambda cls, *args, **kwargs: _asking(apply.__get__(None, cls), Applied(cls), record, aside)(*args, **kwargs)
     )
-    stored = [(home, name, value) for home in homes for name, value in home.items() if _applies(value)]
+    stored = [
+        (home, name, value)
+        for home in (vars(torch.autograd), *homes)
+        for name, value in home.items()
+        if value is Variable or _applies(value)
+    ]
     for home, name, value in stored:
-        home[name] = value.__self__.apply
+        home[name] = _Variable if value is Variable else value.__self__.apply
     try:
         with _Following(record, quiet):
             yield
@@ -74,6 +80,18 @@ def _applies(value: Any) -> bool:
     if type(value) not in (MethodType, BuiltinMethodType) or value.__name__ != "apply":
         return False
     return isinstance(value.__self__, type) and issubclass(value.__self__, torch.autograd.Function)
+
+
+class _Tensors(type):
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, Variable)
+
+
+class _Variable(metaclass=_Tensors):
+    """What old code wraps tensors in: a tensor by another name."""
+
+    def __new__(cls, value: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return value if isinstance(value, fx.Proxy) else Variable(value, *args, **kwargs)
 
 
 def _prime() -> None:

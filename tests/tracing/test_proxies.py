@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.autograd import Variable
 
 from attn_inject import TraceError
 from attn_inject.tracing.guards import guarded
@@ -90,6 +91,8 @@ def agrees(net: Net, trace: Trace, *size: int) -> bool:
         lambda m, x: m.conv(x) if torch.jit.isinstance(x, torch.Tensor) else x,
         lambda m, x: m.conv(x) if torch.jit.isinstance([x, x], list[torch.Tensor]) else x,
         lambda m, x: m.conv(torch.as_tensor(x)),
+        lambda m, x: m.conv(Variable(x)) if isinstance(x, Variable) else x,
+        lambda m, x: m.conv(x) + torch.autograd.Variable(torch.ones(1)),
         lambda m, x: m.conv(x) if isinstance(x.size(0), int) and isinstance(x.shape, tuple) else x,
         lambda m, x: m.conv(x) if hasattr(x, "shape") and not hasattr(x, "tensors") else x,
         lambda m, x: sum([part * 2 for part in m.conv(x).split(2, 1)]),
