@@ -14,7 +14,7 @@ from ..errors import PlanError, RewriteError
 from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
 from ..tracing.injected import injected_part
-from ..tracing.nodes import portable
+from ..tracing.portable import PortableGraph
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
 from .gate_kernel import use_gate_kernels
@@ -60,7 +60,7 @@ class OptimizedModule(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         held = {key: vars(self)[key] for key in ("_modules", "_parameters", "_buffers")}
-        return _unpickled, (held, portable(self.graph), self.rewritten)
+        return _unpickled, (held, PortableGraph(self.graph), self.rewritten)
 
 
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
@@ -135,7 +135,7 @@ def _module(root: nn.Module, graph: fx.Graph, rewritten: Rewritten) -> Optimized
     return result
 
 
-def _unpickled(held: dict[str, Any], graph: fx.Graph, rewritten: Rewritten) -> OptimizedModule:
+def _unpickled(held: dict[str, Any], packed: PortableGraph, rewritten: Rewritten) -> OptimizedModule:
     root = nn.Module()
     vars(root).update(held)
-    return _module(root, graph, rewritten)
+    return _module(root, packed.graph(), rewritten)

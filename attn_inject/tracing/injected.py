@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from ..errors import PlanError
 from ..types import Injection
-from .nodes import portable
+from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
 
 _MODES = {True: "train", False: "eval"}
@@ -153,8 +153,8 @@ class InjectedModule(fx.GraphModule):
 
     def __reduce__(self) -> Any:
         state = {key: value for key, value in vars(self).items() if key != "_inj_codes"}
-        state["_inj_graphs"] = {mode: portable(graph) for mode, graph in self._inj_graphs.items()}
-        state["_inj_pristine"] = {mode: portable(graph) for mode, graph in self._inj_pristine.items()}
+        state["_inj_graphs"] = {mode: PortableGraph(graph) for mode, graph in self._inj_graphs.items()}
+        state["_inj_pristine"] = {mode: PortableGraph(graph) for mode, graph in self._inj_pristine.items()}
         return _rebuild, (state,)
 
     def __repr__(self) -> str:
@@ -206,6 +206,8 @@ def _install_forward(module: InjectedModule) -> None:
 def _rebuild(state: dict[str, Any]) -> InjectedModule:
     other = InjectedModule.__new__(InjectedModule)
     other.__dict__.update(state)
+    for name in ("_inj_graphs", "_inj_pristine"):
+        vars(other)[name] = {mode: packed.graph() for mode, packed in state[name].items()}
     vars(other)["_inj_codes"] = {}
     for mode in other._inj_graphs:
         other._compile(mode)

@@ -6,7 +6,6 @@ shapes are known, the value itself as a meta tensor. What surgery and the rewrit
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import fx
@@ -100,9 +99,6 @@ def inherit(new: fx.Node, old: fx.Node) -> None:
     new.meta = dict(old.meta)
 
 
-def portable(graph: fx.Graph) -> fx.Graph:
-    """A copy of the graph whose nodes know only what pickles: meta tensors stay behind."""
-    other = copy.deepcopy(graph)
-    for node in other.nodes:
-        node.meta = {key: value for key, value in node.meta.items() if key in _PORTABLE}
-    return other
+def portable_meta(node: fx.Node) -> dict[str, Any]:
+    """What the node knows that pickles: meta tensors stay behind."""
+    return {key: value for key, value in node.meta.items() if key in _PORTABLE}

@@ -190,6 +190,13 @@ class NumberProxy(FollowingProxy):
         return self // other, self % other
 
 
+class PlaceProxy(FollowingProxy):
+    """A device or a type: code may keep things by it, and finds them by equality, which is checked."""
+
+    def __hash__(self) -> int:
+        return hash(value_of(self.node))
+
+
 def _as_it_is(value: Any) -> Any:
     return value
 
@@ -199,6 +206,8 @@ def proxy_for(node: fx.Node, tracer: fx.Tracer) -> fx.Proxy:
     value = value_of(node)
     if isinstance(value, (bool, int, float, complex)):
         return NumberProxy(node, tracer)
+    if isinstance(value, (torch.device, torch.dtype)):
+        return PlaceProxy(node, tracer)
     return (DictProxy if isinstance(value, dict) else FollowingProxy)(node, tracer)
 
 

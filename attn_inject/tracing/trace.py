@@ -93,6 +93,7 @@ class Subject:
     def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
         self.skeleton = alias(model)
         self.first_convolution: nn.Module | None = None
+        self._follows_hooks = False
         self._leaves = Leaves()
         self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole)
 
@@ -105,19 +106,32 @@ class Subject:
 
         """
         given = inputs if inputs is None or records else inputs.on_meta()
+        without_hooks: TraceError | None = None
         while True:
-            tracer = Tracer(self.skeleton, self._leaves, given, mode, records=records)
+            tracer = Tracer(
+                self.skeleton, self._leaves, given, mode, records=records, follows_hooks=self._follows_hooks
+            )
             try:
                 tracer.run()
+                if tracer.hooks.left_out and _gives_nothing(tracer.graph):
+                    self._follows_hooks = True
+                    continue
                 return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments)
             except StaysWhole as request:
                 self._leaves.close(request.module)
             except Exception as error:
                 culprit = next((m for m in reversed(tracer.open_modules) if self._leaves.can_close(m)), None)
-                if culprit is None:
-                    self.first_convolution = tracer.first_convolution
-                    raise self._explained(error, tracer, given) from error
-                self._leaves.close(culprit)
+                if culprit is not None:
+                    self._leaves.close(culprit)
+                    continue
+                self.first_convolution = tracer.first_convolution
+                if without_hooks is not None:
+                    self._follows_hooks = False
+                    raise without_hooks from error
+                explained = self._explained(error, tracer, given)
+                if not tracer.hooks.left_out:
+                    raise explained from error
+                without_hooks, self._follows_hooks = explained, True
 
     def _explained(self, error: Exception, tracer: Tracer, inputs: Inputs | None) -> TraceError:
         if isinstance(error, TraceError):
@@ -134,10 +148,15 @@ class Subject:
         return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size)
 
 
+def _gives_nothing(graph: fx.Graph) -> bool:
+    return not next(iter(reversed(graph.nodes))).all_input_nodes
+
+
 def _traces_quietly(module: nn.Module) -> bool:
     try:
         graph = Subject(module).draft("eval", None).graph
-    except (TraceError, RecursionError):
+    except Exception:
+        # It is only asked whether to name the module, in a sentence about something else.
         return False
     # A scope takes and gives maps; something that only collects other modules has no placeholder to patch behind.
     return any(node.op == "placeholder" for node in graph.nodes)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import operator
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -35,6 +35,7 @@ from torch import fx, nn
 
 from .factories import Draws, factories_followed
 from .guards import guarded, line_of_code
+from .hooks import Hooks
 from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import has_value, mark_named, note_return, set_frame, set_value, value_of
@@ -61,12 +62,20 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(
-        self, skeleton: nn.Module, leaves: Leaves, inputs: Inputs | None, mode: str, *, records: bool = False
+        self,
+        skeleton: nn.Module,
+        leaves: Leaves,
+        inputs: Inputs | None,
+        mode: str,
+        *,
+        records: bool = False,
+        follows_hooks: bool = False,
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         # Whether values are computed, and answer whatever is asked: a recording of one run, not a graph of all.
         self.records = records
         self.leaves = leaves
+        self.hooks = Hooks(skeleton, followed=follows_hooks)
         self.inputs = inputs
         self.mode = mode
         self.constants: dict[str, torch.Tensor] = {}
@@ -97,6 +106,7 @@ class Tracer(fx.Tracer):
             _ALONE,
             _as_it_was(self.skeleton, self.mode),
             _private_buffers(self.skeleton, self),
+            self.hooks.restored(),
             self._following(),
         ):
             self.trace(self.skeleton)
@@ -142,11 +152,14 @@ class Tracer(fx.Tracer):
         if self.is_leaf_module(m, path):
             if self.first_convolution is None:
                 self.first_convolution = next((c for c in m.modules() if isinstance(c, nn.modules.conv._ConvNd)), None)
-            return self.create_proxy("call_module", path, args, kwargs)
+            self.hooks.see(m, "_forward_pre_hooks", args, kwargs)
+            proxy = self.create_proxy("call_module", path, args, kwargs)
+            self.hooks.see(m, "_forward_hooks", args, kwargs, proxy)
+            return proxy
         self._frames.append((path, self._entries[path]))
         self._entries[path] += 1
         self.open_modules.append(m)
-        with _without_hooks(m):
+        with self.hooks.around(m):
             value = forward(*args, **kwargs)
         # Not in a `finally`: after an error the open modules tell where tracing stopped.
         self.open_modules.pop()
@@ -294,44 +307,49 @@ def _is_none(node: fx.Node) -> bool:
 @contextmanager
 def _as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
     """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced."""
-    attributes = [(module, dict(vars(module))) for module in skeleton.modules()]
+    attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
+    helpers = {id(v): v for _, held in attributes for v in held.values() if _is_helper(v)}
+    attributes += [(helper, dict(vars(helper))) for helper in helpers.values()]
     tables = [
-        (value, copy.copy(value))
+        (table, copy.copy(table))
         for _, held in attributes
         for name, value in held.items()
-        if type(value) in (dict, OrderedDict, list, set) and name not in _BOOKKEEPING
+        if type(value) in _TABLES and name not in _BOOKKEEPING
+        for table in _tables_in(value)
     ]
     skeleton.train(mode=mode == "train")
     try:
         yield
     finally:
-        for module, held in attributes:
-            vars(module).clear()
-            vars(module).update(held)
+        for owner, held in attributes:
+            vars(owner).clear()
+            vars(owner).update(held)
         for table, before in tables:
             table.clear()
             (table.extend if isinstance(table, list) else table.update)(before)
 
 
+def _tables_in(table: Any, levels: int = 3) -> Iterator[Any]:
+    """The table, and those that it holds, to a depth."""
+    yield table
+    for part in table.values() if isinstance(table, dict) else table:
+        if levels and type(part) in _TABLES:
+            yield from _tables_in(part, levels - 1)
+
+
+_TABLES = (dict, OrderedDict, defaultdict, list, set)
+
+
+def _is_helper(value: Any) -> bool:
+    """An object of somebody's class that a module keeps things in."""
+    if isinstance(value, (nn.Module, torch.Tensor, type)) or type(value).__module__.partition(".")[0] in _NO_STATE:
+        return False
+    return type(getattr(value, "__dict__", None)) is dict
+
+
+_NO_STATE = frozenset({"builtins", "torch", "functools", "enum", "types"})
 # What every module has; of these, code that runs adds to its modules at most.
 _BOOKKEEPING = frozenset(vars(nn.Module())) - {"_modules"}
-
-
-@contextmanager
-def _without_hooks(module: nn.Module) -> Iterator[None]:
-    """Hooks would run on proxies, at trace time, with whatever side effects they have on their owner."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    kept = {name: getattr(module, name) for name in names if getattr(module, name, None)}
-    if not kept:
-        yield
-        return
-    for name in kept:
-        setattr(module, name, type(kept[name])())
-    try:
-        yield
-    finally:
-        for name, hooks in kept.items():
-            setattr(module, name, hooks)
 
 
 @contextmanager
