@@ -9,21 +9,33 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+
+from attn_inject.tracing.inputs import tensors_in
+
+
+def _all(_block: Any) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
 class Wild:
-    """One network: how to build it, the classes of its blocks, the size of one input."""
+    """One network: how to build it, the classes of its blocks, the size of one input.
+
+    A class stands in `blocks` as often as its forward adds a branch to a shortcut; `where` says which of its instances
+    do.
+    """
 
     package: str
     name: str
     build: Callable[[Any], nn.Module]
     blocks: tuple[str, ...] = ()
     size: tuple[int, ...] = (3, 64, 64)
-    where: Callable[[Any], bool] = lambda _block: True
+    where: Callable[[Any], bool] = _all
 
     def __str__(self) -> str:
         return f"{self.package}-{self.name}"
@@ -40,9 +52,25 @@ class Wild:
         return model
 
     def expected(self, model: nn.Module) -> list[str]:
-        """The paths of its blocks, sorted."""
-        found = [(name, module) for name, module in model.named_modules() if type(module).__name__ in self.blocks]
-        return sorted(name for name, module in found if self.where(module))
+        """The paths of its blocks that the output hangs on, sorted."""
+        asked = [(name, module) for name, module in model.named_modules() if self.where(module)]
+        adds = {name: count for name, module in asked if (count := self.blocks.count(type(module).__name__))}
+        given: dict[str, list[torch.Tensor]] = {}
+
+        def note(name: str, *seen: Any) -> None:
+            given[name] = list(tensors_in(seen[-1]))[:1]
+
+        handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in adds]
+        mode = model.training
+        try:
+            out = sum(part.sum() for part in tensors_in(model.eval()(torch.zeros(1, *self.size))) if part.requires_grad)
+        finally:
+            model.train(mode)
+            for handle in handles:
+                handle.remove()
+        reached = torch.autograd.grad(out, [value for (value,) in given.values()], allow_unused=True) if given else ()
+        names = [name for name, gradient in zip(given, reached, strict=True) if gradient is not None]
+        return sorted(name for name in names for _ in range(adds[name]))
 
 
 def _hugging(
@@ -63,66 +91,157 @@ def _segmentation(name: str, encoder: str, blocks: tuple[str, ...], **options: A
     return Wild("segmentation_models_pytorch", f"{name}-{encoder}", build, blocks, **options)
 
 
-def _medical(name: str, dimensions: int, blocks: tuple[str, ...], *, size: int = 32, **options: Any) -> Wild:
+def _medical(
+    name: str, dimensions: int, blocks: tuple[str, ...], *, where: Callable[[Any], bool] = _all, **options: Any
+) -> Wild:
     def build(package: Any) -> nn.Module:
         made: nn.Module = getattr(package.networks.nets, name)(spatial_dims=dimensions, **options)
         return made
 
-    return Wild("monai", f"{name}-{dimensions}d", build, blocks, size=(1, *(size,) * dimensions))
+    return Wild("monai", f"{name}-{dimensions}d", build, blocks, size=(1, *(32,) * dimensions), where=where)
 
 
-def _yolo(config: str, blocks: tuple[str, ...]) -> Wild:
+def _yolo(config: str, blocks: tuple[str, ...], kind: str = "DetectionModel") -> Wild:
     """From its configuration, which needs no weights. The package is for tests alone: its licence is not ours."""
 
     def build(_package: Any) -> nn.Module:
         tasks = importlib.import_module("ultralytics.nn.tasks")
-        made: nn.Module = tasks.DetectionModel(config, verbose=False)
+        made: nn.Module = getattr(tasks, kind)(f"{config}.yaml", verbose=False)
         return made
 
-    return Wild("ultralytics", config, build, blocks, where=lambda block: bool(block.add))
+    return Wild("ultralytics", config, build, blocks, where=lambda block: bool(getattr(block, "add", True)))
+
+
+def _has_skip(block: Any) -> bool:
+    """Whether it has one, by what the packages call it; the others' blocks all have one."""
+    names = ("use_res_connect", "use_residual", "residual", "apply_dropout", "_has_drop_connect")
+    same = getattr(block, "in_channels", None) == getattr(block, "out_channels", None)
+    return all(getattr(block, name, True) for name in names) and (
+        not hasattr(block, "id_skip") or (same and block.stride in (1, [1]))
+    )
 
 
 _SMALL = {"embedding_size": 16, "hidden_sizes": [16, 32, 32, 64], "depths": [2, 2, 1, 1]}
+_FOUR = {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 2, 1]}
 _ENCODERS = {
     "resnet18": ("BasicBlock",),
     "mobilenet_v2": ("InvertedResidual",),
     "timm-regnetx_002": ("Bottleneck",),
+    "efficientnet-b0": ("MBConvBlock",),
+    "tu-convnext_atto": ("ConvNeXtBlock",),
+    "dpn68": ("DualPathBlock",),
 }
-_ARCHITECTURES = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "UPerNet", "Segformer")
+# What each decoder adds of its own.
+_ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "Unet": (), "UnetPlusPlus": (), "MAnet": ("PABBlock",), "Linknet": (), "FPN": (), "PSPNet": (),
+    "PAN": ("GAUBlock",), "DeepLabV3": (), "DeepLabV3Plus": (), "UPerNet": (), "Segformer": (),
+}  # fmt: skip
 _IN_OUT = {"in_channels": 1, "out_channels": 16}
+_UNET = {**_IN_OUT, "channels": (16, 32, 32), "strides": (2, 2)}
 
 
-def _has_skip(block: Any) -> bool:
-    return bool(getattr(block, "use_res_connect", True))
+def _uper_net(package: Any) -> nn.Module:
+    backbone = package.ConvNextConfig(**_FOUR, out_features=[f"stage{i}" for i in (1, 2, 3, 4)])
+    config = package.UperNetConfig(
+        backbone_config=backbone, hidden_size=32, use_auxiliary_head=True, auxiliary_in_channels=32, num_labels=4
+    )
+    made: nn.Module = package.UperNetForSemanticSegmentation(config)
+    return made
 
 
 WILD: tuple[Wild, ...] = (
     _hugging("ResNet", _SMALL, ("ResNetBottleNeckLayer",)),
     _hugging("ResNet", {**_SMALL, "out_features": ["stage4"]}, ("ResNetBottleNeckLayer",), head="Backbone"),
+    _hugging("RTDetrResNet", _SMALL, ("RTDetrResNetBottleNeckLayer",), head="Backbone"),
     _hugging("RegNet", {**_SMALL, "groups_width": 16}, ("RegNetXLayer", "RegNetYLayer")),
-    _hugging("ConvNext", {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 2, 1]}, ("ConvNextLayer",)),
-    _hugging("ConvNextV2", {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 2, 1]}, ("ConvNextV2Layer",)),
-    _hugging("MobileNetV2", {}, ("MobileNetV2InvertedResidual",), where=lambda block: bool(block.use_residual)),
+    _hugging("ConvNext", _FOUR, ("ConvNextLayer",)),
+    _hugging("ConvNextV2", _FOUR, ("ConvNextV2Layer",)),
+    _hugging("MobileNetV2", {}, ("MobileNetV2InvertedResidual",), where=_has_skip),
+    _hugging("MobileNetV2", {}, ("MobileNetV2InvertedResidual",), head="ForSemanticSegmentation", where=_has_skip),
     _hugging(
         "Bit",
         {"hidden_sizes": [32, 64, 64, 64], "depths": [1, 2, 1, 1], "embedding_size": 16, "num_groups": 4},
         ("BitPreActivationBottleneckLayer",),
     ),
+    _hugging(
+        "EfficientNet", {"width_coefficient": 0.5, "depth_coefficient": 0.6, "image_size": 64, "hidden_dim": 640},
+        ("EfficientNetFinalBlockLayer",), where=_has_skip,
+    ),
+    _hugging(
+        "HGNetV2",
+        {
+            "stem_channels": [3, 16, 16], "embedding_size": 16, "hidden_sizes": [32, 48, 64, 64],
+            "depths": [1, 1, 2, 1], "stage_in_channels": [16, 32, 48, 64], "stage_mid_channels": [8, 16, 16, 16],
+            "stage_out_channels": [32, 48, 64, 64], "stage_num_blocks": [1, 1, 3, 1],
+            "stage_numb_of_layers": [2, 2, 2, 2],
+        },
+        ("HGNetV2BasicLayer",), where=_has_skip,
+    ),
+    _hugging("PoolFormer", _FOUR, ("PoolFormerLayer",)),
+    _hugging(
+        "SwiftFormer", {"embed_dims": [16, 32, 32, 32], "depths": [1, 1, 2, 1]},
+        ("SwiftFormerLocalRepresentation", "SwiftFormerConvEncoder", "SwiftFormerEncoderBlock"),
+    ),
+    _hugging("MobileViT", {"image_size": 64}, ("MobileViTInvertedResidual",), where=_has_skip),
+    # Its transformer is one of convolutions: attention and feed-forward are branches with one.
+    _hugging(
+        "MobileViTV2", {"image_size": 64},
+        ("MobileViTV2InvertedResidual", "MobileViTV2TransformerLayer", "MobileViTV2TransformerLayer"), where=_has_skip,
+    ),
+    _hugging("TimmWrapper", {"architecture": "resnet18"}, ("BasicBlock",)),
+    Wild("transformers", "UperNet", _uper_net, ("ConvNextLayer",), size=(3, 128, 128)),
     *(
-        _segmentation(name, encoder, blocks, where=_has_skip, size=(3, 128, 128))
-        for name in _ARCHITECTURES
+        _segmentation(name, encoder, (*blocks, *own), where=_has_skip, size=(3, 128, 128))
+        for name, own in _ARCHITECTURES.items()
         for encoder, blocks in _ENCODERS.items()
-        if name == "Unet" or encoder == "resnet18"
     ),
-    _yolo("yolov8n.yaml", ("Bottleneck",)),
-    _yolo("yolov5n.yaml", ("Bottleneck",)),
-    _medical("SegResNet", 2, ("ResBlock",), init_filters=16, **_IN_OUT),
-    _medical("SegResNet", 3, ("ResBlock",), init_filters=16, **_IN_OUT),
-    _medical("SegResNetDS", 2, ("SegResBlock",), init_filters=16, **_IN_OUT),
-    _medical(
-        "DynUNet", 3, ("UnetResBlock",), kernel_size=[3, 3, 3], strides=[1, 2, 2], upsample_kernel_size=[2, 2],
-        res_block=True, **_IN_OUT,
+    _yolo("yolov5n", ("Bottleneck",)),
+    _yolo("yolov8n", ("Bottleneck",)),
+    _yolo("yolov8n-seg", ("Bottleneck",), "SegmentationModel"),
+    _yolo("yolov8n-cls", ("Bottleneck",), "ClassificationModel"),
+    _yolo("yolov9t", ("RepBottleneck",)),
+    # Attention and feed-forward of their attention blocks are branches with convolutions.
+    _yolo("yolov10n", ("Bottleneck", "CIB", "PSA", "PSA")),
+    _yolo("yolo11n", ("Bottleneck", "PSABlock", "PSABlock")),
+    _yolo("yolo12n", ("Bottleneck", "ABlock", "ABlock")),
+    *(
+        _medical(name, dimensions, blocks, **options)
+        for dimensions in (2, 3)
+        for name, blocks, options in (
+            ("SegResNet", ("ResBlock",), {"init_filters": 16, **_IN_OUT}),
+            ("SegResNetDS", ("SegResBlock",), {"init_filters": 16, **_IN_OUT}),
+            ("VNet", ("DownTransition", "UpTransition"), _IN_OUT),
+            ("HighResNet", ("HighResBlock",), _IN_OUT),
+            ("EfficientNetBN", ("MBConvBlock",), {"model_name": "efficientnet-b0", "in_channels": 1, "num_classes": 2,
+                                                  "pretrained": False, "where": _has_skip}),
+            ("ResNet", ("ResNetBlock",), {"block": "basic", "layers": [1, 1, 1, 1], "n_input_channels": 1,
+                                          "block_inplanes": [16, 16, 32, 32]}),
+            ("SEResNet50", ("SEResNetBottleneck",), {"in_channels": 1, "num_classes": 2}),
+            ("DynUNet", ("UnetResBlock",), {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "res_block": True,
+                                            "upsample_kernel_size": [2, 2], **_IN_OUT}),
+            ("RegUNet", ("RegistrationResidualConvBlock",), {"in_channels": 1, "num_channel_initial": 16, "depth": 2}),
+            ("AutoEncoder", ("ResidualUnit",), {"num_res_units": 2, **_UNET, "strides": (2, 2, 2)}),
+            ("MedNeXtSmall", ("MedNeXtBlock", "MedNeXtDownBlock", "MedNeXtUpBlock"), _IN_OUT),
+        )
     ),
-    _medical("ResNet", 3, ("ResNetBlock",), block="basic", layers=[1, 1, 1, 1], block_inplanes=[16, 16, 32, 32],
-             n_input_channels=1),
 )  # fmt: skip
+
+# Networks whose code has no add of a branch to its shortcut.
+WITHOUT: tuple[Wild, ...] = (
+    _hugging("MobileNetV1", {"depth_multiplier": 0.25}, ()),
+    _hugging("TextNet", {}, ()),
+    _hugging("PPLCNet", {}, ()),
+    _yolo("yolov3-tiny", ()),
+    _yolo("yolov6n", ()),
+    *(
+        _medical(name, dimensions, (), **options)
+        for dimensions in (2, 3)
+        for name, options in (
+            ("BasicUNet", _IN_OUT),
+            ("BasicUNetPlusPlus", _IN_OUT),
+            ("AttentionUnet", _UNET),
+            ("UNet", _UNET),
+            ("DenseNet121", _IN_OUT),
+        )
+    ),
+)

@@ -12,7 +12,7 @@ from torch import nn
 from attn_inject import GuardError, PlanError, attach, find_sites, inject
 from attn_inject.tracing.inputs import tensors_in
 
-from .models import WILD, Wild
+from .models import WILD, WITHOUT, Wild
 
 pytestmark = pytest.mark.wild
 
@@ -60,6 +60,12 @@ def test_other_peoples_models(wild: Wild) -> None:
     if None not in gated:
         assert _equal(gated[0], gated[1], image)
         assert not _equal(gated[0], model, image)
+
+
+@pytest.mark.parametrize("wild", [_available(wild) for wild in WITHOUT])
+def test_networks_without_skip_adds(wild: Wild) -> None:
+    sites = find_sites(wild.made(), input_size=wild.size, kinds=("residual",))
+    assert (list(sites), sites.recorded) == ([], "")
 
 
 def _with_gates(make: Any, model: nn.Module, wild: Wild) -> Any:
