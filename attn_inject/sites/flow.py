@@ -71,9 +71,13 @@ class Flow:
         return self._convolutions[node] > self._convolutions[fork]
 
     def mainline(self, node: fx.Node, fork: fx.Node | None) -> Iterator[fx.Node]:
-        """The values that everything on the way from `fork` to `node` passes through, last first, `fork` excluded."""
+        """The values that everything on the way from `fork` to `node` passes through, last first, `fork` excluded.
+
+        Where not all data comes from the fork (a block of two inputs), what is older than the fork is left out.
+        """
+        floor = self.order[fork] if fork is not None else -1
         step: fx.Node | None = node
-        while step is not None and step is not fork:
+        while step is not None and self.order[step] > floor:
             yield step
             step = self._idom[step]
 
