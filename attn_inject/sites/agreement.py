@@ -98,7 +98,7 @@ def _take_bent_shortcuts(flow: Flow, axes: Axes, group: list[fx.Node], taken: Ta
         own, other = way_to(flow, branch, frame_of(node)), way_to(flow, shortcut, frame_of(node))
         if not (block_of(node) and own.holds_convolution(flow) and own.is_nonlinear(flow)):
             continue
-        if other.convolutions_in_a_row(flow) < own.convolutions_in_a_row(flow):
+        if flow.convolutions_in_a_row(other.nodes) < flow.convolutions_in_a_row(own.nodes):
             _take(flow, axes, node, shortcut, branch, taken, refused)
 
 
@@ -110,7 +110,7 @@ def _take_affine_branches(flow: Flow, axes: Axes, group: list[fx.Node], taken: T
             continue
         for shortcut, branch in (addends(node), addends(node)[::-1]):
             way = way_to(flow, branch, frame_of(node))
-            if way.inputs == {shortcut} and way.convolutions_in_a_row(flow) > 1 and _bends_next(flow, node):
+            if way.inputs == {shortcut} and flow.convolutions_in_a_row(way.nodes) > 1 and _bends_next(flow, node):
                 found.append((node, shortcut, branch))
     if len({block_of(node) for node, _, _ in found}) > 1:
         for node, shortcut, branch in found:

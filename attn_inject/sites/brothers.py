@@ -50,9 +50,9 @@ def is_computed_by(node: fx.Node, frame: Frame) -> bool:
 
 @dataclass(frozen=True)
 class Way:
-    """What one call computes on the way to a value: its nodes in execution order, and the values it starts from."""
+    """What one call computes on the way to a value, and the values that it starts from."""
 
-    nodes: tuple[fx.Node, ...]
+    nodes: frozenset[fx.Node]
     inputs: frozenset[fx.Node]
 
     def holds_convolution(self, flow: Flow) -> bool:
@@ -60,14 +60,6 @@ class Way:
 
     def is_nonlinear(self, flow: Flow) -> bool:
         return any(flow.operations.is_nonlinear(node) for node in self.nodes)
-
-    def convolutions_in_a_row(self, flow: Flow) -> int:
-        """The most convolutions that one path from an input to the value passes."""
-        depth: dict[fx.Node, int] = {}
-        for node in self.nodes:
-            before = (depth.get(source, 0) for source in flow.operations.sources(node))
-            depth[node] = max(before, default=0) + flow.operations.holds_convolution(node)
-        return max(depth.values(), default=0)
 
 
 def way_to(flow: Flow, value: fx.Node, frame: Frame) -> Way:
@@ -84,7 +76,7 @@ def way_to(flow: Flow, value: fx.Node, frame: Frame) -> Way:
             continue
         inside.add(step)
         pending += flow.operations.sources(step)
-    return Way(tuple(sorted(inside, key=flow.order.__getitem__)), frozenset(inputs))
+    return Way(frozenset(inside), frozenset(inputs))
 
 
 def enclosing(path: str) -> Iterator[str]:

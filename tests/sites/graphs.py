@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from attn_inject.sites.flow import Flow
@@ -39,6 +40,11 @@ class Pair(Net):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:  # type: ignore[override]
         return self.run(self, x, y)
+
+
+def read_on(value: torch.Tensor) -> torch.Tensor:
+    """What a network does with a block's output: a linear layer reads it. Without one it would be a head's (M8)."""
+    return F.linear(value.flatten(1)[:, :1], torch.ones(1, 1))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from attn_inject.sites.concat import find_mixed
 from attn_inject.tracing.nodes import block_of
 
 from .. import toys
-from .graphs import Net, Pair, analysed, gated, reasons
+from .graphs import Net, Pair, analysed, gated, read_on, reasons
 
 
 def test_outer_concat_of_an_inception_block_is_the_site() -> None:
@@ -90,8 +90,16 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], Any], dict[str, Any]]]
     "M1 counted from behind": ("cat", lambda m, x: torch.cat(_two(m, x), dim=-3), {}),
     "M1 channels last": ("cat", _linear_last, {"f": nn.Linear(16, 16)}),
     "M2 the nearest fork": ("cat", lambda m, x: torch.cat(_two(m, torch.relu(x)), 1), {}),
-    "M4 one part convolves": ("cat", lambda m, x: torch.cat([m.a(x), F.max_pool2d(x, 3, 1, 1)], 1), {}),
-    "M5 one slice and the whole": ("cat", lambda m, x: torch.cat([m.a(x), torch.relu(x[:, :8])], 1), {}),
+    "M4 a part that does not convolve": (
+        "cat",
+        lambda m, x: torch.cat([*_two(m, x), F.max_pool2d(x, 3, 1, 1)], 1),
+        {},
+    ),
+    "M5 one slice and the whole": (
+        "cat",
+        lambda m, x: torch.cat([m.a(x), m.h(x[:, :8])], 1),
+        {"h": toys.conv(8, 8)},
+    ),
     "M5 the same slice": (
         "cat",
         lambda m, x: torch.cat([m.h(y := x[:, :8]), torch.relu(m.i(y))], 1),
@@ -104,7 +112,7 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], Any], dict[str, Any]]]
 @pytest.mark.parametrize("case", TAKEN)
 def test_taken(case: str) -> None:
     node, run, others = TAKEN[case]
-    graph = analysed(Net(run, **_layers(**others)))
+    graph = analysed(Net(lambda m, x: read_on(run(m, x)), **_layers(**others)))
     assert gated(graph) == [("mixed", node)]
 
 
@@ -164,7 +172,7 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
 @pytest.mark.parametrize("case", LOOK_ALIKES)
 def test_look_alikes(case: str) -> None:
     expected, run, others = LOOK_ALIKES[case]
-    found = reasons(analysed(Net(run, **_layers(**others))))
+    found = reasons(analysed(Net(lambda m, x: read_on(run(m, x)), **_layers(**others))))
     assert [reason for reason in found if not reason.endswith(("R1", "R4"))] == expected
 
 
@@ -174,7 +182,7 @@ def test_two_inputs_are_no_block() -> None:
 
 
 def test_networks_of_sequences_have_blocks() -> None:
-    net = Net(_sequences, a1=toys.conv(16, 16, d=1), b1=toys.conv(16, 16, d=1))
+    net = Net(lambda m, x: read_on(_sequences(m, x)), a1=toys.conv(16, 16, d=1), b1=toys.conv(16, 16, d=1))
     assert gated(analysed(net, (2, 16, 8))) == [("mixed", "cat")]
 
 
@@ -189,7 +197,7 @@ def test_nodes_of_a_site_and_the_order_of_several() -> None:
         y = torch.cat(_two(m, x), 1)
         y = torch.cat([y, m.c(y)], 1)
         y = torch.cat([y, m.d(y)], 1)
-        return torch.cat([torch.relu(m.e(y)), m.e(y)], 1)
+        return read_on(torch.cat([torch.relu(m.e(y)), m.e(y)], 1))
 
     others = {"c": toys.conv(32, 4), "d": toys.conv(36, 4), "e": toys.conv(40, 4)}
     graph = analysed(Net(run, **_layers(**others)))
@@ -216,7 +224,7 @@ def test_concats_inside_a_cell_are_no_blocks() -> None:
     child = Net(lambda m, x: m.pick(torch.cat(_two(m, x), 1)), **_layers(pick=toys.conv(32, 16)))
     beside = Net(lambda m, x: torch.cat(_two(m, x), 1), **_layers())
     cell = Net(lambda m, x: _cell(m, m.child(x)), **{n: toys.conv(16, 16) for n in "abcd"}, child=child)
-    net = Net(lambda m, x: torch.cat([m.cell(x), m.cell2(x)], 2), cell=cell, cell2=beside)
+    net = Net(lambda m, x: read_on(torch.cat([m.cell(x), m.cell2(x)], 2)), cell=cell, cell2=beside)
     graph = analysed(net)
     assert [(site.kind, site.block) for (site,) in graph.anatomies.values()] == [("mixed", "cell2")]
     by_block = {block_of(r.node): r.reason for r in graph.refusals if r.operation == "concat"}

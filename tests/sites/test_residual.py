@@ -14,7 +14,7 @@ from attn_inject import find_sites, inject
 from attn_inject.sites.residual import cells_of
 
 from .. import toys
-from .graphs import Net, Pair, analysed, gated, reasons
+from .graphs import Net, Pair, analysed, gated, read_on, reasons
 
 
 def _same_at_identity(model: nn.Module, size: tuple[int, ...]) -> None:
@@ -389,7 +389,7 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
 @pytest.mark.parametrize("case", LOOK_ALIKES)
 def test_look_alikes(case: str) -> None:
     expected, run, others = LOOK_ALIKES[case]
-    graph = analysed(Net(run, **_layers(**others)))
+    graph = analysed(Net(lambda m, x: read_on(run(m, x)), **_layers(**others)))
     assert reasons(graph) == expected
 
 
