@@ -5,7 +5,9 @@ R9. Adds that the same code makes at the same place get one verdict.
        hourglass looks like a block for the lack of a deeper one.
     b. In a loop, an add is no block's if no more of its turns are than are fusions: the first of several summed maps
        looks like a shortcut.
-    c. An add is a site where its brothers are though its shortcut is bent (a projection with an activation of its own),
+    c. An add whose block convolves the branch but does not bend it is none if no more of its brothers are than are
+       fusions: only what came before the first block (a stem that parts into two streams) made it look like one.
+    d. An add is a site where its brothers are though its shortcut is bent (a projection with an activation of its own),
        or though its operands come from two inputs or two slices (the coupling of a reversible block): the block itself
        computes the branch as its brothers do, and has fewer convolutions in a row on the shortcut.
 R10. Two affine operands are shortcut and branch where the norm and the activation of the block come after its add
@@ -25,7 +27,15 @@ from .anatomy import Anatomy, Refusal
 from .brothers import groups_of, is_computed_by, way_to
 from .flow import Flow
 from .operations import addends
-from .reasons import FUSION, MULTI_RESOLUTION, ONE_OF_A_LOOP, OTHER_INPUTS, REPARAMETERISED, SPLIT_SCALE
+from .reasons import (
+    BENDS_ELSEWHERE,
+    FUSION,
+    MULTI_RESOLUTION,
+    ONE_OF_A_LOOP,
+    OTHER_INPUTS,
+    REPARAMETERISED,
+    SPLIT_SCALE,
+)
 from .residual import site_at
 from .resolution import climbs
 
@@ -42,6 +52,7 @@ def agreed(
         if len(group) > 1:
             _leave_what_comes_up(flow, group, taken, refused)
             _leave_first_turns(group, taken, refused)
+            _leave_what_bends_elsewhere(flow, group, taken, refused)
             _take_bent_shortcuts(flow, axes, group, taken, refused)
             _take_affine_branches(flow, axes, group, taken, refused)
     order = flow.order.__getitem__
@@ -77,15 +88,33 @@ def _leave_first_turns(group: list[fx.Node], taken: Taken, refused: Refused) -> 
     for node in group:
         turns[frame_of(node)].append(node)
     for loop in turns.values():
-        fusions = sum(refused.get(node) in (FUSION, OTHER_INPUTS) for node in loop)
-        if 0 < sum(node in taken for node in loop) <= fusions:
-            for node in loop:
-                if taken.pop(node, None):
-                    refused[node] = ONE_OF_A_LOOP
+        _leave_unless_more([node for node in loop if node in taken], loop, taken, refused, ONE_OF_A_LOOP)
+
+
+def _leave_what_bends_elsewhere(flow: Flow, group: list[fx.Node], taken: Taken, refused: Refused) -> None:
+    """R9c."""
+    doubtful = []
+    for node in group:
+        branch = taken[node].branch if node in taken else None
+        if branch is not None:
+            way = way_to(flow, branch, frame_of(node))
+            if way.holds_convolution(flow) and not way.is_nonlinear(flow):
+                doubtful.append(node)
+    _leave_unless_more(doubtful, group, taken, refused, BENDS_ELSEWHERE)
+
+
+def _leave_unless_more(
+    doubtful: list[fx.Node], group: list[fx.Node], taken: Taken, refused: Refused, reason: str
+) -> None:
+    """Refuse the doubtful sites of `group` for `reason`, unless there are more of them than there are fusions."""
+    if len(doubtful) <= sum(refused.get(node) in (FUSION, OTHER_INPUTS) for node in group):
+        for node in doubtful:
+            del taken[node]
+            refused[node] = reason
 
 
 def _take_bent_shortcuts(flow: Flow, axes: Axes, group: list[fx.Node], taken: Taken, refused: Refused) -> None:
-    """R9c."""
+    """R9d."""
     sides = {addends(node).index(taken[node].branch) for node in group if node in taken}
     if len(sides) != 1:
         return

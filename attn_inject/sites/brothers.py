@@ -7,8 +7,8 @@ name of a class, a module or a model.
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -25,11 +25,16 @@ def forward_of(flow: Flow, path: str) -> object:
     return getattr(function, "__code__", function)
 
 
-def groups_of(flow: Flow, nodes: Iterable[fx.Node]) -> list[list[fx.Node]]:
-    """`nodes` by the code and the place that made them; a node whose place is not known is alone."""
+def groups_of(flow: Flow, nodes: Sequence[fx.Node], *, only_ones_alike: bool = False) -> list[list[fx.Node]]:
+    """`nodes` by the code and the place that made them; a node whose place is not known is alone.
+
+    With `only_ones_alike`, the place does not matter where a call makes one of `nodes` only: a `forward` that ends in
+    this concat or that, by an `if`, ends in one concat.
+    """
+    made = Counter(frame_of(node) for node in nodes)
     groups: dict[object, list[fx.Node]] = defaultdict(list)
     for node in nodes:
-        place = place_of(node)
+        place = "the only one" if only_ones_alike and made[frame_of(node)] == 1 else place_of(node)
         groups[(forward_of(flow, block_of(node)), place) if place else node].append(node)
     return list(groups.values())
 

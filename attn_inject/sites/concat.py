@@ -113,6 +113,8 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, blocks: _
         return "reads from inside a residual branch (dense path): M6"
     if comes_back(flow, node, fork):
         return "a part comes back from a coarser map (U-Net, hourglass, pooled context): M10"
+    if any(_exchange(flow, a, b) for a, b in combinations(parts, 2)):
+        return "the parts exchange values on their way (streams): M3"
     return Anatomy("mixed", node, node, axes[node] or 1, fork)
 
 
@@ -142,8 +144,6 @@ def _are_not_parallel(flow: Flow, node: fx.Node, parts: list[fx.Node], fork: fx.
         return "no part holds a convolution: M4"
     if all(flow.operations.is_slice(entry) for entry in flow.entries(node, fork)):
         return SLICES
-    if any(_exchange(flow, a, b) for a, b in combinations(parts, 2)):
-        return "the parts exchange values on their way (streams): M3"
     return ""
 
 

@@ -26,7 +26,7 @@ def doubted(flow: Flow, taken: dict[fx.Node, Anatomy], refused: dict[fx.Node, st
     """The concats of `taken` that are no block's output after all, with the reason."""
     doubts = {node: reason for node, site in taken.items() if (reason := _doubt(flow, site))}
     gone = {}
-    for group in groups_of(flow, [*taken, *refused]):
+    for group in groups_of(flow, [*taken, *refused], only_ones_alike=True):
         sites = [node for node in group if node in taken]
         if sites and sum(refused.get(node) in (FEATURE_REUSE, SLICES, CROSS_STAGE) for node in group) >= len(sites):
             gone.update(dict.fromkeys(sites, SAME_CODE))

@@ -14,6 +14,7 @@ REPARAMETERISED = "both operands are affine in their fork (re-parameterised bran
 MULTI_RESOLUTION = "adds maps of several resolutions (multi-resolution fusion): R6"
 CELL_COMBINATION = "a part of a concat of sums (cell combination): R7"
 ONE_OF_A_LOOP = "the other adds of its loop are no block's, so this one is none: R9"
+BENDS_ELSEWHERE = "its block bends no branch, and the same add is a fusion elsewhere: R9"
 
 # One verdict for the same code: where these refuse a concat, they refuse the others that the same code makes (M11).
 FEATURE_REUSE = "one part derives from another (feature reuse): M3"

@@ -17,6 +17,7 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
  R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
  R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
+     A number times a sum is a mean and stays: in train mode its parts may be weighed otherwise (Shake-Shake).
 """
 
 from __future__ import annotations
@@ -228,6 +229,8 @@ def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
         sources = operations.sources(step)
         if len(sources) != 1 or not isinstance(value_of(sources[0]), torch.Tensor) or sources[0] is fork:
             break
+        if _is_mean(flow, step):
+            break
         if operations.is_gain(step) or (
             operations.is_slice(step) and value_of(step).dim() == value_of(sources[0]).dim()
         ):
@@ -236,3 +239,11 @@ def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
             break
         step = sources[0]
     return gated
+
+
+def _is_mean(flow: Flow, node: fx.Node) -> bool:
+    """Whether the node is a sum of two values, times a number or divided by one."""
+    operations = flow.operations
+    (source,) = operations.sources(node)
+    summed = operations.is_addition(source) and len(operations.sources(source)) == 2
+    return summed and operations.is_gain(node) and any(isinstance(a, int | float) for a in node.args)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from attn_inject import inject
 from attn_inject.sites.flow import Flow
 from attn_inject.sites.found import GraphSites
 from attn_inject.sites.layout import channel_axes
@@ -95,3 +96,15 @@ def gated(graph: GraphSites) -> list[tuple[str, str]]:
 
 def reasons(graph: GraphSites) -> list[str]:
     return [refusal.reason for refusal in graph.refusals]
+
+
+def same_at_identity(model: nn.Module, size: tuple[int, ...]) -> None:
+    """Identity-initialised SE at all sites: the same output to the bit, each gate run as often as its block."""
+    model.eval()
+    patched = inject(model, "se", reduction=4, init="identity", input_size=size)
+    runs = {insertion.module: 0 for insertion in patched.injection.plan.insertions}
+    for path in runs:
+        patched.get_submodule(path).register_forward_hook(lambda *_, path=path: runs.__setitem__(path, runs[path] + 1))
+    x = torch.randn(2, *size)
+    assert torch.equal(patched(x.clone()), model(x.clone()))
+    assert runs == {insertion.module: insertion.site.calls for insertion in patched.injection.plan.insertions}
