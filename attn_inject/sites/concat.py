@@ -138,13 +138,22 @@ def _joins_no_maps(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node) -
 
 def _are_not_parallel(flow: Flow, node: fx.Node, parts: list[fx.Node], fork: fx.Node) -> str:
     """M3 to M5."""
-    if len(set(parts)) < len(parts) or fork in parts or _derived(flow, node):
+    if len(set(parts)) < len(parts) or any(_is_handed_through(flow, part, fork) for part in parts):
+        return FEATURE_REUSE
+    if _derived(flow, node):
         return FEATURE_REUSE
     if not any(flow.holds_convolution(part, fork) for part in parts):
         return "no part holds a convolution: M4"
     if all(flow.operations.is_slice(entry) for entry in flow.entries(node, fork)):
         return SLICES
     return ""
+
+
+def _is_handed_through(flow: Flow, part: fx.Node, fork: fx.Node) -> bool:
+    """Whether the part is the fork itself, perhaps behind an identity, a drop or a gain."""
+    while part is not fork and flow.operations.is_gain(part):
+        part = flow.operations.sources(part)[0]
+    return part is fork
 
 
 def _exchange(flow: Flow, a: fx.Node, b: fx.Node) -> bool:

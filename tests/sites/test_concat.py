@@ -105,6 +105,13 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], Any], dict[str, Any]]]
         lambda m, x: torch.cat([m.h(y := x[:, :8]), torch.relu(m.i(y))], 1),
         {"h": toys.conv(8, 8), "i": toys.conv(8, 8)},
     ),
+    "M10 up from a coarser fork": (
+        "cat",
+        lambda m, x: torch.cat(
+            [F.interpolate(m.a(x), scale_factor=2.0), m.b(F.interpolate(torch.relu(x), scale_factor=2.0))], 1
+        ),
+        {},
+    ),
     "M6 the outer one": ("cat_1", _in_an_outer_part, {"c": toys.conv(16, 16), "d": toys.conv(16, 16)}),
 }
 
@@ -116,6 +123,7 @@ def test_taken(case: str) -> None:
     assert gated(graph) == [("mixed", node)]
 
 
+M10 = "a part comes back from a coarser map (U-Net, hourglass, pooled context): M10"
 M6_INSIDE = "stands inside another block's branch: M6"
 LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict[str, Any]]] = {
     # rule and case -> the reasons of all adds and concats that are no sites, the net
@@ -158,6 +166,28 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
     "M5 slices": (
         ["the parts are different slices of one split: M5"],
         lambda m, x: torch.cat([m.h(x[:, :8]), m.i(x[:, 8:])], 1), {"h": toys.conv(8, 8), "i": toys.conv(8, 8)},
+    ),
+    "M3 the fork behind an identity": (
+        ["one part derives from another (feature reuse): M3"],
+        lambda m, x: torch.cat([m.i(x), m.a(x), m.b(x)], 1),
+        {"i": nn.Identity()},
+    ),
+    "M3 two streams that cross": (
+        ["the parts exchange values on their way (streams): M3"],
+        lambda m, x: torch.cat([m.b(y := torch.relu(m.a(x)) * m.c(x)), m.d(torch.relu(m.c(x)) * y)], 1),
+        {"c": toys.conv(16, 16), "d": toys.conv(16, 16)},
+    ),
+    "M10 a pooled context (ASPP)": (
+        [M10],
+        lambda m, x: torch.cat(
+            [*_two(m, x), F.interpolate(torch.relu(m.c(x.mean((2, 3), keepdim=True))), size=(8, 8))], 1
+        ),
+        {"c": toys.conv(16, 16, 1)},
+    ),
+    "M10 a skip of a U-Net that convolves": (
+        [M10],
+        lambda m, x: torch.cat([m.a(x), F.interpolate(m.b(torch.relu(m.down(x))), scale_factor=2.0)], 1),
+        {"down": toys.conv(16, 16, s=2)},
     ),
     "M6 a block end in a part": (
         ["a part holds a block end of its own (cross-stage concat): M6"],
@@ -230,3 +260,46 @@ def test_concats_inside_a_cell_are_no_blocks() -> None:
     by_block = {block_of(r.node): r.reason for r in graph.refusals if r.operation == "concat"}
     inside = "inside a cell whose sums are combined by concat: M7"
     assert by_block == {"cell.child": inside, "cell": inside, "": "does not join along the channel axis: M1"}
+
+
+class Optional(nn.Module):
+    """CGNet's block: a concat, what convolves it, and a skip add but in the first block of a stage."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.reduce, self.a, self.b, self.project = (toys.conv(i, 16) for i in (16, 16, 16, 32))
+        self.skip = skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.reduce(x))
+        y = self.project(torch.relu(torch.cat([self.a(y), self.b(y)], 1)))
+        return x + y if self.skip else y
+
+
+class Squeezed(nn.Module):
+    """SqueezeNet with a bypass around every other Fire block: the concat is what the block hands over, or adds."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.squeeze, self.a, self.b, self.skip = toys.conv(16, 4, 1), toys.conv(4, 8, 1), toys.conv(4, 8), skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.squeeze(x))
+        y = torch.cat([torch.relu(self.a(y)), torch.relu(self.b(y))], 1)
+        return x + y if self.skip else y
+
+
+def _of_blocks(*blocks: nn.Module) -> list[tuple[str, str, str]]:
+    sites = find_sites(toys.Toy(nn.Sequential(*blocks)), input_size=(3, 16, 16))
+    return [(site.kind, site.block, site.node) for site in sites]
+
+
+def test_a_concat_in_a_block_without_its_skip_add_is_none() -> None:
+    """M6: its brothers hold it in their branch; it is a plain block."""
+    assert _of_blocks(Optional(False), Optional(True)) == [("residual", "body.1", "body_1_project")]
+    assert _of_blocks(Optional(False)) == [("mixed", "body.0", "cat")]
+
+
+def test_blocks_that_hand_over_or_add_their_concat_are_gated_in_the_same_place() -> None:
+    found = _of_blocks(Squeezed(False), Squeezed(True))
+    assert found == [("mixed", "body.0", "cat"), ("residual", "body.1", "cat_1")]
