@@ -122,8 +122,10 @@ def _joins_no_maps(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node) -
     """M1."""
     operations = flow.operations
     parts = parts_of(node)
-    if len(parts) < 2 or not all(operations.carries[part] for part in parts):
+    if not all(operations.carries[part] for part in parts):
         return "joins a parameter or a constant: M1"
+    if len(parts) < 2:
+        return "joins no two values: M1"
     if not is_map(value_of(node)) or not all(is_map(value_of(part)) for part in parts):
         return "joins no feature maps: M1"
     axis = axes.get(node)

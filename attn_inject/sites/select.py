@@ -42,7 +42,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     live = _live(output)
     for anatomy in everything:
         if anatomy.kind in kinds and anatomy.join not in live:
-            operation = "concat" if anatomy.kind == "mixed" else "add"
+            operation = {"residual": "add", "mixed": "concat"}.get(anatomy.kind, "block")
             unread.append(Refusal(anatomy.join, operation, "its value reaches no output of the network"))
         elif anatomy.kind in kinds:
             frame = (anatomy.kind, anatomy.block, anatomy.call)

@@ -127,7 +127,7 @@ M10 = "a part comes back from a coarser map (U-Net, hourglass, pooled context): 
 M6_INSIDE = "stands inside another block's branch: M6"
 LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict[str, Any]]] = {
     # rule and case -> the reasons of all adds and concats that are no sites, the net
-    "M1 one part": (["joins a parameter or a constant: M1"], lambda m, x: torch.cat([m.a(x)], 1), {}),
+    "M1 one part": (["joins no two values: M1"], lambda m, x: torch.cat([m.a(x)], 1), {}),
     "M1 a parameter": (
         ["joins a parameter or a constant: M1"],
         lambda m, x: torch.cat([m.a(x), m.b(x), m.w], 1), {"w": torch.ones(2, 1, 8, 8)},
