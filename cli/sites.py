@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attn_inject.errors import PlanError
-from attn_inject.types import guard_notes
+from attn_inject.types import DEFAULT_KINDS, Kind, guard_notes
 
 from . import options
 from .loading import describe, input_size_of, source_of
 from .progress import working
 from .values import given, input_forms, numbers, pairs, words
+from .why import plain_blocks, reasons
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def command(
     model: options.Model,
-    why: Annotated[bool, typer.Option("--why", help="List every add and concat that is no site, and why.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say of every add and concat that is no site, why.")] = False,
     kinds: options.Kinds = None,
     scope: options.Scope = None,
     model_arg: options.ModelArgs = None,
@@ -36,12 +38,17 @@ def command(
     forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     asked = given(kinds=words(kinds), scope=scope)
     with working("reading the model"):
+        from attn_inject.sites.kinds import checked_kinds
         from attn_inject.sites.reading import find_sites
         from attn_inject.zoo.building import build
 
         built = build(source, device="meta")
         size = None if forms else input_size_of(size, built, source)
-        found = find_sites(built, input_size=size, example_inputs=forms, **asked)
+        wanted = checked_kinds(asked.pop("kinds", DEFAULT_KINDS))
+        seen: tuple[Kind, ...] = (*wanted, "plain") if why else wanted
+        every = find_sites(built, input_size=size, example_inputs=forms, kinds=seen, **asked)
+        found = replace(every, items=tuple(site for site in every if site.kind in wanted))
+        plain = [site for site in every if site.kind not in wanted]
     if not found and not why:
         raise PlanError(f"{source} has no sites; 'attn-inject sites {model} --why' lists what was seen")
     from rich.console import Console
@@ -57,8 +64,11 @@ def command(
         console.print(line, markup=False, highlight=False)
     for line in guard_notes(found.guards, any_size=found.any_size):
         console.print(line, markup=False, highlight=False)
+    if plain:
+        console.print(plain_blocks(plain, wanted), markup=False, highlight=False)
     if why:
-        console.print(_reasons(found))
+        for part in reasons(found.skipped):
+            console.print(part, highlight=False)
 
 
 def _table(sites: Sites) -> Table:
@@ -84,17 +94,4 @@ def _table(sites: Sites) -> Table:
         if existing:
             row.append(site.existing)
         table.add_row(*row)
-    return table
-
-
-def _reasons(sites: Sites) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=f"{len(sites.skipped)} not taken")
-    table.title_justify = "left"
-    table.add_column("operation", no_wrap=True)
-    table.add_column("block", overflow="fold")
-    table.add_column("why", overflow="fold")
-    for skipped in sites.skipped:
-        table.add_row(f"{skipped.operation} ({skipped.node})", skipped.block or "(model)", skipped.reason)
     return table

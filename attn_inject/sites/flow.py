@@ -7,7 +7,7 @@ to f affine?" costs the same whatever the size of the block, and the whole searc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import fx, nn
 
@@ -71,9 +71,13 @@ class Flow:
         return self._convolutions[node] > self._convolutions[fork]
 
     def mainline(self, node: fx.Node, fork: fx.Node | None) -> Iterator[fx.Node]:
-        """The values that everything on the way from `fork` to `node` passes through, last first, `fork` excluded."""
+        """The values that everything on the way from `fork` to `node` passes through, last first, `fork` excluded.
+
+        Where not all data comes from the fork (a block of two inputs), what is older than the fork is left out.
+        """
+        floor = self.order[fork] if fork is not None else -1
         step: fx.Node | None = node
-        while step is not None and step is not fork:
+        while step is not None and self.order[step] > floor:
             yield step
             step = self._idom[step]
 
@@ -100,3 +104,11 @@ class Flow:
     def entries(self, node: fx.Node, fork: fx.Node) -> list[fx.Node]:
         """The nodes directly after `fork` on the ways to `node`."""
         return [step for step in self.region(node, fork) if fork in self.operations.sources(step)]
+
+    def convolutions_in_a_row(self, nodes: Iterable[fx.Node]) -> int:
+        """The most convolutions that one path through `nodes` passes."""
+        depth: dict[fx.Node, int] = {}
+        for node in sorted(nodes, key=self.order.__getitem__):
+            before = (depth.get(source, 0) for source in self.operations.sources(node))
+            depth[node] = max(before, default=0) + self.operations.holds_convolution(node)
+        return max(depth.values(), default=0)

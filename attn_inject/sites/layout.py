@@ -2,11 +2,14 @@
 
 Rules, applied in graph order:
  1. A convolution, and a norm or pool that works on (N, C, *spatial), puts channels at axis 1.
- 2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays.
+ 2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays. A
+    channel axis that `unflatten` divides is the last of its parts: the channels within each group.
  3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
  4. Matrix products between two values leave the axis unknown.
  5. Everything else keeps the axis of its first input, where rank and extent stay; an unknown function that gives a
-    tuple leaves it unknown.
+    tuple leaves it unknown. A concat or a stack whose first part is unknown has the axis of the first that is known.
+ 6. Axes that come and go move it: `stack` puts one in front of it or behind, `sum`, `mean`, `amax`, `unbind` and an
+    index take one away. Where they take the channels, it is unknown.
 None means unknown: such a value is never gated.
 """
 
@@ -19,7 +22,7 @@ import torch
 from torch import fx, nn
 
 from ..tracing.nodes import value_of
-from .operations import Operations, name_of
+from .operations import Operations, name_of, parts_of
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -40,6 +43,7 @@ _MIXING = (
     "__matmul__",
     "multi_head_attention_forward",
 )
+_REDUCTIONS = ("sum", "mean", "amax", "amin", "logsumexp", "prod", "std", "var")
 _CHANNELS_FIRST_NAMES = ("conv1d", "conv2d", "conv3d", "batch_norm", "group_norm")
 
 
@@ -57,7 +61,7 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
     if node.op == "placeholder":
         return 1
     if isinstance(value, (tuple, list)):
-        return axes.get(operations.sources(node)[0]) if operations.is_slice(node) else None
+        return _of_items(operations, node, axes)
     if not isinstance(value, torch.Tensor):
         return None
     if (settled := _settled(operations, node, value.dim())) is not None:
@@ -65,6 +69,8 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
     if name_of(node) in _MIXING:
         return None
     first = operations.sources(node)[0]
+    if name_of(node) == "stack" or operations.is_concatenation(node):
+        first = next((part for part in parts_of(node) if axes.get(part) is not None), first)
     before = value_of(first)
     axis = axes.get(first)
     if axis is None:
@@ -93,10 +99,72 @@ def _carried(operations: Operations, node: fx.Node, axis: int, before: torch.Ten
     name = name_of(node)
     if name in ("permute", "transpose", "swapaxes", "movedim", "moveaxis"):
         return _moved(node, name, axis, before.dim())
+    if (changed := _changed(node, name, axis, before.dim(), value.dim())) is not None:
+        return changed if changed >= 0 else None
     if value.dim() == before.dim() and (not operations.is_rearrangement(node) or value.shape == before.shape):
         known = node.op == "call_method" or operations.is_slice(node) or operations.is_concatenation(node)
         return axis if known or value.shape[axis] == before.shape[axis] else None
     return _reshaped(axis, before.shape, value.shape)
+
+
+def _of_items(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]) -> int | None:
+    """The axis within each item of a tuple that a split gives; `unbind` takes an axis away (rule 6)."""
+    source = operations.sources(node)[0]
+    axis = axes.get(source) if operations.is_slice(node) else None
+    before = value_of(source)
+    if axis is None or name_of(node) != "unbind" or not isinstance(before, torch.Tensor):
+        return axis
+    left = _without(axis, {_axis_argument(node, 0) % before.dim()})
+    return left if left >= 0 else None
+
+
+def _changed(node: fx.Node, name: str, axis: int, rank: int, new_rank: int) -> int | None:
+    """Rule 6, and `unflatten` of rule 2: the axis, or -1 where the channels are gone; None for other operations."""
+    if name == "stack":
+        return axis + (_axis_argument(node, 0) % new_rank <= axis)
+    if name == "unflatten":
+        divided, parts = _axis_argument(node, 0) % rank, new_rank - rank
+        return axis + (parts if divided <= axis else 0)
+    if name in ("getitem", "__getitem__"):
+        index = node.args[1]
+        return _indexed(index if isinstance(index, tuple) else (index,), axis, rank)
+    if new_rank >= rank:
+        return None
+    if name in _REDUCTIONS:
+        return _without(axis, {a % rank for a in _axes_argument(node)})
+    return _without(axis, {_axis_argument(node, 0) % rank}) if name == "select" else None
+
+
+def _without(axis: int, gone: set[int]) -> int:
+    return -1 if axis in gone else axis - sum(a < axis for a in gone)
+
+
+def _indexed(index: tuple[Any, ...], axis: int, rank: int) -> int | None:
+    """Where slices, numbers and new axes put the axis; None where the index is made of anything else."""
+    if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in index):
+        return None
+    spread = rank - sum(part is not Ellipsis and part is not None for part in index)
+    old = new = 0
+    for part in index:
+        if part is None:
+            new += 1
+            continue
+        width = spread if part is Ellipsis else 1
+        if old <= axis < old + width:
+            return -1 if isinstance(part, int) else new + axis - old
+        old += width
+        new += 0 if isinstance(part, int) else width
+    return new + axis - old
+
+
+def _axis_argument(node: fx.Node, default: int) -> int:
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", default))
+    return axis if isinstance(axis, int) else default
+
+
+def _axes_argument(node: fx.Node) -> tuple[int, ...]:
+    axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", ()))
+    return (axes,) if isinstance(axes, int) else tuple(axes or ())
 
 
 def _moved(node: fx.Node, name: str, axis: int, rank: int) -> int | None:

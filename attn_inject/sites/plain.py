@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from torch import fx, nn
+from torch import fx
 
 from ..tracing.nodes import block_of, returned_by, value_of
 from .anatomy import Anatomy, Refusal
+from .brothers import forward_of, runs_in
 from .flow import Flow
 from .operations import is_map
 from .placement import after_activation
@@ -64,10 +65,10 @@ def find_plain(
         if fork is None or not is_map(value_of(fork)):
             continue
         region = list(flow.region(value, fork))
-        if any(node in taken or (node, frame[0]) in refused or not _runs_in(node, frame[0]) for node in region):
+        if any(node in taken or (node, frame[0]) in refused or not runs_in(node, frame[0]) for node in region):
             continue
         if flow.holds_convolution(value, fork) and flow.is_nonlinear(value, fork):
-            end = _before_activation(flow, value) if _forward(flow, frame[0]) in peers.activated else value
+            end = _before_activation(flow, value) if forward_of(flow, frame[0]) in peers.activated else value
             gated = gated_value(flow, fork, end)
             if (axis := axes.get(gated)) is not None:
                 sites.append(Anatomy("plain", gated, value, axis, fork, branch=end, frame=frame))
@@ -78,8 +79,8 @@ def _peers(flow: Flow, blocks: Sequence[Anatomy]) -> _Peers:
     paths = sorted({site.block for site in blocks})
     activated = {site.block for site in blocks if after_activation(flow, site.join) is not site.join}
     return _Peers(
-        forwards=frozenset(_forward(flow, path) for path in paths),
-        activated=frozenset(_forward(flow, path) for path in activated),
+        forwards=frozenset(forward_of(flow, path) for path in paths),
+        activated=frozenset(forward_of(flow, path) for path in activated),
         depths=frozenset(path.count(".") for path in paths),
         home=_common(paths),
         linear=not activated and all(_ends_linearly(flow, site.gated) for site in blocks),
@@ -89,7 +90,7 @@ def _peers(flow: Flow, blocks: Sequence[Anatomy]) -> _Peers:
 def _is_peer(flow: Flow, peers: _Peers, value: fx.Node, path: str) -> bool:
     if not path:
         return False
-    if _forward(flow, path) in peers.forwards:
+    if forward_of(flow, path) in peers.forwards:
         return True
     inside = not peers.home or path.startswith(f"{peers.home}.")
     return peers.linear and inside and path.count(".") in peers.depths and _ends_linearly(flow, value)
@@ -99,11 +100,6 @@ def _common(paths: Sequence[str]) -> str:
     """The path of the module that holds all of `paths`."""
     levels = zip(*(path.split(".")[:-1] for path in paths), strict=False)
     return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
-
-
-def _forward(flow: Flow, path: str) -> object:
-    module: nn.Module = flow.operations.root.get_submodule(path)
-    return vars(module).get("forward") or type(module).forward
 
 
 def _within(flow: Flow, site: Anatomy) -> Iterator[fx.Node]:
@@ -119,17 +115,12 @@ def _returned(flow: Flow) -> Iterator[tuple[fx.Node, Frame]]:
                 yield node, frame
 
 
-def _runs_in(node: fx.Node, path: str) -> bool:
-    block = block_of(node)
-    return block == path or block.startswith(f"{path}.")
-
-
 def _input_of(flow: Flow, value: fx.Node, frame: Frame) -> fx.Node | None:
     """The value that all of the call's computation starts from: the nearest on the way back that it did not compute."""
     path, call = frame
     for step in flow.mainline(value, None):
         earlier = any(p == path and c != call for p, c in returned_by(step))
-        if earlier or not _runs_in(step, path):
+        if earlier or not runs_in(step, path):
             return step
     return None
 

@@ -17,6 +17,7 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
  R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
  R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
+     A number times a sum is a mean and stays: in train mode its parts may be weighed otherwise (Shake-Shake).
 """
 
 from __future__ import annotations
@@ -30,34 +31,35 @@ from ..tracing.nodes import block_of, frame_of, value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
 from .operations import addends, is_map, parts_of
+from .reasons import CELL_COMBINATION, FUSION, MULTI_RESOLUTION, OTHER_INPUTS, REPARAMETERISED, SPLIT_SCALE
+from .resolution import climbs, is_multi_resolution
 
 # A shortcut is a handful of operations; the search for one that the dominator tree does not show stops here.
 _SHORTCUT_REACH = 48
-_CELL_COMBINATION = "a part of a concat of sums (cell combination): R7"
+Ends = dict[fx.Node, Anatomy]
+"""The adds that were found to be blocks' ends, with their sites."""
 
 
 def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Anatomy], list[Refusal]]:
     """Every residual site of the graph, and every other tensor add with its reason."""
-    sites: list[Anatomy] = []
     refusals: list[Refusal] = []
-    joins: set[fx.Node] = set()
+    ends: Ends = {}
     for node in flow.order:
         if flow.operations.carries[node] and flow.operations.is_addition(node):
-            outcome = _judge(flow, axes, node, joins)
+            outcome = _judge(flow, axes, node, ends)
             if isinstance(outcome, str):
                 refusals.append(Refusal(node, "add", outcome))
             else:
-                sites.append(outcome)
-                joins.add(node)
-    return sites, refusals
+                ends[node] = outcome
+    return list(ends.values()), refusals
 
 
 def cells_of(refusals: list[Refusal]) -> set[str]:
     """The paths of the blocks that R7 found to be cells; a cell that is the whole model names no path to be within."""
-    return {block_of(r.node) for r in refusals if r.reason == _CELL_COMBINATION} - {""}
+    return {block_of(r.node) for r in refusals if r.reason == CELL_COMBINATION} - {""}
 
 
-def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: set[fx.Node]) -> Anatomy | str:
+def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, ends: Ends) -> Anatomy | str:
     operations = flow.operations
     a, b = addends(node)
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or not (operations.carries[a] and operations.carries[b]):
@@ -73,16 +75,23 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: se
         return f"adds no feature maps, but values of rank {va.dim()}: R1"
     if va.shape != vb.shape:
         return f"adds a broadcast value, {tuple(va.shape)[1:]} and {tuple(vb.shape)[1:]}: R1"
-    found = _shortcut_and_branch(flow, a, b)
+    found = _shortcut_and_branch(flow, node, a, b, ends)
     if isinstance(found, str):
         return found
     fork, shortcut, branch = found
-    reason = _refusal(flow, node, fork, shortcut, branch, joins)
+    reason = _refusal(flow, node, fork, shortcut, branch, ends)
     if reason:
         return reason
+    return site_at(flow, axes, node, fork, shortcut, branch)
+
+
+def site_at(
+    flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node
+) -> Anatomy | str:
+    """The site of the add `node`, gated by R8; why there is none where the channels cannot be told."""
     gated = gated_value(flow, fork, branch)
     axis = axes.get(gated)
-    if axis is None and value_of(gated).shape == vb.shape:
+    if axis is None and value_of(gated).shape == value_of(shortcut).shape:
         # A branch that ends in a product and a reshape is laid out as what it is added to.
         axis = axes.get(shortcut)
     if axis is None:
@@ -90,48 +99,55 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, joins: se
     return Anatomy("residual", gated, node, axis, fork, branch, shortcut)
 
 
-def _shortcut_and_branch(flow: Flow, a: fx.Node, b: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | str:
+def _shortcut_and_branch(
+    flow: Flow, node: fx.Node, a: fx.Node, b: fx.Node, ends: Ends
+) -> tuple[fx.Node, fx.Node, fx.Node] | str:
     """(fork, shortcut, branch), or why there are none: rules R2 to R4."""
     fork = flow.fork(a, b)
     if fork is not None:
         bent = [flow.is_nonlinear(operand, fork) for operand in (a, b)]
         if bent == [False, False]:
-            return "both operands are affine in their fork (re-parameterised branches): R4"
+            return REPARAMETERISED
         if bent == [False, True] or bent == [True, False]:
             shortcut, branch = (a, b) if bent[1] else (b, a)
             if not flow.holds_convolution(branch, fork):
                 return f"no convolution in the branch ({_kind_of_map(branch)}): R4"
             return fork, shortcut, branch
     for shortcut, branch in ((a, b), (b, a)):
-        direct = _derived_fork(flow, shortcut, branch)
+        direct = _derived_fork(flow, node, shortcut, branch, ends)
         if direct is not None:
             return direct, shortcut, branch
     if fork is not None:
         for shortcut, branch in ((a, b), (b, a)):
             if _is_preactivated(flow, shortcut, fork) and _bends_after_convolution(flow, branch, fork):
                 return fork, shortcut, branch
-        return "both operands are nonlinear in their fork (a fusion): R4"
-    return "the operands come from different inputs: R2"
+        return FUSION
+    return OTHER_INPUTS
 
 
 def _kind_of_map(node: fx.Node) -> str:
     return "a token sequence" if value_of(node).dim() == 3 else "a token mixer or a plain product"
 
 
-def _derived_fork(flow: Flow, shortcut: fx.Node, branch: fx.Node) -> fx.Node | None:
-    """A value on the shortcut's affine way back from which the branch derives, though not the branch alone (R2)."""
-    step = shortcut
+def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node, ends: Ends) -> fx.Node | None:
+    """A value on the shortcut's affine way back from which the branch derives, though not the branch alone (R2).
+
+    The way leads through the block's own running sum: `x + f(x) + g(x)` has two branches and one shortcut.
+    """
+    step, sums = shortcut, True
     for _ in range(_SHORTCUT_REACH):
         region = [n for n in flow.region(branch, step) if n is not step]
         if any(step in flow.operations.sources(n) for n in region):
             bends = any(flow.operations.is_nonlinear(n) for n in region)
             convolves = any(flow.operations.holds_convolution(n) for n in region)
-            climbs = any(_climbs(flow, n) for n in region)
-            return step if bends and convolves and not climbs else None
+            rises = any(climbs(flow, n) for n in region)
+            return step if bends and convolves and not rises else None
+        before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None
+        sums = before is not None
         sources = flow.operations.sources(step)
-        if flow.operations.is_nonlinear(step) or len(sources) != 1:
+        if before is None and (flow.operations.is_nonlinear(step) or len(sources) != 1):
             return None
-        step = sources[0]
+        step = before or sources[0]
     return None
 
 
@@ -158,56 +174,18 @@ def _bends_after_convolution(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool
     return False
 
 
-def _refusal(
-    flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
-) -> str | None:
+def _refusal(flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, ends: Ends) -> str | None:
     """Rules R1 (token sequences), R5, R6 and R7 on an add that R2 to R4 took."""
     rank = value_of(node).dim()
     if rank == 3 and not _is_sequence_network(flow, branch, fork):
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
     if _is_split_scale(flow, fork, shortcut, branch):
-        return "adds two different slices of one split (split-scale): R5"
-    if _is_multi_resolution(flow, node, fork, shortcut, branch, joins):
-        return "adds maps of several resolutions (multi-resolution fusion): R6"
+        return SPLIT_SCALE
+    if is_multi_resolution(flow, node, fork, shortcut, branch, ends):
+        return MULTI_RESOLUTION
     if _is_cell_combination(flow, node):
-        return _CELL_COMBINATION
+        return CELL_COMBINATION
     return None
-
-
-def _is_multi_resolution(
-    flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: set[fx.Node]
-) -> bool:
-    climbs = [any(_climbs(flow, step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
-    if climbs != [False, True] or _stays_in_one_child(flow, fork, branch, block_of(node)):
-        return False
-    if flow.holds_convolution(shortcut, fork):
-        return True
-    region = set(flow.region(branch, fork))
-    escapes = any(
-        user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user]
-    )
-    return escapes or bool(region & joins)
-
-
-def _stays_in_one_child(flow: Flow, fork: fx.Node, branch: fx.Node, block: str) -> bool:
-    """Whether all of the branch that is coarser than its end, and the way back up, runs in one child of the block."""
-    end = value_of(branch).shape[2:].numel()
-    children = set()
-    for step in flow.mainline(branch, fork):
-        value = value_of(step)
-        if _climbs(flow, step) or (isinstance(value, torch.Tensor) and value.shape[2:].numel() < end):
-            path = str(step.target) if step.op == "call_module" else block_of(step)
-            inside = path.removeprefix(f"{block}." if block else "")
-            children.add(inside.split(".")[0] if inside != path or not block else "")
-    return len(children) == 1 and "" not in children
-
-
-def _climbs(flow: Flow, node: fx.Node) -> bool:
-    """Whether the node's output has more positions than its input."""
-    if not flow.operations.upsamples(node):
-        return False
-    before, after = value_of(flow.operations.sources(node)[0]), value_of(node)
-    return not isinstance(before, torch.Tensor) or before.shape[2:].numel() < after.shape[2:].numel()
 
 
 def _is_sequence_network(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:
@@ -232,14 +210,14 @@ def _is_split_scale(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Nod
 def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:
     operations = flow.operations
     for reader in node.users:
-        if operations.is_concatenation(reader) and _same_frame(reader, node):
-            sums = [p for p in parts_of(reader) if operations.is_addition(p) and _same_frame(p, node)]
+        if operations.is_concatenation(reader) and same_frame(reader, node):
+            sums = [p for p in parts_of(reader) if operations.is_addition(p) and same_frame(p, node)]
             if any(not flow.descends(b, a) for a, b in pairwise(sorted(sums, key=flow.order.__getitem__))):
                 return True
     return False
 
 
-def _same_frame(a: fx.Node, b: fx.Node) -> bool:
+def same_frame(a: fx.Node, b: fx.Node) -> bool:
     return frame_of(a) == frame_of(b)
 
 
@@ -251,6 +229,8 @@ def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
         sources = operations.sources(step)
         if len(sources) != 1 or not isinstance(value_of(sources[0]), torch.Tensor) or sources[0] is fork:
             break
+        if _is_mean(flow, step):
+            break
         if operations.is_gain(step) or (
             operations.is_slice(step) and value_of(step).dim() == value_of(sources[0]).dim()
         ):
@@ -259,3 +239,11 @@ def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
             break
         step = sources[0]
     return gated
+
+
+def _is_mean(flow: Flow, node: fx.Node) -> bool:
+    """Whether the node is a sum of two values, times a number or divided by one."""
+    operations = flow.operations
+    (source,) = operations.sources(node)
+    summed = operations.is_addition(source) and len(operations.sources(source)) == 2
+    return summed and operations.is_gain(node) and any(isinstance(a, int | float) for a in node.args)

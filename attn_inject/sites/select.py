@@ -12,6 +12,7 @@ from ..errors import TraceError
 from ..tracing.nodes import block_of, value_of
 from ..tracing.trace import Trace
 from ..types import Kind, Site, Sites, Skipped, block_name
+from .agreement import agreed
 from .anatomy import Anatomy, Refusal
 from .concat import find_mixed
 from .existing import anatomy_of, existing_attention, find_attention
@@ -27,7 +28,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     """Apply the rules of `kinds` to one annotated graph."""
     flow = Flow(root, graph)
     axes = channel_axes(flow.operations, graph)
-    residual, adds = find_residual(flow, axes)
+    residual, adds = agreed(flow, axes, *find_residual(flow, axes))
     mixed, concats = find_mixed(flow, axes, residual, cells_of(adds))
     output = next(iter(reversed(graph.nodes)))
     stages = find_stages(flow, axes, output) if "stage" in kinds else []
@@ -41,7 +42,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     live = _live(output)
     for anatomy in everything:
         if anatomy.kind in kinds and anatomy.join not in live:
-            operation = "concat" if anatomy.kind == "mixed" else "add"
+            operation = {"residual": "add", "mixed": "concat"}.get(anatomy.kind, "block")
             unread.append(Refusal(anatomy.join, operation, "its value reaches no output of the network"))
         elif anatomy.kind in kinds:
             frame = (anatomy.kind, anatomy.block, anatomy.call)

@@ -14,9 +14,9 @@ Frame = tuple[str, int]
 """A call of a module: its path (`""` is the model) and the number of the call."""
 
 _BLOCK, _CALL, _VALUE, _RETURNED_BY, _ATTENTION, _GATE = "block", "call", "val", "returned_by", "attention", "gate"
-_NAMED = "named"
+_NAMED, _PLACE = "named", "place"
 # What pickles; values and nodes stay behind.
-_PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY, _NAMED)
+_PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY, _NAMED, _PLACE)
 
 
 def set_frame(node: fx.Node, frame: Frame) -> None:
@@ -37,6 +37,16 @@ def block_of(node: fx.Node) -> str:
 def has_frame(node: fx.Node) -> bool:
     """Whether it is known where the node runs: a rewrite's own nodes may not say."""
     return _BLOCK in node.meta
+
+
+def set_place(node: fx.Node, place: str) -> None:
+    """Say where in the model's code the node was made (`places.place_in_code`)."""
+    node.meta[_PLACE] = place
+
+
+def place_of(node: fx.Node) -> str:
+    """Where in the model's code the node was made; empty where that is not known."""
+    return str(node.meta.get(_PLACE, ""))
 
 
 def note_return(node: fx.Node, frame: Frame) -> None:

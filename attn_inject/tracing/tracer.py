@@ -38,7 +38,8 @@ from .guards import guarded, line_of_code
 from .hooks import Hooks
 from .inputs import Inputs, Signature
 from .leaves import Leaves
-from .nodes import has_value, mark_named, note_return, set_frame, set_value, value_of
+from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
+from .places import place_in_code
 from .proxies import Unfollowable, WeightProxy, modules_of, proxy_for, types_answered
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .values import Values
@@ -175,6 +176,8 @@ class Tracer(fx.Tracer):
     def _new_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         set_frame(node, self._frames[-1])
+        if node.op in ("call_function", "call_method"):
+            set_place(node, place_in_code())
         if self.inputs is not None and node.op != "placeholder":
             self._evaluate(node)
         return node

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
+from attn_inject import inject
 from attn_inject.sites.flow import Flow
 from attn_inject.sites.found import GraphSites
 from attn_inject.sites.layout import channel_axes
@@ -39,6 +41,11 @@ class Pair(Net):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:  # type: ignore[override]
         return self.run(self, x, y)
+
+
+def read_on(value: torch.Tensor) -> torch.Tensor:
+    """What a network does with a block's output: a linear layer reads it. Without one it would be a head's (M8)."""
+    return F.linear(value.flatten(1)[:, :1], torch.ones(1, 1))
 
 
 @dataclass(frozen=True)
@@ -89,3 +96,15 @@ def gated(graph: GraphSites) -> list[tuple[str, str]]:
 
 def reasons(graph: GraphSites) -> list[str]:
     return [refusal.reason for refusal in graph.refusals]
+
+
+def same_at_identity(model: nn.Module, size: tuple[int, ...]) -> None:
+    """Identity-initialised SE at all sites: the same output to the bit, each gate run as often as its block."""
+    model.eval()
+    patched = inject(model, "se", reduction=4, init="identity", input_size=size)
+    runs = {insertion.module: 0 for insertion in patched.injection.plan.insertions}
+    for path in runs:
+        patched.get_submodule(path).register_forward_hook(lambda *_, path=path: runs.__setitem__(path, runs[path] + 1))
+    x = torch.randn(2, *size)
+    assert torch.equal(patched(x.clone()), model(x.clone()))
+    assert runs == {insertion.module: insertion.site.calls for insertion in patched.injection.plan.insertions}

@@ -139,6 +139,39 @@ def test_reshaped(name: str) -> None:
     assert _axis(run, flat=nn.Flatten()) == axis
 
 
+# Rule 6, and the axis that `unflatten` divides.
+COME_AND_GONE: dict[str, tuple[Run, int | None]] = {
+    "stack in front": (lambda m, x: torch.stack([x, x.relu()], 1), 2),
+    "stack behind": (lambda m, x: torch.stack([x, x.relu()], 2), 1),
+    "stack, counted from behind": (lambda m, x: torch.stack([x, x.relu()], dim=-1), 1),
+    "stack of a part that is unknown": (lambda m, x: torch.stack([x @ x.transpose(2, 3) @ x, x]), 2),
+    "stack and sum": (lambda m, x: torch.stack([x, x.relu()], 1).sum(1), 1),
+    "stack and sum, counted from behind": (lambda m, x: torch.stack([x, x.relu()], -1).sum(dim=-1), 1),
+    "stack and mean": (lambda m, x: torch.stack([x, x.relu()]).mean(dim=0), 1),
+    "stack and greatest": (lambda m, x: torch.stack([x, x.relu()], 2).amax(2), 1),
+    "sum of the stacked channels": (lambda m, x: torch.stack([x, x.relu()]).sum(2), None),
+    "sum that keeps the axis": (lambda m, x: torch.stack([x, x.relu()]).sum(0, keepdim=True), 2),
+    "an index": (lambda m, x: torch.stack([x, x.relu()], 1)[:, 0], 1),
+    "an index behind": (lambda m, x: torch.stack([x, x.relu()], -1)[..., 0], 1),
+    "an index of the channels": (lambda m, x: x[:, 0], None),
+    "an index that adds an axis": (lambda m, x: x[:, None, 0], None),
+    "an index that adds an axis in front": (lambda m, x: x[:, None, :, 0], 2),
+    "an index by a list": (lambda m, x: torch.stack([x, x.relu()])[:, [0], 0], None),
+    "select": (lambda m, x: torch.stack([x, x.relu()], 1).select(1, 0), 1),
+    "unflatten and sum": (lambda m, x: x.unflatten(1, (2, 3)).sum(1), 1),
+    "unflatten and sum over the channels": (lambda m, x: x.unflatten(1, (2, 3)).sum(2), None),
+    "unflatten of positions": (lambda m, x: x.unflatten(3, (3, 4)), 1),
+    "unflatten in front": (lambda m, x: x.permute(0, 2, 3, 1).unflatten(1, (2, 5)), 4),
+    "concat after a part that is unknown": (lambda m, x: torch.cat([x @ x.transpose(2, 3) @ x, x], 1), 1),
+}
+
+
+@pytest.mark.parametrize("name", COME_AND_GONE)
+def test_axes_that_come_and_go(name: str) -> None:
+    run, axis = COME_AND_GONE[name]
+    assert _axis(run) == axis
+
+
 # Rule 3.
 @pytest.mark.parametrize(
     ("run", "axis"),
@@ -190,7 +223,11 @@ def test_a_convolution_after_a_product_tells_the_axis_again() -> None:
         (lambda m, x: torch.split(x, [2, 4], 1)[0], 1),
         (lambda m, x: x.permute(0, 2, 3, 1).chunk(2, -1)[0], 3),
         (lambda m, x: x.unbind(3)[0], 1),
-        (lambda m, x: x.permute(0, 2, 3, 1).unbind(1)[0], None),
+        (lambda m, x: x.permute(0, 2, 3, 1).unbind(1)[0], 2),
+        (lambda m, x: x.unbind(1)[0], None),
+        (lambda m, x: torch.stack([x, x.relu()]).unbind()[1], 1),
+        (lambda m, x: x.unflatten(1, (2, 3)).unbind(1)[0], 1),
+        (lambda m, x: torch.cat(x.split(3, 1)[::-1], 1), 1),
         (lambda m, x: torch.topk(x, 2, 3)[0], None),
         (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], None),
         (lambda m, x: (x * 2, 3)[0], 1),

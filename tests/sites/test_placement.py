@@ -21,7 +21,7 @@ from attn_inject import InjectedModule, PlanError, inject
 from attn_inject.sites.placement import Edit, _is_in_place, after_activation, edit_for
 
 from ..toys import Lambda, Toy, conv
-from .graphs import Net, analysed, read
+from .graphs import Net, analysed, read, read_on
 
 PLACEMENTS = ("standard", "pre", "post", "identity", "conv3x3", "replace")
 SIZE = (3, 16, 16)
@@ -419,7 +419,7 @@ def test_edits(name: str) -> None:
 
 
 def test_edits_of_sites_without_a_branch() -> None:
-    graph = analysed(Net(lambda m, x: torch.cat([m.a(x), relu(m.b(x))], 1), **_edit_layers()))
+    graph = analysed(Net(lambda m, x: read_on(torch.cat([m.a(x), relu(m.b(x))], 1)), **_edit_layers()))
     ((anatomy,),) = graph.anatomies.values()
     assert edit_for(graph, anatomy, "standard") == Edit(anatomy.gated, 1)
     for placement in ("pre", "post", "identity", "conv3x3", "replace"):

@@ -10,23 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import find_sites, inject
+from attn_inject import find_sites
 from attn_inject.sites.residual import cells_of
 
 from .. import toys
-from .graphs import Net, Pair, analysed, gated, reasons
-
-
-def _same_at_identity(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Identity-initialised SE at all sites: the same output to the bit, each gate run as often as its block."""
-    model.eval()
-    patched = inject(model, "se", reduction=4, init="identity", input_size=size)
-    runs = {insertion.module: 0 for insertion in patched.injection.plan.insertions}
-    for path in runs:
-        patched.get_submodule(path).register_forward_hook(lambda *_, path=path: runs.__setitem__(path, runs[path] + 1))
-    x = torch.randn(2, *size)
-    assert torch.equal(patched(x.clone()), model(x.clone()))
-    assert runs == {insertion.module: insertion.site.calls for insertion in patched.injection.plan.insertions}
+from .graphs import Net, Pair, analysed, gated, read_on, reasons, same_at_identity
 
 
 @pytest.mark.parametrize("spelling", toys.SPELLINGS)
@@ -36,7 +24,7 @@ def test_every_spelling_of_the_add(spelling: str, width: int, stride: int) -> No
     (site,) = find_sites(model, input_size=model.size)
     assert (site.kind, site.block, site.channels, site.node) == ("residual", "body", width, "body_bn2")
     assert site.size == (16 // stride,) * 2
-    _same_at_identity(model, model.size)
+    same_at_identity(model, model.size)
 
 
 def test_float_functional_add() -> None:
@@ -64,21 +52,21 @@ def test_gated_value(net: str) -> None:
     assert [(s.kind, s.block, s.node, s.channels) for s in sites] == [("residual", "body", producer, channels)]
     assert sites[0].layout == ("channels_last" if net == "channels last" else "channels_first")
     assert sites[0].size == (16, 16)
-    _same_at_identity(model, (3, 16, 16))
+    same_at_identity(model, (3, 16, 16))
 
 
 def test_parts_of_a_chunk_can_be_iterated_over() -> None:
     model = toys.unpacked_parts()
     (site,) = find_sites(model, input_size=(3, 16, 16))
     assert (site.node, site.channels) == ("body_c", 8)
-    _same_at_identity(model, (3, 16, 16))
+    same_at_identity(model, (3, 16, 16))
 
 
 def test_shared_block_is_one_site_called_twice() -> None:
     model = toys.shared_block()
     (site,) = find_sites(model, input_size=(3, 16, 16))
     assert (site.block, site.calls) == ("body.block", 2)
-    _same_at_identity(model, (3, 16, 16))
+    same_at_identity(model, (3, 16, 16))
 
 
 @pytest.mark.parametrize("net", toys.REFUSED)
@@ -104,7 +92,7 @@ def test_one_dimensional_and_three_dimensional_blocks() -> None:
         model, size = Net(), (3,) + (8,) * d
         (site,) = find_sites(model, input_size=size)
         assert (site.channels, site.size) == (8, (8,) * d)
-        _same_at_identity(model, size)
+        same_at_identity(model, size)
 
 
 def test_model_is_left_as_it_was() -> None:
@@ -230,6 +218,21 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[st
     "R7 sums in a row": ("d", _sums_in_a_row, {"c": toys.conv(16, 16), "d": toys.conv(16, 16)}),
     "R7 one sum in a concat": ("b", _one_sum, {}),
     "R8 past a gain": ("b", lambda m, x: x + 0.5 * _branch(m, x), {}),
+    "R2 a running sum": (
+        "d",
+        lambda m, x: x + _branch(m, x) + m.d(torch.relu(m.c(x))),
+        {"c": toys.conv(16, 16), "d": toys.conv(16, 16)},
+    ),
+    "R8 not past a mean": (
+        "mul",
+        lambda m, x: x + F.dropout(0.5 * (_branch(m, x) + torch.relu(m.c(x))), 0.1, m.training),
+        {"c": toys.conv(16, 16)},
+    ),
+    "R8 past a learned scale of a sum": (
+        "add",
+        lambda m, x: x + m.g * (_branch(m, x) + torch.relu(m.c(x))),
+        {"c": toys.conv(16, 16), "g": torch.ones(1, 16, 1, 1)},
+    ),
     "R8 past a learned scale and a drop": (
         "b",
         lambda m, x: x + F.dropout(m.g * _branch(m, x), 0.1, m.training),
@@ -389,7 +392,7 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
 @pytest.mark.parametrize("case", LOOK_ALIKES)
 def test_look_alikes(case: str) -> None:
     expected, run, others = LOOK_ALIKES[case]
-    graph = analysed(Net(run, **_layers(**others)))
+    graph = analysed(Net(lambda m, x: read_on(run(m, x)), **_layers(**others)))
     assert reasons(graph) == expected
 
 

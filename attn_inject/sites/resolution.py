@@ -1,0 +1,60 @@
+"""Where maps of several resolutions meet: R6 of `residual`, and M10 of `concat`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import fx
+
+from ..tracing.nodes import block_of, value_of
+from .flow import Flow
+
+
+def climbs(flow: Flow, node: fx.Node) -> bool:
+    """Whether the node's output has more positions than its input."""
+    if not flow.operations.upsamples(node):
+        return False
+    before, after = value_of(flow.operations.sources(node)[0]), value_of(node)
+    return not isinstance(before, torch.Tensor) or before.shape[2:].numel() < after.shape[2:].numel()
+
+
+def is_multi_resolution(
+    flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: Collection[fx.Node]
+) -> bool:
+    """R6: whether the add `node` brings together what was computed at several resolutions."""
+    rises = [any(climbs(flow, step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
+    if rises != [False, True] or _stays_in_one_child(flow, fork, branch, block_of(node)):
+        return False
+    if flow.holds_convolution(shortcut, fork):
+        return True
+    region = set(flow.region(branch, fork))
+    escapes = any(
+        user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user]
+    )
+    return escapes or not region.isdisjoint(joins)
+
+
+def _stays_in_one_child(flow: Flow, fork: fx.Node, branch: fx.Node, block: str) -> bool:
+    """Whether all of the branch that is coarser than its end, and the way back up, runs in one child of the block."""
+    end = value_of(branch).shape[2:].numel()
+    children = set()
+    for step in flow.mainline(branch, fork):
+        value = value_of(step)
+        if climbs(flow, step) or (isinstance(value, torch.Tensor) and value.shape[2:].numel() < end):
+            path = str(step.target) if step.op == "call_module" else block_of(step)
+            inside = path.removeprefix(f"{block}." if block else "")
+            children.add(inside.split(".")[0] if inside != path or not block else "")
+    return len(children) == 1 and "" not in children
+
+
+def comes_back(flow: Flow, join: fx.Node, fork: fx.Node) -> bool:
+    """M10: whether anything on the way from `fork` to the concat comes up from a map that is coarser than both."""
+    start = value_of(fork if isinstance(value_of(fork), torch.Tensor) else join)
+    positions = min(start.shape[2:].numel(), value_of(join).shape[2:].numel())
+    for step in flow.region(join, fork):
+        if climbs(flow, step):
+            before = value_of(flow.operations.sources(step)[0])
+            if not isinstance(before, torch.Tensor) or before.shape[2:].numel() < positions:
+                return True
+    return False
