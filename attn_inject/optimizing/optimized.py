@@ -13,8 +13,8 @@ from torch import fx, nn
 from ..errors import PlanError, RewriteError
 from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
-from ..tracing.injected import injected_part
 from ..tracing.nodes import portable
+from ..tracing.parts import injected_part
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
 from .gate_kernel import use_gate_kernels

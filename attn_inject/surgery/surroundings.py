@@ -11,9 +11,37 @@ from ..errors import GuardError, PlanError, first_line
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
+from ..tracing.parts import put_in_place, record_of
 from ..tracing.shapes import inputs_to_try
+from .attach import Gate
 
 _TRIALS = 3
+
+
+def must_be_apart(model: nn.Module, scope: str | None) -> None:
+    """Refuse a part that lies within a patched one, whose graph would not run it, or that holds one; and a model
+    that has attached attention.
+
+    Raises:
+        PlanError: names the patched part, and how both can be had.
+
+    """
+    place = f"{scope}." if scope else ""
+    for path, module in model.named_modules():
+        if any(isinstance(hook, Gate) for hook in module._forward_hooks.values()):
+            raise PlanError("attach() put attention into this model, which a graph would lose: detach() it first")
+        if not isinstance(module, InjectedModule) or path == (scope or ""):
+            continue
+        if place.startswith(f"{path}.") or not path:
+            where = f"scope={path!r}" if path else "no scope"
+            raise PlanError(
+                f"{scope} lies in {path or 'the model'}, which is a graph since it was patched: "
+                f"inject with {where} and include=, which patches more blocks of that graph"
+            )
+        if path.startswith(place):
+            raise PlanError(
+                f"{path} was patched by itself: inject into the other parts with scope=, or remove() it first"
+            )
 
 
 def in_surroundings(located: LocatedModel, patched: InjectedModule) -> nn.Module:
@@ -28,12 +56,12 @@ def in_surroundings(located: LocatedModel, patched: InjectedModule) -> nn.Module
     if not located.scope:
         return patched
     outer = alias(located.model)
-    home, _, child = located.scope.rpartition(".")
-    setattr(outer.get_submodule(home), child, patched)
+    put_in_place(outer, {located.scope: patched})
     if not _was_tried(located, outer):
         untried = f"a trial of the model around {located.scope}: it runs on no image of a usual size"
         patched.injection = replace(patched.injection, not_kept=(*patched.injection.not_kept, untried))
     vars(outer)["injection"] = patched.injection
+    vars(outer)["injection"] = record_of(outer)
     return outer
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..errors import PlanError
 from ..types import Injection
 from .nodes import portable
 from .regions import is_region, restoring_grad_mode
@@ -175,19 +174,6 @@ class InjectedModule(fx.GraphModule):
                     "attach() puts attention into the class itself"
                 ) from None
             raise
-
-
-def injected_part(patched: nn.Module) -> tuple[InjectedModule, str]:
-    """The `InjectedModule` in a patched model, and its path (the scope; empty if it is the whole).
-
-    Raises:
-        PlanError: there is none.
-
-    """
-    for path, module in patched.named_modules():
-        if isinstance(module, InjectedModule):
-            return module, path
-    raise PlanError(f"{type(patched).__name__} is not a model that inject() returned")
 
 
 def _install_forward(module: InjectedModule) -> None:
