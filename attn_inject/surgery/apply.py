@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +15,8 @@ from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
-from ..tracing.trace import MODES
 from ..types import Plan
+from .pristine import without_attention
 from .rewrite import rewrite
 from .surroundings import in_surroundings, must_be_apart
 from .verify import verify_part
@@ -68,7 +67,7 @@ def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> Inject
         failed = [item for item in verification.checks if not item.passed]
         if failed:
             raise RewriteError("; ".join(f"verification of {item.name} failed: {item.figure}" for item in failed))
-    return in_surroundings(located, patched)  # type: ignore[return-value]
+    return in_surroundings(located, patched, compared=check)  # type: ignore[return-value]
 
 
 def remove(patched: nn.Module) -> nn.Module:
@@ -90,26 +89,9 @@ def remove(patched: nn.Module) -> nn.Module:
         PlanError: `patched` is not a patched model.
 
     """
-    bare = {path: _without_attention(part) for path, part in patched_parts(patched).items()}
+    bare = {path: without_attention(part) for path, part in patched_parts(patched).items()}
     if "" in bare:
         return bare[""]
     outer = put_in_place(alias(patched), bare)
     vars(outer).pop("injection", None)
     return outer
-
-
-def _without_attention(inner: InjectedModule) -> InjectedModule:
-    skeleton = alias(inner)
-    plan = inner.injection.plan
-    for insertion in plan.insertions:
-        home, _, child = insertion.module.rpartition(".")
-        skeleton.get_submodule(home)._modules.pop(child)
-    for path, module in inner.displaced.items():
-        home, _, child = path.rpartition(".")
-        skeleton.get_submodule(home).add_module(child, alias(module))
-    graphs = {mode: copy.deepcopy(inner.pristine_graph_of(mode)) for mode in MODES}
-    pristine = {mode: copy.deepcopy(graph) for mode, graph in graphs.items()}
-    bare = replace(inner.injection, plan=replace(plan, insertions=(), removals=(), notes=()), verification=None)
-    result = InjectedModule(skeleton, graphs, pristine, {}, {}, bare)
-    result.training = inner.training
-    return result

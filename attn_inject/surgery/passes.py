@@ -12,6 +12,7 @@ gradients nor random states of the caller change.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from ..tracing.trace import MODES
 from ..tracing.values import fetch
 from ..types import Check, Plan
 
-_TRIAL_EXTENTS = (32, 64, 128, 192)
+TRIAL_EXTENTS = (32, 64, 128, 192)
 
 
 def input_values(graph: fx.Graph) -> tuple[Any, ...] | None:
@@ -48,7 +49,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     if inputs is None or any(tensor.is_meta for tensor in tensors):
         return []
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    aliased = _without_hooks(alias(part)).eval().requires_grad_(requires_grad=False)
+    aliased = without_hooks(alias(part)).eval().requires_grad_(requires_grad=False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in plan.insertions
@@ -100,7 +101,7 @@ def _is_the_model(
         plain = before if mode == "eval" else plain
         before = [*before, *trial.statistics()]
         after = [*trial.of_graph(mode, inputs), *trial.statistics()]
-        if len(before) != len(after) or not all(map(_equal, before, after)):
+        if len(before) != len(after) or not all(map(equal_to_the_bit, before, after)):
             pairs = [pair for pair in zip(before, after, strict=False) if pair[0].shape == pair[1].shape]
             apart = max((_distance(a, b) for a, b in pairs), default=0.0)
             wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart: use attach()")
@@ -112,7 +113,7 @@ class _Trial:
     """An alias of a model, without hooks and with statistics of its own, which each run finds as they were."""
 
     def __init__(self, source: nn.Module, part: InjectedModule) -> None:
-        self._model = _without_hooks(alias(source))
+        self._model = without_hooks(alias(source))
         self._part = part
         self._buffers = [
             (module, name, buffer)
@@ -128,8 +129,11 @@ class _Trial:
     def of_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
         """What the model's own code gives."""
         args, kwargs = arguments_of(self._part.pristine_graph_of(mode), inputs)
+        own = inspect.signature(self._model.forward).parameters
+        # What the model around it gives; not its defaults, which may have no name to be given by.
+        chosen = {n: v for n, v in self._part.fixed.items() if n not in own or own[n].default is not v}
         with self._fresh(mode, inputs):
-            return list(tensors_in(self._model(*args, **kwargs)))
+            return list(tensors_in(self._model(*args, **kwargs, **chosen)))
 
     def of_graph(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
         """What the graph as it was before any attention gives."""
@@ -170,13 +174,14 @@ def _size(inputs: tuple[Any, ...]) -> str:
     return "no tensor" if first is None else "x".join(str(extent) for extent in first.shape)
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+def equal_to_the_bit(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two outputs are the same, not-a-numbers included."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a, b) or (a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
-def _without_hooks(aliased: nn.Module) -> nn.Module:
+def without_hooks(aliased: nn.Module) -> nn.Module:
     """Take the caller's forward and backward hooks off an alias: they may record what they see."""
     for module in aliased.modules():
         for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
@@ -256,7 +261,7 @@ def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
     if len(inputs) > 1 or not isinstance(first, torch.Tensor) or first.dim() < 3:
         return
     extent = max(first.shape[2:])
-    for trial in (*(size for size in _TRIAL_EXTENTS if size < extent), extent):
+    for trial in (*(size for size in TRIAL_EXTENTS if size < extent), extent):
         size = [max(math.ceil(d * trial / extent), 1) for d in first.shape[2:]]
         yield (first.new_empty((1, first.shape[1], *size)),)
 

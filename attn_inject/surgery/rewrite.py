@@ -78,7 +78,8 @@ def rewrite(located: LocatedModel, plan: Plan, not_kept: tuple[str, ...] = ()) -
         guards=located.trace.guards,
         any_size=located.trace.any_size,
     )
-    return InjectedModule(skeleton, graphs, pristine, located.trace.constants, displaced, injection)
+    trace = located.trace
+    return InjectedModule(skeleton, graphs, pristine, trace.constants, displaced, injection, trace.fixed_arguments)
 
 
 @dataclass(frozen=True)

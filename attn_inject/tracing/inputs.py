@@ -17,10 +17,14 @@ from .values import to_meta
 
 @dataclass(frozen=True)
 class Inputs:
-    """The values that a forward is called with, by position and by name."""
+    """The values that a forward is called with, by position and by name.
+
+    `fixed` are arguments that are no inputs of the graph, with the values that it holds for.
+    """
 
     positional: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.positional or self.named)
@@ -55,7 +59,8 @@ class Inputs:
 
     def map(self, change: Callable[[Any], Any]) -> Inputs:
         """The same with each value changed."""
-        return Inputs(tuple(map(change, self.positional)), {name: change(v) for name, v in self.named.items()})
+        named = {name: change(value) for name, value in self.named.items()}
+        return Inputs(tuple(map(change, self.positional)), named, self.fixed)
 
 
 NO_INPUTS = Inputs()
@@ -102,13 +107,13 @@ class Signature:
 
     positional: tuple[tuple[str, Any], ...]
     named: tuple[tuple[str, Any], ...]
-    fixed: tuple[str, ...]
+    fixed: Mapping[str, Any]
 
     @classmethod
     def of(cls, forward: Callable[..., Any], inputs: Inputs | None) -> Signature:
         """Match `inputs` with the arguments; without inputs, those that have no default take one.
 
-        Where all have one, the first takes the image.
+        Where all have one, the first takes the image. What has no place is fixed: at the inputs' word, or its default.
         """
         given = inputs or NO_INPUTS
         parameters = list(inspect.signature(forward).parameters.values())
@@ -119,22 +124,22 @@ class Signature:
             wanted = min(len(usual), 1)
         positional: list[str] = []
         named = dict(given.named)
-        fixed: list[str] = []
+        fixed = dict(given.fixed)
         for p in parameters:
             if p.kind is p.VAR_POSITIONAL:
                 # A forward that takes only `*args` still has an image.
                 missing = max(wanted, 0 if given.named else 1) - len(positional)
                 positional += [f"{p.name}_{len(positional) + i}" for i in range(missing)]
-            elif p.kind is p.VAR_KEYWORD or p.name in given.named:
+            elif p.kind is p.VAR_KEYWORD or p.name in given.named or p.name in given.fixed:
                 continue
             elif p.kind is not p.KEYWORD_ONLY and (p.default is p.empty or len(positional) < wanted):
                 positional.append(p.name)
             elif p.default is p.empty and not given:
                 named[p.name] = None
             else:
-                fixed.append(f"{p.name}={p.default!r}")
+                fixed[p.name] = p.default
         values = (*given.positional, *(None,) * len(positional))
-        return cls(tuple(zip(positional, values, strict=False)), tuple(named.items()), tuple(fixed))
+        return cls(tuple(zip(positional, values, strict=False)), tuple(named.items()), fixed)
 
 
 def arguments_of(graph: fx.Graph, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
