@@ -30,9 +30,9 @@ from ..surgery.apply import apply_plan
 from ..surgery.parameters import attention_state_dict
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
-from ..tracing.nodes import value_of
-from ..tracing.parts import injected_part, patched_parts, record_of
+from ..tracing.parts import patched_parts, record_of
 from ..zoo.building import build
+from .examples import example_inputs_of
 from .exported import write_onnx, write_pt2
 from .formats import checked_suffix, read_file
 from .record import Record, record_to_text
@@ -110,7 +110,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         return
     export = write_pt2 if suffix == ".pt2" else write_onnx
     aliased = alias(patched).eval()
-    inputs = _example(injected_part(patched)[0])
+    inputs = example_inputs_of(aliased)
     write_atomically(target, lambda temporary: export(temporary, text, aliased, inputs))
 
 
@@ -246,25 +246,3 @@ def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
             first[identity] = name
             kept[name] = tensor
     return kept, aliases
-
-
-def _example(inner: InjectedModule) -> tuple[Any, ...]:
-    """Real inputs of the shapes that the model was traced with, on its device and in its precision.
-
-    The model may have been made `half()` since; an export for inputs of the old precision could not be run.
-    """
-    device = next((p.device for p in inner.parameters()), torch.device("cpu"))
-    precisions = {p.dtype for p in inner.parameters() if p.is_floating_point()}
-    own = precisions.pop() if len(precisions) == 1 else None
-    values = [value_of(node) for node in inner.graph_of("eval").nodes if node.op == "placeholder"]
-    if any(value is None for value in values):
-        raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
-    generator = torch.Generator().manual_seed(0)
-    return tuple(
-        torch.randn(value.shape, generator=generator).to(
-            device=device, dtype=own if own is not None and value.is_floating_point() else value.dtype
-        )
-        if isinstance(value, torch.Tensor)
-        else value
-        for value in values
-    )

@@ -141,3 +141,19 @@ def test_the_attention_of_a_whole_that_was_patched_twice_fits_its_original(tmp_p
     assert {insertion.attention for insertion in twice.injection.plan.insertions} == {"se", "eca"}
     save(twice, tmp_path / "attention.pt", attention_only=True)
     assert_same(load(tmp_path / "attention.pt", original), twice)
+
+
+@pytest.mark.parametrize("order", [(1,), (2, 0, 1)])
+def test_an_export_of_the_whole(tmp_path: Path, order: tuple[int, ...]) -> None:
+    model = patched(parted(), order)
+    save(model, tmp_path / "net.pt2")
+    x = torch.randn(3, 3, 224, 224) if order == (1,) else torch.randn(3, 3, 16, 16)
+    exported = torch.export.load(tmp_path / "net.pt2").module()
+    torch.testing.assert_close(exported(x), model(x), rtol=1e-5, atol=1e-5)
+    assert len(inspect(tmp_path / "net.pt2").plans) == len(order)
+
+
+def test_an_export_of_a_whole_that_takes_no_image(tmp_path: Path) -> None:
+    model = inject(nn.ModuleDict({"net": parted()}), "eca", scope="net", input_size=16)
+    with pytest.raises(CheckpointError, match="runs on no image of a usual size: export it with torch.export"):
+        save(model, tmp_path / "net.pt2")

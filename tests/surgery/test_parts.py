@@ -18,6 +18,7 @@ from attn_inject import (
     detach,
     freeze_original,
     inject,
+    optimize,
     optimize_training,
     remove,
     verify,
@@ -164,3 +165,15 @@ def test_a_patched_model_in_anothers_place_counts_too() -> None:
     holder = nn.Sequential(inject(parted(), "se", reduction=4, input_size=16), nn.Flatten())
     assert isinstance(holder[0], InjectedModule)
     assert {name.split(".")[0] for name in attention_state_dict(holder)} == {"0"}
+
+
+def test_each_part_is_optimized_by_itself() -> None:
+    model = patched(parted(), (0, 1))
+    places = r"optimize\(model.get_submodule\('encoder'\)\) and optimize\(model.get_submodule\('inner.decoder'\)\)"
+    with pytest.raises(PlanError, match=rf"^submodules of this model were patched, .* by itself: {places}$"):
+        optimize(model)
+    x = torch.randn(2, 3, 16, 16)
+    part = model.get_submodule("encoder")
+    fast = optimize(part)
+    assert fast.rewritten.adds_fused == 1
+    torch.testing.assert_close(fast(x), part(x), rtol=1e-4, atol=1e-4)
