@@ -35,6 +35,10 @@ class GuardError(AttnInjectError, RuntimeError):
     """An input on which the model's own code decides otherwise than it did when it was traced."""
 
 
+class ArgumentError(GuardError):
+    """An argument other than the one that the graph was made with."""
+
+
 class AttentionError(AttnInjectError):
     """An unknown attention, or settings that it cannot work with."""
 

@@ -218,7 +218,11 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """The record that a patched model carries: what was put in, into what, by which versions, how verified."""
+    """The record that a patched model carries: what was put in, into what, by which versions, how verified.
+
+    Where several submodules were patched one after the other (`scope`), it is that of the last one, and `others` are
+    those of the rest, in the order of the tree.
+    """
 
     plan: Plan
     versions: Mapping[str, str]
@@ -227,3 +231,4 @@ class Injection:
     not_kept: tuple[str, ...] = ()
     guards: tuple[Guard, ...] = ()
     any_size: bool = True
+    others: tuple[Injection, ...] = ()

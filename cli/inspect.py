@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attn_inject.types import guard_notes
+from attn_inject.types import Injection, Plan, guard_notes
 
 from .loading import describe
 
@@ -26,9 +26,29 @@ def command(file: Annotated[Path, typer.Argument(metavar="FILE", help="A file th
 
 
 def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
-    plan = info.plan
     yield "file", f"{info.path} ({info.bytes:,} bytes)"
-    yield "source", describe(plan.source) if plan.source is not None else "a model that only its maker had"
+    yield "source", describe(info.source) if info.source is not None else "a model that only its maker had"
+    for plan in info.plans:
+        yield from _of_part(plan)
+    if info.inputs:
+        yield "inputs", ", ".join(info.inputs)
+    if info.tensors:
+        dtypes = ", ".join(f"{count} {name}" for name, count in info.dtypes.items())
+        yield "tensors", f"{info.tensors} ({dtypes}), {info.elements:,} elements, {info.added:,} of them new"
+    if info.attention_only:
+        yield "", "the attention only: load it onto a copy of the source"
+    parts: list[Injection | CheckpointInfo] = [*info.others, info]
+    verified = [part.verification for part in parts if part.verification is not None]
+    if len(verified) == len(info.plans):
+        checks = dict.fromkeys(check.name for verification in verified for check in verification.checks)
+        yield ("verified" if all(verified) else "NOT VERIFIED"), ", ".join(checks)
+    yield "versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())
+    for part in parts:
+        for note in (*part.plan.notes, *guard_notes(part.guards, any_size=part.any_size)):
+            yield "note", note
+
+
+def _of_part(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "attention", f"{plan.attention}, init {plan.init}" + (f", in {plan.scope}" if plan.scope else "")
     groups = Counter(
         (made.site.kind, made.channels, made.placement, tuple(made.options.items())) for made in plan.insertions
@@ -38,16 +58,3 @@ def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
         yield "", f"{count} x {kind}, {channels} channels, {placement}{settings}"
     if plan.removals:
         yield "taken out", f"the attention of {len(plan.removals)} blocks"
-    if info.inputs:
-        yield "inputs", ", ".join(info.inputs)
-    if info.tensors:
-        dtypes = ", ".join(f"{count} {name}" for name, count in info.dtypes.items())
-        yield "tensors", f"{info.tensors} ({dtypes}), {info.elements:,} elements, {info.added:,} of them new"
-    if info.attention_only:
-        yield "", "the attention only: load it onto a copy of the source"
-    if info.verification is not None:
-        checks = ", ".join(check.name for check in info.verification.checks)
-        yield ("verified" if info.verification else "NOT VERIFIED"), checks
-    yield "versions", ", ".join(f"{name} {version}" for name, version in info.versions.items())
-    for note in (*plan.notes, *guard_notes(info.guards, any_size=info.any_size)):
-        yield "note", note

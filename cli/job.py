@@ -100,7 +100,7 @@ def _inject(job: Job) -> tuple[nn.Module, nn.Module]:
 
 
 def _check_expectations(job: Job, patched: nn.Module) -> None:
-    from attn_inject.tracing.injected import injected_part
+    from attn_inject.tracing.parts import injected_part
 
     part, _ = injected_part(patched)
     sites = len(part.injection.plan.insertions)
@@ -112,8 +112,8 @@ def _check_expectations(job: Job, patched: nn.Module) -> None:
 
 def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Report:
     from attn_inject.reporting.report import report_with
-    from attn_inject.tracing.injected import injected_part
     from attn_inject.tracing.inputs import inputs_of
+    from attn_inject.tracing.parts import injected_part
 
     # What surrounds the scope may be a network whose graph nobody can read; the part is what changed.
     part, scope = injected_part(patched)

@@ -13,7 +13,7 @@ from torch import fx, nn
 from ..errors import PlanError, RewriteError
 from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
-from ..tracing.injected import injected_part
+from ..tracing.parts import patched_parts
 from ..tracing.portable import PortableGraph
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
@@ -92,9 +92,11 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
     unknown = [name for name in disable if name not in REWRITES]
     if unknown:
         raise PlanError(f"the rewrites are {', '.join(REWRITES)}; there is no {unknown[0]!r}")
-    inner, scope = injected_part(patched)
-    if scope:
-        raise PlanError(f"optimize the part that was patched: its submodule {scope}")
+    parts = patched_parts(patched)
+    if "" not in parts:
+        places = " and ".join(f"optimize(model.get_submodule({path!r}))" for path in parts)
+        raise PlanError(f"submodules of this model were patched, and each is optimized by itself: {places}")
+    inner = parts[""]
     graph = shaped_graph(inner, "eval", example_inputs)
     modules = [insertion.module for insertion in inner.injection.plan.insertions]
     return _optimized(inner, graph, modules, disable)

@@ -27,8 +27,9 @@ from torch import fx, nn
 from ..attention.gating import ChannelGate
 from ..errors import PlanError
 from ..sites.reading import shaped_graph
-from ..tracing.injected import InjectedModule, injected_part
+from ..tracing.injected import InjectedModule
 from ..tracing.nodes import inherit
+from ..tracing.parts import patched_parts, with_parts
 from .early_squeeze import commutes_with_pool
 from .gate_add import sole_add
 
@@ -53,17 +54,22 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
     True
 
     Args:
-        patched: what `inject` returned, without a scope.
-        example_inputs: for models with several inputs; shapes are otherwise those of the trace.
+        patched: what `inject` returned; with scopes, a copy of the whole with the same in every patched part.
+        example_inputs: for models with several inputs; shapes are otherwise those of the trace. Not with scopes.
 
     Raises:
-        PlanError: `patched` is no patched model, or is one with a scope.
+        PlanError: `patched` is no patched model, or is one with a scope and has `example_inputs`.
         TraceError: the model does not run on `example_inputs`.
 
     """
-    inner, scope = injected_part(patched)
-    if scope:
-        raise PlanError(f"optimize the part that was patched: its submodule {scope}")
+    parts = patched_parts(patched)
+    if example_inputs is not None and "" not in parts:
+        raise PlanError(f"example_inputs are for one part: optimize {' and '.join(parts)} by itself")
+    faster = {path: _faster(part, example_inputs) for path, part in parts.items()}
+    return with_parts(patched, faster)  # type: ignore[return-value]
+
+
+def _faster(inner: InjectedModule, example_inputs: Any) -> InjectedModule:
     modules = {insertion.module for insertion in inner.injection.plan.insertions}
     graph = copy.deepcopy(shaped_graph(inner, "train", example_inputs))
     for node in list(graph.nodes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..errors import AttnInjectError
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import Inputs, Signature, dtype_of, given_inputs, image, inputs_of, tensor_paths
+from ..tracing.inputs import Inputs, Signature, chosen_arguments, dtype_of, given_inputs, image, inputs_of, tensor_paths
 from ..types import Injection
 from ..zoo.sizes import input_size as made_for
 from .data import InputRow
@@ -34,6 +35,8 @@ def report_inputs(
     dtype = dtype_of(original)
     if given is None and isinstance(part, InjectedModule):
         given = inputs_of(part.pristine_graph_of("eval"))
+        if given is not None:
+            given = replace(given, fixed=chosen_arguments(original.forward, part.fixed))
     if given is not None and input_size is None:
         return given.map_tensors(lambda x: x.to("meta", dtype if x.is_floating_point() else x.dtype))
     if given is not None and len(given.tensors) > 1:

@@ -29,9 +29,11 @@ from ..files.safetensors_file import write_safetensors
 from ..surgery.apply import apply_plan
 from ..surgery.parameters import attention_state_dict
 from ..tracing.alias import alias
-from ..tracing.injected import InjectedModule, injected_part
-from ..tracing.inputs import Inputs, inputs_of
+from ..tracing.injected import InjectedModule
+from ..tracing.inputs import inputs_of
+from ..tracing.parts import patched_parts, record_of
 from ..zoo.building import build
+from .examples import example_inputs_of
 from .exported import write_onnx, write_pt2
 from .formats import checked_suffix, read_file
 from .inputs import inputs_from_plain, inputs_to_plain
@@ -39,6 +41,7 @@ from .record import Record, record_to_text
 from .refusals import (
     must_be_known,
     must_be_plain,
+    must_be_whole,
     must_match,
     must_not_dwarf,
     must_not_outgrow,
@@ -69,8 +72,8 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         attention_only: only the new modules' tensors (`.pt`, `.safetensors`); loads onto any copy of the source model.
 
     Raises:
-        CheckpointError: an unknown ending, a file that cannot be written, or a model that cannot be exported. The
-            target is then as it was before.
+        CheckpointError: an unknown ending, a file that cannot be written, a model that cannot be exported, or one
+            that holds what was patched apart from it. The target is then as it was before.
         PlanError: `patched` is no patched model, or its plan has options that cannot be written down.
 
     """
@@ -78,8 +81,8 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     suffix = checked_suffix(target)
     if not force and target.exists():
         raise CheckpointError(f"{target} exists: pass force to overwrite it")
-    inner, _ = injected_part(patched)
-    injection = inner.injection
+    injection = record_of(patched)
+    must_be_whole(patched)
     if attention_only and suffix not in (".pt", ".safetensors"):
         raise CheckpointError(f"attention-only files are .pt or .safetensors, not {suffix}")
     tensors = attention_state_dict(patched) if attention_only else patched.state_dict()
@@ -89,7 +92,8 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     if any(tensor.is_meta for tensor in tensors.values()):
         raise CheckpointError("the model is on the meta device and has no weights to save")
     kept, aliases = _untied(tensors) if suffix == ".safetensors" else (tensors, {})
-    traced = inputs_of(inner.pristine_graph_of("eval"))
+    part = patched_parts(patched)[injection.plan.scope or ""]
+    traced = inputs_of(part.pristine_graph_of("eval"))
     record = Record(
         plan=injection.plan,
         versions=injection.versions,
@@ -102,6 +106,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         guards=injection.guards,
         any_size=injection.any_size,
         inputs=None if traced is None else inputs_to_plain(traced),
+        others=injection.others,
     )
     text = record_to_text(record)
     if suffix in (".pt", ".safetensors"):
@@ -110,7 +115,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         return
     export = write_pt2 if suffix == ".pt2" else write_onnx
     aliased = alias(patched).eval()
-    inputs = _example(inner)
+    inputs = example_inputs_of(aliased)
     write_atomically(target, lambda temporary: export(temporary, text, aliased, inputs))
 
 
@@ -137,7 +142,8 @@ def load(
 
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.
-        example_inputs: other sizes than those that the model was saved with, as for `inject`.
+        example_inputs: other sizes than those that the model was saved with, as for `inject`; where several submodules
+            were patched, a dict with those of each, by its path.
         trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
             `file.py` as its source, a `package.module:Class` as its attention (`register_attention` is the other way);
             and to build a source whose name or arguments make timm or torchvision read further files.
@@ -150,21 +156,46 @@ def load(
     target = Path(path)
     record, tensors = read_file(target)
     if not trust_source:
-        must_trust_attention(target, record.plan)
-    must_not_outgrow(target, record.plan, tensors)
+        must_trust_attention(target, record)
+    must_not_outgrow(target, record, tensors)
     original = model if model is not None else _rebuilt(target, record, tensors, trust_source=trust_source)
     must_suit(target, original, record)
-    if example_inputs is None and record.inputs is not None:
+    if example_inputs is None and record.inputs is not None and not record.others:
         example_inputs = inputs_from_plain(record.inputs)
-    try:
-        patched = apply_plan(original, record.plan, example_inputs=example_inputs, check=False)
-    except AttnInjectError as error:
-        raise CheckpointError(f"{target} does not fit the model: {_line(error)}") from error
+    patched = _patched(target, original, record, example_inputs)
     _put(patched, tensors, record, target)
-    inner, _ = injected_part(patched)
-    inner.injection = replace(inner.injection, verification=record.verification)
     patched.train(mode=record.training)
+    return patched  # type: ignore[return-value]
+
+
+def _patched(path: Path, original: nn.Module, record: Record, example_inputs: Any) -> nn.Module:
+    """Carry out the record's plans, one after the other, each of which knows what was verified."""
+    given = _inputs_by_part(path, record, example_inputs)
+    verifications = [*(other.verification for other in record.others), record.verification]
+    patched = original
+    for plan, verification in zip(record.plans, verifications, strict=True):
+        scope = plan.scope or ""
+        try:
+            patched = apply_plan(patched, plan, example_inputs=given.get(scope), check=False)
+        except AttnInjectError as error:
+            raise CheckpointError(f"{path} does not fit the model: {_line(error)}") from error
+        part = patched_parts(patched)[scope]
+        part.injection = replace(part.injection, verification=verification)
+    if patched_parts(patched).keys() != {""}:
+        vars(patched)["injection"] = record_of(patched)
     return patched
+
+
+def _inputs_by_part(path: Path, record: Record, example_inputs: Any) -> Mapping[str, Any]:
+    if example_inputs is None or not record.others:
+        return {record.plan.scope or "": example_inputs}
+    scopes = [plan.scope or "" for plan in record.plans]
+    if not isinstance(example_inputs, Mapping) or not set(example_inputs) <= set(scopes):
+        raise CheckpointError(
+            f"{path} has several patched parts: pass example_inputs as a dict with those of each, by its path "
+            f"({', '.join(scopes)})"
+        )
+    return example_inputs
 
 
 def _line(error: BaseException) -> str:
@@ -222,16 +253,3 @@ def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
             first[identity] = name
             kept[name] = tensor
     return kept, aliases
-
-
-def _example(inner: InjectedModule) -> Inputs:
-    """Real inputs of the shapes that the model was traced with, on its device and in its precision.
-
-    The model may have been made `half()` since; an export for inputs of the old precision could not be run.
-    """
-    given = inputs_of(inner.graph_of("eval"))
-    if given is None:
-        raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
-    device = next((p.device for p in inner.parameters()), torch.device("cpu"))
-    precisions = {p.dtype for p in inner.parameters() if p.is_floating_point()}
-    return given.real(device, precisions.pop() if len(precisions) == 1 else None)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from ..files.pt import must_be_file
-from ..types import Guard, Plan, Source, Verification
+from ..tracing.parts import full_path
+from ..types import Guard, Injection, Plan, Source, Verification
 from .exported import read_onnx_record, read_pt2_record
 from .formats import checked_suffix, read_file
 from .inputs import described
@@ -23,6 +24,8 @@ class CheckpointInfo:
     `parameters` and `added` count tensor elements (state-dict entries; `added` those of new modules), `bytes` is the
     file's size, `dtypes` the number of tensors by type. `inputs` are what a model with several, named or structured
     inputs was traced on, batch included, such as `mask 2x1x64x64 bool`. For `.pt2` and `.onnx` only the plan is read.
+    Where several submodules were patched, `plan` and what was verified are those of the last one, and `others` those of
+    the rest.
     """
 
     path: str
@@ -39,10 +42,13 @@ class CheckpointInfo:
     guards: tuple[Guard, ...] = ()
     any_size: bool = True
     inputs: tuple[str, ...] = ()
+    source: Source | None = None
+    others: tuple[Injection, ...] = ()
 
     @property
-    def source(self) -> Source | None:
-        return self.plan.source
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans of all patched parts, that of the last one last."""
+        return (*(other.plan for other in self.others), self.plan)
 
 
 def inspect(path: str | Path) -> CheckpointInfo:
@@ -61,8 +67,9 @@ def inspect(path: str | Path) -> CheckpointInfo:
         must_be_file(target)
         read: Callable[[Path], str] = read_pt2_record if suffix == ".pt2" else read_onnx_record
         record = record_from_text(read(target), target)
-    new = tuple(f"{insertion.module}." for insertion in record.plan.insertions)
-    scope = f"{record.plan.scope}." if record.plan.scope else ""
+    new = tuple(
+        f"{full_path(plan.scope or '', insertion.module)}." for plan in record.plans for insertion in plan.insertions
+    )
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():
         name = str(tensor.dtype).removeprefix("torch.")
@@ -76,10 +83,12 @@ def inspect(path: str | Path) -> CheckpointInfo:
         attention_only=record.attention_only,
         tensors=len(tensors),
         elements=sum(t.numel() for t in tensors.values()),
-        added=sum(t.numel() for name, t in tensors.items() if name.removeprefix(scope).startswith(new)),
+        added=sum(t.numel() for name, t in tensors.items() if name.startswith(new)),
         bytes=target.stat().st_size,
         dtypes=dtypes,
         guards=record.guards,
         any_size=record.any_size,
         inputs=described(record.inputs) if record.inputs is not None else (),
+        source=record.source,
+        others=record.others,
     )

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..attention.registry import module_for, resolve
 from ..attention.registry import names as attention_names
 from ..errors import AttnInjectError, CheckpointError
 from ..surgery.provenance import fingerprint
-from ..types import Plan, Source
+from ..tracing.parts import patched_parts
+from ..types import Source
 from ..zoo.building import build
 from .record import Record
 
@@ -25,15 +27,15 @@ _TRUST = "pass the model, or trust_source=True"
 _SLACK = 10_000_000
 
 
-def must_trust_attention(path: Path, plan: Plan) -> None:
+def must_trust_attention(path: Path, record: Record) -> None:
     """Refuse to import an attention on a file's word alone; registered ones and the libraries' own need no import.
 
     Raises:
-        CheckpointError: the plan names code of somebody's own.
+        CheckpointError: a plan names code of somebody's own.
 
     """
     known = attention_names()
-    for name in dict.fromkeys(insertion.attention for insertion in plan.insertions):
+    for name in dict.fromkeys(insertion.attention for plan in record.plans for insertion in plan.insertions):
         if ":" in name and not name.startswith("timm:") and name not in known:
             raise CheckpointError(
                 f"{path} names the code {name[:200]!r} as its attention, which is not imported from a file's word "
@@ -41,7 +43,7 @@ def must_trust_attention(path: Path, plan: Plan) -> None:
             )
 
 
-def must_not_outgrow(path: Path, plan: Plan, tensors: Mapping[str, torch.Tensor]) -> None:
+def must_not_outgrow(path: Path, record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse attention that needs more weights than the file has, before any memory is taken for it.
 
     Raises:
@@ -50,7 +52,7 @@ def must_not_outgrow(path: Path, plan: Plan, tensors: Mapping[str, torch.Tensor]
     """
     held = _elements(tensors)
     needed = 0
-    for insertion in plan.insertions:
+    for insertion in (insertion for plan in record.plans for insertion in plan.insertions):
         try:
             with torch.device("meta"):
                 module = module_for(insertion, resolve(insertion.attention))
@@ -62,6 +64,21 @@ def must_not_outgrow(path: Path, plan: Plan, tensors: Mapping[str, torch.Tensor]
             raise CheckpointError(f"{path} does not fit: its attention has more weights than the file")
 
 
+def must_be_whole(patched: nn.Module) -> None:
+    """Refuse to save a model whose parts were patched before they became its parts: its file could not be loaded.
+
+    Raises:
+        CheckpointError: names the part.
+
+    """
+    for path, part in patched_parts(patched).items():
+        if path != (part.injection.plan.scope or ""):
+            raise CheckpointError(
+                f"{path or 'the model'} was patched apart from this model, so that a file could not be loaded: "
+                f"save it by itself, or patch it in its place with inject(model, ..., scope={path!r})"
+            )
+
+
 def must_be_known(path: Path, record: Record) -> Source:
     """The source to build; refuse a file that says too little of it.
 
@@ -69,7 +86,7 @@ def must_be_known(path: Path, record: Record) -> Source:
         CheckpointError: only the caller has the source, or an attention-only file's source had random weights.
 
     """
-    source = record.plan.source
+    source = record.source
     if source is None or source.kind == "object":
         raise CheckpointError(
             f"{path} was saved from a model that only its maker had: pass it as load(path, model=...)"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
 
 from ..errors import PlanError, TraceError, nearest
 from ..tracing.alias import alias
+from ..tracing.calls import inputs_in_place
 from ..tracing.explain import SizeError
 from ..tracing.injected import InjectedModule
 from ..tracing.input_forms import InputForms
@@ -83,7 +86,8 @@ def find_sites(
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         input_size: (channels, *spatial) or (*spatial) of one input, or one number; guessed from the model if None.
         kinds: any of "residual", "mixed", "plain", "stage" (see `inject`).
-        scope: a submodule's path; only it is traced.
+        scope: a submodule's path; only it is traced, on what the model around gives it, if that runs on an image of a
+            usual size.
 
     Raises:
         TraceError: the model cannot be traced, nor run; names the line that stopped it.
@@ -136,7 +140,9 @@ def _read(
     inputs = given_inputs(submodule(model, scope), example_inputs)
     model = materialised(model, inputs if scope is None else None)
     part = submodule(model, scope)
-    shape = (input_size,) if isinstance(input_size, int) else input_size
+    shape = (input_size,) if isinstance(input_size, int) else None if input_size is None else tuple(input_size)
+    if scope:
+        inputs = _as_in_place(part, inputs_in_place(model, scope), inputs, shape, batch)
     if isinstance(part, InjectedModule):
         traced = annotate(retrace(part), inputs=inputs, input_size=shape)
     else:
@@ -152,6 +158,26 @@ def _read(
     return LocatedModel(model, scope, kinds, traced, found.sites, found.graphs)
 
 
+def _as_in_place(
+    part: nn.Module, called: Inputs | None, given: Inputs | None, shape: tuple[int, ...] | None, batch: int
+) -> Inputs | None:
+    """What a part is read on: `given`, or what the model around it gives it, with its one image in the shape asked for.
+
+    None where that says no more than the shape does.
+    """
+    if called is None:
+        return given
+    if given is not None:
+        taken = {*itertools.islice(inspect.signature(part.forward).parameters, len(given.positional)), *given.named}
+        return replace(given, fixed={name: value for name, value in called.fixed.items() if name not in taken})
+    if shape is None or called.shape == (batch, *shape):
+        return called
+    if len(called.values) > 1 or not (called.fixed or called.named):
+        return None
+    image = next(inputs_to_try(part, input_size=shape, batch=batch)).positional[0]
+    return called.map(lambda _: image)
+
+
 def _of_size(part: nn.Module, shape: Iterable[int] | None) -> Inputs | None:
     return None if shape is None else next(inputs_to_try(part, input_size=shape))
 
@@ -159,7 +185,8 @@ def _of_size(part: nn.Module, shape: Iterable[int] | None) -> Inputs | None:
 def retrace(patched: InjectedModule) -> Trace:
     """The trace of a patched model: its own graphs, which know their blocks, over an alias of its modules."""
     graphs = {mode: copy.deepcopy(patched.graph_of(mode)) for mode in MODES}
-    return Trace(alias(patched), graphs, {}, any_size=patched.injection.any_size)
+    fixed = dict(patched.fixed)
+    return Trace(alias(patched), graphs, {}, fixed_arguments=fixed, any_size=patched.injection.any_size)
 
 
 def shaped_graph(patched: InjectedModule, mode: str, example_inputs: Any = None) -> fx.Graph:

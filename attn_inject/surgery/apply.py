@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +10,15 @@ from torch import nn
 from ..errors import RewriteError
 from ..sites.reading import LocatedModel, read
 from ..tracing.alias import alias
-from ..tracing.injected import InjectedModule, injected_part
+from ..tracing.injected import InjectedModule
+from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
-from ..tracing.trace import MODES
 from ..types import Plan
+from .pristine import without_attention
 from .rewrite import rewrite
-from .surroundings import in_surroundings
+from .surroundings import in_surroundings, must_be_apart
 from .verify import verify_part
 
 
@@ -58,6 +58,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, chec
 @ordinary_mode()
 def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> InjectedModule:
     """`apply_plan` on a model that has been read."""
+    must_be_apart(located.model, located.scope)
     losses = not_kept(located.part, located.trace.graphs.values(), located.trace.fixed_arguments)
     patched = rewrite(located, plan, losses)
     if check:
@@ -66,7 +67,7 @@ def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> Inject
         failed = [item for item in verification.checks if not item.passed]
         if failed:
             raise RewriteError("; ".join(f"verification of {item.name} failed: {item.figure}" for item in failed))
-    return in_surroundings(located, patched)  # type: ignore[return-value]
+    return in_surroundings(located, patched, compared=check)  # type: ignore[return-value]
 
 
 def remove(patched: nn.Module) -> nn.Module:
@@ -74,7 +75,8 @@ def remove(patched: nn.Module) -> nn.Module:
     it is.
 
     What an attention replaced is put back. The result is a graph module (with an empty plan) whose outputs equal the
-    original's to the bit as long as no weight was trained; a scoped injection gives the surrounding model back.
+    original's to the bit as long as no weight was trained; scoped injections give the surrounding model back, without
+    the attention of any of them.
 
     >>> import torch
     >>> from attn_inject import inject, remove
@@ -87,24 +89,9 @@ def remove(patched: nn.Module) -> nn.Module:
         PlanError: `patched` is not a patched model.
 
     """
-    inner, scope = injected_part(patched)
-    skeleton = alias(inner)
-    plan = inner.injection.plan
-    for insertion in plan.insertions:
-        home, _, child = insertion.module.rpartition(".")
-        skeleton.get_submodule(home)._modules.pop(child)
-    for path, module in inner.displaced.items():
-        home, _, child = path.rpartition(".")
-        skeleton.get_submodule(home).add_module(child, alias(module))
-    graphs = {mode: copy.deepcopy(inner.pristine_graph_of(mode)) for mode in MODES}
-    pristine = {mode: copy.deepcopy(graph) for mode, graph in graphs.items()}
-    bare = replace(inner.injection, plan=replace(plan, insertions=(), removals=(), notes=()), verification=None)
-    result = InjectedModule(skeleton, graphs, pristine, {}, {}, bare)
-    result.training = inner.training
-    if not scope:
-        return result
-    outer = alias(patched)
-    home, _, child = scope.rpartition(".")
-    setattr(outer.get_submodule(home), child, result)
+    bare = {path: without_attention(part) for path, part in patched_parts(patched).items()}
+    if "" in bare:
+        return bare[""]
+    outer = put_in_place(alias(patched), bare)
     vars(outer).pop("injection", None)
     return outer

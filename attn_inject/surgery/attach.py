@@ -8,6 +8,7 @@ makes the gated value returns: so `forward_features` and every other method see 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,9 @@ from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel, submodule
 from ..tracing.alias import alias
 from ..tracing.explain import SizeError
+from ..tracing.injected import InjectedModule
 from ..tracing.nodes import returned_by, value_of
+from ..tracing.parts import full_path
 from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.trace import trace
@@ -112,6 +115,8 @@ def attach(
 @ordinary_mode()
 def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     """`attach` for a model that has been read and planned."""
+    if any(isinstance(module, InjectedModule) for module in located.model.modules()):
+        raise PlanError("inject() patched this model before: use inject for its other parts too, or remove() it first")
     makers = [(insertion, _maker(located, insertion)) for insertion in plan.insertions]
     if plan.removals or not makers:
         raise PlanError("attach only puts attention in: use inject to take it out")
@@ -139,9 +144,17 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
             raise PlanError(
                 f"the code of block {block_name(insertion.site.block)} runs its own {child!r} at another place: {mend}"
             )
-    vars(outer)["injection"] = Injection(plan, versions(), None, fingerprint(located.model))
-    vars(outer)["_attached_places"] = kept_places
+    others = _records(located.model)
+    vars(outer)["injection"] = Injection(plan, versions(), None, fingerprint(located.model), others=others)
+    places = {full_path(located.scope or "", path): module for path, module in kept_places.items()}
+    vars(outer)["_attached_places"] = {**vars(outer).get("_attached_places", {}), **places}
     return outer
+
+
+def _records(model: nn.Module) -> tuple[Injection, ...]:
+    """What was attached to a model, one call after the other."""
+    record = vars(model).get("injection")
+    return (*record.others, replace(record, others=())) if isinstance(record, Injection) else ()
 
 
 def _run_by_the_class(part: nn.Module, new: Sequence[str], located: LocatedModel) -> dict[str, str]:
@@ -173,7 +186,8 @@ def _fed(graph: fx.Graph, new: Sequence[str]) -> dict[str, str]:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """The model without the attention that `attach` put in: a copy of the same class, sharing the weights.
+    """The model without the attention that `attach` put in, in one call or several: a copy of the same class, sharing
+    the weights.
 
     >>> import torch
     >>> from attn_inject import attach, detach
@@ -186,21 +200,20 @@ def detach(model: nn.Module) -> nn.Module:
         PlanError: nothing was attached to it.
 
     """
-    record = vars(model).get("injection")
-    if not isinstance(record, Injection) or isinstance(model, fx.GraphModule):
+    records = _records(model)
+    if not records or isinstance(model, fx.GraphModule):
         raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")
     bare = alias(model)
     places: dict[str, nn.Module | None] = vars(bare).pop("_attached_places", {})
     del vars(bare)["injection"]
-    part = bare.get_submodule(record.plan.scope) if record.plan.scope else bare
-    for module in part.modules():
+    for module in bare.modules():
         for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, Gate)]:
             del module._forward_hooks[key]
-    for insertion in record.plan.insertions:
-        home, _, child = insertion.module.rpartition(".")
-        delattr(part.get_submodule(home), child)
-        if insertion.module in places:
-            setattr(part.get_submodule(home), child, places[insertion.module])
+    for path in [full_path(r.plan.scope or "", made.module) for r in reversed(records) for made in r.plan.insertions]:
+        home, _, child = path.rpartition(".")
+        delattr(bare.get_submodule(home), child)
+        if path in places:
+            setattr(bare.get_submodule(home), child, places[path])
     return bare
 
 

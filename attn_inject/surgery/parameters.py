@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..tracing.injected import injected_part
+from ..tracing.parts import full_path, patched_parts
 
 
 def attention_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -23,10 +23,9 @@ def attention_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
         PlanError: `model` is no patched model.
 
     """
-    inner, _ = injected_part(model)
     seen: set[int] = set()
-    for insertion in inner.injection.plan.insertions:
-        for parameter in inner.get_submodule(insertion.module).parameters():
+    for path in _new_modules(model):
+        for parameter in model.get_submodule(path).parameters():
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield parameter
@@ -44,8 +43,7 @@ def attention_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
         PlanError: `model` is no patched model.
 
     """
-    inner, scope = injected_part(model)
-    modules = tuple(f"{scope}.{i.module}." if scope else f"{i.module}." for i in inner.injection.plan.insertions)
+    modules = tuple(f"{path}." for path in _new_modules(model))
     return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(modules)}
 
 
@@ -66,3 +64,12 @@ def freeze_original(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad = id(parameter) in new
     return model
+
+
+def _new_modules(model: nn.Module) -> list[str]:
+    """The paths of the new modules of all patched parts."""
+    return [
+        full_path(path, insertion.module)
+        for path, part in patched_parts(model).items()
+        for insertion in part.injection.plan.insertions
+    ]

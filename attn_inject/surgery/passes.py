@@ -26,7 +26,7 @@ from ..tracing.trace import MODES
 from ..types import Check, Plan
 from .trial import Trial, without_hooks
 
-_TRIAL_EXTENTS = (32, 64, 128, 192)
+TRIAL_EXTENTS = (32, 64, 128, 192)
 
 
 def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
@@ -89,7 +89,7 @@ def _is_the_model(
         plain = before if mode == "eval" else plain
         before = [*before, *trial.statistics()]
         after = [*trial.of_graph(mode, inputs), *trial.statistics()]
-        if len(before) != len(after) or not all(map(_equal, before, after)):
+        if len(before) != len(after) or not all(map(equal_to_the_bit, before, after)):
             pairs = [pair for pair in zip(before, after, strict=False) if pair[0].shape == pair[1].shape]
             apart = max((_distance(a, b) for a, b in pairs), default=0.0)
             wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart: use attach()")
@@ -107,7 +107,8 @@ def _size(inputs: tuple[Any, ...]) -> str:
     return "no tensor" if first is None else "x".join(str(extent) for extent in first.shape)
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+def equal_to_the_bit(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two outputs are the same, not-a-numbers included."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a, b) or (a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num()))
@@ -185,6 +186,6 @@ def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
     if len(inputs) > 1 or not isinstance(first, torch.Tensor) or first.dim() < 3:
         return
     extent = max(first.shape[2:])
-    for trial in (*(size for size in _TRIAL_EXTENTS if size < extent), extent):
+    for trial in (*(size for size in TRIAL_EXTENTS if size < extent), extent):
         size = [max(math.ceil(d * trial / extent), 1) for d in first.shape[2:]]
         yield (first.new_empty((1, first.shape[1], *size)),)

@@ -8,6 +8,8 @@ from importlib import metadata
 import torch
 from torch import nn
 
+from ..tracing.injected import InjectedModule
+
 
 def fingerprint(model: nn.Module) -> str:
     """A digest of the model's structure: names, shapes and order of its parameters and buffers, not values."""
@@ -16,6 +18,12 @@ def fingerprint(model: nn.Module) -> str:
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name}:{tuple(tensor.shape)};".encode())
     return digest.hexdigest()
+
+
+def original_fingerprint(model: nn.Module) -> str:
+    """That of the model before any injection: what was patched before, in whole or in part, knows it."""
+    parts = (module for module in model.modules() if isinstance(module, InjectedModule))
+    return next((part.injection.fingerprint for part in parts), None) or fingerprint(model)
 
 
 def versions() -> dict[str, str]:

@@ -28,7 +28,7 @@ from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.nodes import Frame, mark_attention, set_frame, value_of
 from ..types import Injection, Insertion, Plan, Site, block_name
-from .provenance import fingerprint, versions
+from .provenance import original_fingerprint, versions
 
 
 def rewrite(located: LocatedModel, plan: Plan, not_kept: tuple[str, ...] = ()) -> InjectedModule:
@@ -73,12 +73,13 @@ def rewrite(located: LocatedModel, plan: Plan, not_kept: tuple[str, ...] = ()) -
     injection = Injection(
         plan,
         versions(),
-        fingerprint=fingerprint(located.model),
+        fingerprint=original_fingerprint(located.model),
         not_kept=not_kept,
         guards=located.trace.guards,
         any_size=located.trace.any_size,
     )
-    return InjectedModule(skeleton, graphs, pristine, located.trace.constants, displaced, injection)
+    trace = located.trace
+    return InjectedModule(skeleton, graphs, pristine, trace.constants, displaced, injection, trace.fixed_arguments)
 
 
 @dataclass(frozen=True)

@@ -1,63 +1,191 @@
-"""The patched part of a model in its place: the model around it, which calls it as it called the original."""
+"""The patched part of a model in its place: the model around it, which calls it as it called the original.
+
+S1. Nothing within a graph is a part of its own, nor what holds a patched part.
+S2. The model around the part runs with the graph in its place, where it ran before.
+S3. It runs the graph as often as it ran the part, and no block that has attention past the graph.
+S4. With the graph as it was before any attention, it gives what it gave, to the bit.
+
+S2 and S3 are seen on the meta device, without arithmetic. What cannot be tried is said in the record.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from ..errors import GuardError, PlanError, first_line
+from ..errors import ArgumentError, GuardError, PlanError, first_line
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
+from ..tracing.calls import calls_of, run_on_meta, usual_inputs
 from ..tracing.injected import InjectedModule
-from ..tracing.shapes import inputs_to_try
+from ..tracing.inputs import Inputs, tensors_in
+from ..tracing.parts import put_in_place, record_of
+from .attach import Gate
+from .passes import TRIAL_EXTENTS, equal_to_the_bit
+from .pristine import without_attention
+from .trial import without_hooks
 
-_TRIALS = 3
+_MEND = "use attach(), which keeps the part's own class, or inject without a scope"
 
 
-def in_surroundings(located: LocatedModel, patched: InjectedModule) -> nn.Module:
-    """The patched part in its place in an alias of the model, which then carries the record; itself without a scope.
-
-    Where the whole runs on an image of a usual size, it is tried with the part in its place, without arithmetic.
+def must_be_apart(model: nn.Module, scope: str | None) -> None:
+    """S1; and a model that has attached attention is refused.
 
     Raises:
-        PlanError: the whole asks the part for what a graph does not have.
+        PlanError: names the patched part, and how both can be had.
+
+    """
+    place = f"{scope}." if scope else ""
+    for path, module in model.named_modules():
+        if any(isinstance(hook, Gate) for hook in module._forward_hooks.values()):
+            raise PlanError("attach() put attention into this model, which a graph would lose: detach() it first")
+        if not isinstance(module, InjectedModule) or path == (scope or ""):
+            continue
+        if place.startswith(f"{path}.") or not path:
+            where = f"scope={path!r}" if path else "no scope"
+            raise PlanError(
+                f"{scope} lies in {path or 'the model'}, which is a graph since it was patched: "
+                f"inject with {where} and include=, which patches more blocks of that graph"
+            )
+        if path.startswith(place):
+            raise PlanError(
+                f"{path} was patched by itself: inject into the other parts with scope=, or remove() it first"
+            )
+
+
+def in_surroundings(located: LocatedModel, patched: InjectedModule, *, compared: bool = True) -> nn.Module:
+    """The patched part in its place in an alias of the model, which then carries the record; itself without a scope.
+
+    `compared` is whether S4 is tried too, which takes a real pass.
+
+    Raises:
+        PlanError: the whole asks the part for what a graph does not have, runs past it, or gives something else.
 
     """
     if not located.scope:
         return patched
-    outer = alias(located.model)
-    home, _, child = located.scope.rpartition(".")
-    setattr(outer.get_submodule(home), child, patched)
-    if not _was_tried(located, outer):
-        untried = f"a trial of the model around {located.scope}: it runs on no image of a usual size"
-        patched.injection = replace(patched.injection, not_kept=(*patched.injection.not_kept, untried))
+    outer = put_in_place(alias(located.model), {located.scope: patched})
+    untried = _untried(located, patched, outer, compared=compared)
+    if untried:
+        loss = f"a trial of the model around {located.scope}: {untried}"
+        patched.injection = replace(patched.injection, not_kept=(*patched.injection.not_kept, loss))
     vars(outer)["injection"] = patched.injection
+    vars(outer)["injection"] = record_of(outer)
     return outer
 
 
-def _was_tried(located: LocatedModel, outer: nn.Module) -> bool:
-    """Run both on the meta device, in eval mode; what the original, or the part's guards, refuse says nothing."""
-    before, after = (alias(model).to("meta").eval() for model in (located.model, outer))
-    for number, inputs in enumerate(inputs_to_try(before)):
-        if number == _TRIALS:
-            break
-        given = inputs.on_meta()
-        with torch.no_grad(), torch.device("meta"):
-            try:
-                before(*given.positional, **given.named)
-            except Exception:
-                continue
-            try:
-                after(*given.positional, **given.named)
-            except GuardError:
-                # The whole gives the part another size than it was traced with, or shapes alone have another device.
-                continue
-            except Exception as error:
-                raise PlanError(
-                    f"the model around {located.scope} does not run with a graph in its place ({first_line(error)}): "
-                    "use attach(), which keeps the part's own class, or inject without a scope"
-                ) from error
+def _untried(located: LocatedModel, patched: InjectedModule, outer: nn.Module, *, compared: bool) -> str:
+    """Try the whole; why it could not be, if so. What the original, or the part's guards, refuse says nothing."""
+    scope = located.scope or ""
+    before, after = _Trial(located.model, scope, patched), _Trial(outer, scope, patched)
+    why = "it runs on no image of a usual size"
+    for inputs in usual_inputs(before.whole):
+        if not before.runs(inputs):
+            continue
+        if not before.calls and not before.ran:
+            return "it does not run that part in eval mode"
+        try:
+            after.run(inputs)
+        except ArgumentError as error:
+            raise PlanError(f"the model around {scope} calls it in several ways ({error}): {_MEND}") from error
+        except GuardError:
+            # The whole gives the part another size than it was traced with, or shapes alone have another device.
+            why = "it gives the part no image of the size that the part was traced at"
+            continue
+        except Exception as error:
+            raise _not_running(scope, error) from error
+        if not before.calls or len(after.calls) != len(before.calls) or after.ran & after.holding:
+            raise PlanError(
+                f"the model around {scope} runs what is in it past its forward, where a graph has no attention: {_MEND}"
+            )
+        has_weights = not any(t.is_meta for t in (*located.model.parameters(), *located.model.buffers()))
+        # A part that was patched before has been compared, and gives something else since.
+        compared = compared and has_weights and located.patched_part is None
+        return _different(located, patched, before, inputs) if compared else ""
+    return why
+
+
+def _not_running(scope: str, error: Exception) -> PlanError:
+    said = first_line(error)
+    return PlanError(f"the model around {scope} does not run with a graph in its place ({said}): {_MEND}")
+
+
+class _Trial:
+    """A model on the meta device, in eval mode, that is watched: the calls of its part, and of modules in the part.
+
+    `ran` are the paths in the part of modules that ran by a call of their own, and `holding` those that lead to new
+    attention: a graph runs what they hold, but not them.
+    """
+
+    def __init__(self, model: nn.Module, scope: str, patched: InjectedModule) -> None:
+        self.whole = without_hooks(alias(model)).to("meta").eval()
+        part = self.whole.get_submodule(scope)
+        self.calls = calls_of(part)
+        self.ran: set[str] = set()
+        names = [insertion.module.split(".") for insertion in patched.injection.plan.insertions]
+        self.holding = {".".join(parts[:depth]) for parts in names for depth in range(1, len(parts))}
+        for path, module in part.named_modules():
+            if path:
+                module.register_forward_pre_hook(lambda *_, path=path: self.ran.add(path))
+
+    def run(self, inputs: Inputs) -> None:
+        self.calls.clear()
+        self.ran.clear()
+        run_on_meta(self.whole, inputs)
+
+    def runs(self, inputs: Inputs) -> bool:
+        try:
+            self.run(inputs)
+        except Exception:
+            return False
         return True
-    return False
+
+
+def _different(located: LocatedModel, patched: InjectedModule, before: _Trial, usual: Inputs) -> str:
+    """S4, on the smallest image that will do; why it could not be seen, if so."""
+    scope = located.scope or ""
+    original = without_hooks(alias(located.model)).eval()
+    bare = without_hooks(put_in_place(alias(located.model), {scope: without_attention(patched)})).eval()
+    for inputs in _smaller_ones(usual):
+        if not before.runs(inputs):
+            continue
+        real = _real(inputs, original)
+        try:
+            ours = _outputs(original, real)
+        except Exception:  # Shapes alone ran; the next size may have what this one lacks.
+            continue
+        try:
+            theirs = _outputs(bare, real)
+        except GuardError:
+            continue
+        except Exception as error:
+            raise _not_running(scope, error) from error
+        if len(ours) != len(theirs) or not all(map(equal_to_the_bit, ours, theirs)):
+            raise PlanError(f"the model around {scope} gives something else with a graph in its place: {_MEND}")
+        return ""
+    return "its outputs could not be compared on an image of a usual size"
+
+
+def _smaller_ones(usual: Inputs) -> Iterator[Inputs]:
+    (image,) = usual.tensors
+    extent = max(image.shape[2:])
+    for size in (*(size for size in TRIAL_EXTENTS if size < extent), extent):
+        smaller = image.new_empty((1, image.shape[1], *(size for _ in image.shape[2:])))
+        yield usual.map(lambda _, smaller=smaller: smaller)  # type: ignore[misc]
+
+
+def _real(inputs: Inputs, model: nn.Module) -> Inputs:
+    (image,) = inputs.tensors
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    values = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=image.dtype)
+    return inputs.map(lambda _: values)
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+    devices = [tensor.device.index for tensor in inputs.tensors if tensor.device.type == "cuda"]
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(0)
+        return list(tensors_in(model(*inputs.positional, **inputs.named)))

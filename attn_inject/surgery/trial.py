@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import arguments_of, tensors_in
+from ..tracing.inputs import arguments_of, chosen_arguments, tensors_in
 from ..tracing.nodes import value_of
 from ..tracing.values import fetch
 
@@ -61,8 +61,9 @@ class Trial:
 
     def _code(self, graph: fx.Graph, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
         args, kwargs = arguments_of(graph, inputs)
+        chosen = chosen_arguments(self._model.forward, self._part.fixed)
         with self._fresh(mode, inputs), self._calls.noted(self._model):
-            return list(tensors_in(self._model(*args, **kwargs)))
+            return list(tensors_in(self._model(*args, **kwargs, **chosen)))
 
     def of_graph(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
         """What the graph as it was before any attention gives.

@@ -10,15 +10,18 @@ V4 to V7 need real passes: `passes.py`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from ..errors import TraceError
-from ..tracing.injected import InjectedModule, injected_part
+from ..sites.reading import submodule
+from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, tensors_in
 from ..tracing.nodes import frame_of, has_frame, value_of
+from ..tracing.parts import patched_parts
 from ..tracing.prepare import unwrap
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import propagate
@@ -30,6 +33,8 @@ from .passes import passes
 def verify(original: nn.Module, patched: nn.Module) -> Verification:
     """Check `patched` against `original`; each check comes with its figure. Neither module is changed.
 
+    Of several patched parts each is checked, and a check holds where it holds for all.
+
     >>> from attn_inject import inject, verify
     >>> from attn_inject.zoo.cifar import models
     >>> model = models()["resnet20"]()
@@ -38,12 +43,32 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
     (True, ['edits', 'weights', 'shapes', 'trace', 'finite', 'gradients'])
 
     Raises:
-        PlanError: `patched` is not a patched model.
+        PlanError: `patched` is not a patched model, or `original` has no part where `patched` has one.
 
     """
-    part, scope = injected_part(patched)
+    parts = patched_parts(patched)
     whole = unwrap(original)
-    return verify_part(whole.get_submodule(scope) if scope else whole, part)
+    return _joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
+
+
+def _joined(verifications: Mapping[str, Verification]) -> Verification:
+    """One verification of all parts: their own checks where there is one part, else each check with all figures."""
+    if len(verifications) == 1:
+        return next(iter(verifications.values()))
+    found: dict[str, list[tuple[str, Check]]] = {}
+    for path, verification in verifications.items():
+        for check in verification.checks:
+            found.setdefault(check.name, []).append((path, check))
+    return Verification(
+        tuple(
+            Check(
+                name,
+                passed=all(check.passed for _, check in checks),
+                figure="; ".join(f"{path}: {check.figure}" for path, check in checks),
+            )
+            for name, checks in found.items()
+        )
+    )
 
 
 @ordinary_mode()

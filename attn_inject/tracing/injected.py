@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..errors import PlanError
 from ..types import Injection
+from .face import answer, face_of, is_answered, may_be_fixed, must_be_as_fixed, parameters_of, portable_face
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
 
 _MODES = {True: "train", False: "eval"}
 # What belongs to the graph module itself, not to the model it was made from.
-_OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced")
+_OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced", "_inj_face", "_inj_fixed")
 
 
 class InjectedModule(fx.GraphModule):
@@ -38,6 +38,8 @@ class InjectedModule(fx.GraphModule):
     _inj_codes: dict[str, tuple[Callable[..., Any], str]]
     _inj_pristine: dict[str, fx.Graph]
     _inj_displaced: dict[str, nn.Module]
+    _inj_face: type
+    _inj_fixed: dict[str, Any]
 
     def __init__(
         self,
@@ -47,11 +49,12 @@ class InjectedModule(fx.GraphModule):
         constants: Mapping[str, torch.Tensor],
         displaced: Mapping[str, nn.Module],
         injection: Injection,
+        fixed: Mapping[str, Any] | None = None,
     ) -> None:
         """Take over `skeleton`'s modules, parameters and attributes (it is not to be used afterwards).
 
         `graphs` are the rewritten graphs by mode, `pristine` those without attention, `displaced` the modules that
-        an attention took the place of, by path.
+        an attention took the place of, by path; `fixed` are arguments of the forward that the graphs hold for.
         """
         object.__setattr__(self, "_inj_graphs", {})
         super().__init__(nn.Module(), fx.Graph(), class_name=type(skeleton).__name__)
@@ -63,6 +66,8 @@ class InjectedModule(fx.GraphModule):
             "_inj_pristine": dict(pristine),
             "_inj_displaced": dict(displaced),
             "_inj_codes": {},
+            "_inj_face": face_of(skeleton),
+            "_inj_fixed": {name: value for name, value in (fixed or {}).items() if may_be_fixed(name, value)},
             "injection": injection,
         }
         vars(self).update(own)
@@ -120,6 +125,11 @@ class InjectedModule(fx.GraphModule):
         """The modules that an attention took the place of, by path; `remove` puts them back."""
         return MappingProxyType(self._inj_displaced)
 
+    @property
+    def fixed(self) -> Mapping[str, Any]:
+        """The arguments that the graphs hold for, with their values: they have no place in the graphs."""
+        return MappingProxyType(self._inj_fixed)
+
     def with_graph(self, mode: str, graph: fx.Graph) -> InjectedModule:
         """A copy over the same modules and parameters, which runs `graph` in `mode`; `self` stays as it is."""
         other = copy.copy(self)
@@ -155,6 +165,7 @@ class InjectedModule(fx.GraphModule):
         state = {key: value for key, value in vars(self).items() if key != "_inj_codes"}
         state["_inj_graphs"] = {mode: PortableGraph(graph) for mode, graph in self._inj_graphs.items()}
         state["_inj_pristine"] = {mode: PortableGraph(graph) for mode, graph in self._inj_pristine.items()}
+        state["_inj_face"] = portable_face(self._inj_face)
         return _rebuild, (state,)
 
     def __repr__(self) -> str:
@@ -168,6 +179,8 @@ class InjectedModule(fx.GraphModule):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if is_answered(face_of(self), name):
+                return answer(self, name)
             losses = getattr(vars(self).get("injection"), "not_kept", ())
             if any(loss.startswith(f"method {name}()") for loss in losses):
                 raise AttributeError(
@@ -177,28 +190,21 @@ class InjectedModule(fx.GraphModule):
             raise
 
 
-def injected_part(patched: nn.Module) -> tuple[InjectedModule, str]:
-    """The `InjectedModule` in a patched model, and its path (the scope; empty if it is the whole).
-
-    Raises:
-        PlanError: there is none.
-
-    """
-    for path, module in patched.named_modules():
-        if isinstance(module, InjectedModule):
-            return module, path
-    raise PlanError(f"{type(patched).__name__} is not a model that inject() returned")
-
-
 def _install_forward(module: InjectedModule) -> None:
     """Give the instance's own class a `forward` with the model's argument names, which runs the current mode's code."""
+    fixed = module._inj_fixed
     graph = next(iter(module._inj_graphs.values()))
     names = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
     arguments = ", ".join(["self", *names])
+    checks = [
+        f"    if {name} is not inj_fixed[{name!r}]: inj_check({name!r}, {name}, inj_fixed[{name!r}])\n"
+        for name in fixed
+    ]
     source = (
-        f"def forward({arguments}):\n    return self._inj_codes['train' if self.training else 'eval'][0]({arguments})\n"
+        f"def forward({parameters_of(module._inj_face, names, fixed)}):\n{''.join(checks)}"
+        f"    return self._inj_codes['train' if self.training else 'eval'][0]({arguments})\n"
     )
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {"inj_fixed": fixed, "inj_check": must_be_as_fixed}
     exec(source, scope)
     type(module).forward = scope["forward"]
 

@@ -17,10 +17,14 @@ from .values import to_meta
 
 @dataclass(frozen=True)
 class Inputs:
-    """The values that a forward is called with, by position and by name."""
+    """The values that a forward is called with, by position and by name.
+
+    `fixed` are arguments that are no inputs of the graph, with the values that it holds for.
+    """
 
     positional: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.positional or self.named)
@@ -65,11 +69,11 @@ class Inputs:
         """The same sizes with real values, as `real_values` makes them."""
         values = real_values(self.values, device, dtype)
         count = len(self.positional)
-        return Inputs(values[:count], dict(zip(self.named, values[count:], strict=True)))
+        return Inputs(values[:count], dict(zip(self.named, values[count:], strict=True)), self.fixed)
 
     def given_to(self, model: Callable[..., Any]) -> Any:
         """What `model` gives for them."""
-        return model(*self.positional, **self.named)
+        return model(*self.positional, **self.named, **self.fixed)
 
     def on_meta(self) -> Inputs:
         """The same on the meta device."""
@@ -81,7 +85,8 @@ class Inputs:
 
     def map(self, change: Callable[[Any], Any]) -> Inputs:
         """The same with each value changed."""
-        return Inputs(tuple(map(change, self.positional)), {name: change(v) for name, v in self.named.items()})
+        named = {name: change(value) for name, value in self.named.items()}
+        return Inputs(tuple(map(change, self.positional)), named, self.fixed)
 
     def map_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
         """The same with each tensor changed, in structures too."""
@@ -136,6 +141,12 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(part)
 
 
+def chosen_arguments(forward: Callable[..., Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `fixed` that are no defaults of `forward`, which may have no name to be given by."""
+    own = inspect.signature(forward).parameters
+    return {name: value for name, value in fixed.items() if name not in own or own[name].default is not value}
+
+
 def tensor_paths(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors in a structure of tuples, lists and dicts, each with its place: `batch.image`, `maps.0`."""
     if isinstance(value, torch.Tensor):
@@ -166,13 +177,13 @@ class Signature:
 
     positional: tuple[tuple[str, Any], ...]
     named: tuple[tuple[str, Any], ...]
-    fixed: tuple[str, ...]
+    fixed: Mapping[str, Any]
 
     @classmethod
     def of(cls, forward: Callable[..., Any], inputs: Inputs | None) -> Signature:
         """Match `inputs` with the arguments; without inputs, those that have no default take one.
 
-        Where all have one, the first takes the image.
+        Where all have one, the first takes the image. What has no place is fixed: at the inputs' word, or its default.
         """
         given = inputs or NO_INPUTS
         parameters = list(inspect.signature(forward).parameters.values())
@@ -183,22 +194,22 @@ class Signature:
             wanted = min(len(usual), 1)
         positional: list[str] = []
         named = dict(given.named)
-        fixed: list[str] = []
+        fixed = dict(given.fixed)
         for p in parameters:
             if p.kind is p.VAR_POSITIONAL:
                 # A forward that takes only `*args` still has an image.
                 missing = max(wanted, 0 if given.named else 1) - len(positional)
                 positional += [f"{p.name}_{len(positional) + i}" for i in range(missing)]
-            elif p.kind is p.VAR_KEYWORD or p.name in given.named:
+            elif p.kind is p.VAR_KEYWORD or p.name in given.named or p.name in given.fixed:
                 continue
             elif p.kind is not p.KEYWORD_ONLY and (p.default is p.empty or len(positional) < wanted):
                 positional.append(p.name)
             elif p.default is p.empty and not given:
                 named[p.name] = None
             else:
-                fixed.append(f"{p.name}={p.default!r}")
+                fixed[p.name] = p.default
         values = (*given.positional, *(None,) * len(positional))
-        return cls(tuple(zip(positional, values, strict=False)), tuple(named.items()), tuple(fixed))
+        return cls(tuple(zip(positional, values, strict=False)), tuple(named.items()), fixed)
 
 
 def input_values(graph: fx.Graph) -> tuple[Any, ...] | None:

@@ -7,13 +7,15 @@ named, so that nothing is dropped in silence.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..errors import TraceError
+from .face import face_of, is_answered
 from .inputs import Inputs
 
 # Forward hooks of modules that stay whole in the graph run there as before.
@@ -85,7 +87,7 @@ def materialised(model: nn.Module, inputs: Inputs | None) -> nn.Module:
     return copied
 
 
-def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Iterable[str]) -> tuple[str, ...]:
+def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """What the patched model will not have: methods, hooks on modules that the graph runs through, fixed arguments."""
     whole = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_module"}
     losses: list[str] = []
@@ -99,13 +101,18 @@ def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Iter
     losses += [
         f"parameter hook on {name}" for name, p in model.named_parameters() if getattr(p, "_backward_hooks", None)
     ]
-    losses += [f"argument {argument}: fixed at its default" for argument in fixed_arguments]
-    base = set(dir(nn.Module))
-    if not isinstance(model, fx.GraphModule):
+    defaults = {name: p.default for name, p in inspect.signature(model.forward).parameters.items()}
+    for name, value in fixed_arguments.items():
+        why = (
+            "its default" if defaults.get(name, inspect.Parameter.empty) is value else "what the model around gives it"
+        )
+        losses.append(f"argument {name}={value!r}: fixed at {why}")
+    base, face = set(dir(nn.Module)), face_of(model)
+    if not issubclass(face, fx.GraphModule):
         methods = [
             name
-            for name, value in inspect.getmembers(type(model))
-            if callable(value) and not name.startswith("_") and name not in base
+            for name, value in inspect.getmembers(face)
+            if callable(value) and not name.startswith("_") and name not in base and not is_answered(face, name)
         ]
         losses += [f"method {name}(): it runs the class's own code" for name in methods]
     return tuple(losses)

@@ -7,7 +7,7 @@ size.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class Trace:
     graphs: dict[str, fx.Graph]
     constants: dict[str, torch.Tensor]
     inputs: Inputs = NO_INPUTS
-    fixed_arguments: tuple[str, ...] = ()
+    fixed_arguments: Mapping[str, Any] = field(default_factory=dict)
     any_size: bool = True
     recorded: str = ""
 
@@ -84,7 +84,7 @@ class Draft:
 
     graph: fx.Graph
     constants: dict[str, torch.Tensor]
-    fixed_arguments: tuple[str, ...]
+    fixed_arguments: Mapping[str, Any]
 
 
 class Subject:
@@ -143,7 +143,7 @@ class Subject:
     def trace_of(self, drafts: Mapping[str, Draft], inputs: Inputs, *, any_size: bool = True) -> Trace:
         """The trace of the modes' drafts."""
         constants = {name: value for draft in drafts.values() for name, value in draft.constants.items()}
-        fixed = tuple(dict.fromkeys(name for draft in drafts.values() for name in draft.fixed_arguments))
+        fixed = {name: value for draft in drafts.values() for name, value in draft.fixed_arguments.items()}
         graphs = {mode: draft.graph for mode, draft in drafts.items()}
         return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size)
 

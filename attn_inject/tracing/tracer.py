@@ -80,7 +80,7 @@ class Tracer(fx.Tracer):
         self.inputs = inputs
         self.mode = mode
         self.constants: dict[str, torch.Tensor] = {}
-        self.fixed_arguments: tuple[str, ...] = ()
+        self.fixed_arguments: Mapping[str, Any] = {}
         self.open_modules: list[nn.Module] = []
         self.first_convolution: nn.Module | None = None
         # The node whose value is being found: model code that runs meanwhile is not traced.
@@ -244,6 +244,7 @@ class Tracer(fx.Tracer):
         forward = self.root.forward if "forward" in vars(self.root) else root_fn.__get__(self.root)
         signature = Signature.of(forward, self.inputs)
         self.fixed_arguments = signature.fixed
+        chosen = {} if self.inputs is None else self.inputs.fixed
         positional = [self._placeholder(name, value) for name, value in signature.positional]
         named = [self._placeholder(name, value) for name, value in signature.named]
         for proxy in named:
@@ -251,7 +252,7 @@ class Tracer(fx.Tracer):
 
         def call(_root: nn.Module, *values: Any) -> Any:
             given = zip((name for name, _ in signature.named), values[len(positional) :], strict=True)
-            return forward(*values[: len(positional)], **dict(given))
+            return forward(*values[: len(positional)], **dict(given), **chosen)
 
         call.__annotations__ = {}
         return call, [self.root, *positional, *named]

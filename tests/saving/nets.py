@@ -18,7 +18,7 @@ NETWORKS = {
     "torchvision:resnet18": ("eca", (3, 64, 64)),
     "torchvision:mobilenet_v3_small": ("eca", (3, 64, 64)),
     "torchvision:squeezenet1_1": ("eca", (3, 64, 64)),
-    "torchvision:shufflenet_v2_x0_5": ("eca-ns", (3, 64, 64)),
+    "torchvision:regnet_x_400mf": ("eca-ns", (3, 64, 64)),
     "torchvision:mnasnet0_5": ("eca", (3, 64, 64)),
     "timm:resnet10t": ("timm:cbam", (3, 64, 64)),
     "timm:test_resnet": ("eca", (3, 64, 64)),

@@ -134,7 +134,7 @@ def test_several_inputs() -> None:
 
     located = read(Two(), example_inputs=(IMAGE, IMAGE))
     assert [site.node for site in located.sites] == ["b"]
-    assert located.trace.fixed_arguments == ("scale=1.0",)
+    assert located.trace.fixed_arguments == {"scale": 1.0}
 
 
 def test_wrapped_and_lazy_models() -> None:

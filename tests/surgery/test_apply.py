@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from attn_inject import InjectedModule, PlanError, RewriteError, apply_plan, inject, make_plan, remove
-from attn_inject.tracing.injected import injected_part
 from attn_inject.tracing.nodes import value_of
+from attn_inject.tracing.parts import injected_part
 
 from ..toys import Block, Lambda, Toy, conv
 

@@ -2,73 +2,264 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from attn_inject import PlanError, attach, inject
+from attn_inject import AttnInjectError, GuardError, PlanError, attach, find_sites, inject, remove, verify
+from attn_inject.errors import ArgumentError
+from attn_inject.tracing.parts import patched_parts
 
 from ..toys import conv
+
+
+@dataclass
+class Output:
+    map: torch.Tensor
+    level: float
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.net(x)
 
 
 class Part(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv(3, 16)
-        self.body = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+        self.block = Block()
         self.width = 16
 
     @property
     def stride(self) -> int:
-        return 1
+        return self.width // 8
 
-    def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        x = self.stem(x)
-        return (x + self.body(x)) * scale
+    @cached_property
+    def depth(self) -> int:
+        return 3
+
+    @staticmethod
+    def area(side: int) -> int:
+        return side * side
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(self.stem(x))
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0, *, as_output: bool = False, **more: Any) -> Any:
+        out = self.block(self.stem(x)) * scale + more.get("plus", 0)
+        return Output(out, scale) if as_output else out
 
 
 class Whole(nn.Module):
     """Calls its part as `call` says."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         super().__init__()
         self.part = Part()
         self.call = call
 
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.call(self.part, x)
+    def forward(self, x: torch.Tensor, **more: Any) -> Any:
+        return self.call(self.part, x, **more)
 
 
-def test_a_whole_that_asks_for_no_more_than_a_graph_has() -> None:
-    model = Whole(lambda part, x: part(x) / part.width).eval()
+def whole(call: Callable[..., Any]) -> nn.Module:
+    torch.manual_seed(0)
+    return Whole(call).eval()
+
+
+IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda part, x: part(x) / part.width,
+        lambda part, x: part(x) * part.stride,
+        lambda part, x: part(x) * part.depth,
+        lambda part, x: part(x) * part.area(3),
+        lambda part, x: part(x, scale=2.0),
+        lambda part, x: part(x, 2.0),
+        lambda part, x: part(scale=2.0, x=x),
+        lambda part, x: part(x, 1.0, as_output=False),
+        lambda part, x: part(x, 3.0, as_output=True).map,
+        lambda part, x: (lambda out: out.map + out.level)(part(x, as_output=True)),
+        lambda part, x: part(x, plus=2),
+        lambda part, x: part(x) + part(x.flip(-1)),
+    ],
+)
+def test_a_whole_finds_what_it_asks_for(call: Any) -> None:
+    model = whole(call)
     patched: nn.Module = inject(model, "se", reduction=4, init="identity", scope="part")
     assert isinstance(patched, Whole)
-    image = torch.randn(2, 3, 16, 16)
-    assert torch.equal(patched(image), model(image))
+    assert not [loss for loss in patched.injection.not_kept if "trial" in loss]
+    for mode in (True, False):
+        assert torch.equal(patched.train(mode)(IMAGE), model.train(mode)(IMAGE))
+    assert verify(model, patched).passed
+    torch.manual_seed(1)
+    gated: nn.Module = inject(model, "se", reduction=4, scope="part")
+    assert not torch.allclose(gated.eval()(IMAGE), model(IMAGE))
+    attached = attach(model, "se", reduction=4, scope="part").eval()
+    attached.load_state_dict(gated.state_dict())
+    assert torch.equal(attached(IMAGE), gated(IMAGE))
+    for again in (copy.copy(gated), copy.deepcopy(gated), pickle.loads(pickle.dumps(_without_call(gated)))):
+        again.call = call
+        assert torch.equal(again(IMAGE), gated(IMAGE))
+    assert torch.equal(remove(gated)(IMAGE), model(IMAGE))
+
+
+def _without_call(model: nn.Module) -> nn.Module:
+    bare = copy.copy(model)
+    vars(bare).pop("call")
+    return bare
+
+
+PAST = "the model around part runs what is in it past its forward, where a graph has no attention"
 
 
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda part, x: part(x, scale=2.0), "unexpected keyword argument 'scale'"),
-        (lambda part, x: part(x) * part.stride, "stride"),
-        (lambda part, x: nn.functional.relu(part.body(part.stem(x)) * part.stride), "stride"),
+        (lambda part, x: part.features(x), r"does not run with a graph in its place \(features\(\) was not kept"),
+        (lambda part, x: part.block(part.stem(x)), PAST),
+        (lambda part, x: part(x) + part.block(part.stem(x)), PAST),
+        (lambda part, x: part(x, 2.0) + part(x, 3.0), r"calls it in several ways \(.* scale=2.0 and is given 3.0"),
+        (lambda part, x: part(x) * (2 if isinstance(part, Part) else 3), "gives something else with a graph"),
     ],
 )
 def test_a_whole_that_asks_for_more_is_refused_and_attach_does_it(call: Any, reason: str) -> None:
-    model = Whole(call).eval()
-    with pytest.raises(PlanError, match=rf"the model around part does not run .*{reason}.*use attach\(\)"):
+    model = whole(call)
+    with pytest.raises(PlanError, match=rf"{reason}.*: use attach\(\), which keeps the part's own class"):
         inject(model, "se", reduction=4, scope="part")
     attached = attach(model, "se", reduction=4, init="identity", scope="part").eval()
-    image = torch.randn(2, 3, 16, 16)
-    assert torch.equal(attached(image), model(image))
+    assert torch.equal(attached(IMAGE), model(IMAGE))
 
 
-def test_a_whole_that_runs_on_no_image_is_not_tried() -> None:
-    model = Whole(lambda part, x: part(x["image"], scale=2.0))
-    patched = inject(model, "se", reduction=4, scope="part")
-    assert "a trial of the model around part: it runs on no image of a usual size" in patched.injection.not_kept
-    with pytest.raises(TypeError, match="scale"):
-        patched({"image": torch.randn(2, 3, 16, 16)})
+def test_a_whole_that_runs_the_layers_of_a_sequential_itself() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(conv(3, 16), Block(), Block())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    model = Loop().eval()
+    with pytest.raises(PlanError, match=r"^the model around layers .*: use attach\(\)"):
+        inject(model, "se", reduction=4, scope="layers", input_size=(3, 16, 16))
+    patched: nn.Module = inject(model, "se", reduction=4, scope="layers.1", init="identity")
+    assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda part, x: part(x["image"], scale=2.0), "it runs on no image of a usual size"),
+        (lambda part, x: part(x) if part.training else x, "it does not run that part in eval mode"),
+        (lambda part, x: part(x) if x.is_meta else int("none"), "its outputs could not be compared on an image of"),
+    ],
+)
+def test_what_could_not_be_tried_is_said(call: Any, why: str) -> None:
+    patched = inject(whole(call), "se", reduction=4, scope="part")
+    assert any(f"a trial of the model around part: {why}" in loss for loss in patched.injection.not_kept)
+
+
+def test_an_argument_that_the_graph_was_not_made_with_is_refused_when_it_runs() -> None:
+    model = whole(lambda part, x, scale=2.0: part(x, scale=scale))
+    patched: nn.Module = inject(model, "se", reduction=4, scope="part")
+    assert "argument scale=2.0: fixed at what the model around gives it" in patched.injection.not_kept
+    assert "argument as_output=False: fixed at its default" in patched.injection.not_kept
+    patched.eval()(IMAGE)
+    for scale in (3.0, 2, None):
+        with pytest.raises(
+            ArgumentError, match=rf"^the graph was made with scale=2.0 and is given {scale}: attach\(\)"
+        ):
+            patched(IMAGE, scale=scale)
+    assert issubclass(ArgumentError, GuardError)
+    assert issubclass(ArgumentError, AttnInjectError)
+
+
+def test_a_method_is_not_reachable_and_the_error_says_what_to_do() -> None:
+    part = patched_parts(inject(whole(lambda part, x: part(x)), "se", reduction=4, scope="part"))["part"]
+    with pytest.raises(AttributeError, match=r"^features\(\) was not kept: .* attach\(\)"):
+        _ = part.features
+    assert "method features(): it runs the class's own code" in part.injection.not_kept
+    assert not any("area" in loss for loss in part.injection.not_kept)
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = part.nothing_of_the_kind
+    again = inject(part, "eca", kinds=("stage",), input_size=16)
+    assert "method features(): it runs the class's own code" in again.injection.not_kept
+
+
+def test_a_part_is_read_on_what_the_whole_gives_it() -> None:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, *maps: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return self.block(maps[0] + maps[1]) * weight
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = conv(3, 16, s=2), Decoder()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.encoder(x)
+            return self.decoder(x, x.flip(-1), weight=x[:1])
+
+    model = Net().eval()
+    (site,) = find_sites(model, scope="decoder")
+    assert site.size == (112, 112)
+    patched: nn.Module = inject(model, "se", reduction=4, init="identity", scope="decoder")
+    assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+    part = patched_parts(patched)["decoder"]
+    assert part.injection.plan.input_shape == (2, 16, 112, 112)
+
+
+@pytest.mark.parametrize("given", [{"input_size": (3, 24, 20)}, {"example_inputs": torch.zeros(3, 3, 24, 20)}])
+def test_another_size_is_given_as_the_whole_gives_its_own(given: dict[str, Any]) -> None:
+    model = whole(lambda part, x: part(x, scale=2.0, as_output=True).map)
+    patched: Any = inject(model, "se", reduction=4, init="identity", scope="part", **given)
+    (insertion,) = patched.injection.plan.insertions
+    assert insertion.site.size == (24, 20)
+    assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+
+
+def test_arguments_that_are_given_as_examples_are_inputs() -> None:
+    model = whole(lambda part, x: part(x, scale=x.mean()))
+    patched: nn.Module = inject(
+        model, "se", reduction=4, init="identity", scope="part", example_inputs=(IMAGE, torch.tensor(2.0))
+    )
+    assert "scale" not in patched_parts(patched)["part"].fixed
+    assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+
+
+def test_the_class_is_forgotten_where_no_other_process_could_import_it() -> None:
+    class Local(Part):
+        @property
+        def stride(self) -> int:
+            return 5
+
+    part = inject(Local(), "se", reduction=4, input_size=16)
+    assert part.stride == 5
+    again = pickle.loads(pickle.dumps(part))
+    assert torch.equal(again.eval()(IMAGE), part.eval()(IMAGE))
+    with pytest.raises(AttributeError, match="stride"):
+        _ = again.stride
+    kept = pickle.loads(pickle.dumps(inject(Part(), "se", reduction=4, input_size=16)))
+    assert kept.stride == 2

@@ -68,20 +68,20 @@ def test_shapes_of_structures() -> None:
 @pytest.mark.parametrize(
     ("model", "inputs", "positional", "named", "fixed"),
     [
-        (Optional(), None, ["pixel_values"], [], ["mask=None"]),
-        (Optional(), Inputs((1, 2)), ["pixel_values", "mask"], [], []),
-        (Optional(), Inputs(named={"mask": 1, "pixel_values": 2}), [], ["mask", "pixel_values"], []),
-        (Named(), None, [], ["image"], ["scale=1.0"]),
-        (Listed(), None, ["batch", "views"], [], []),
+        (Optional(), None, ["pixel_values"], [], {"mask": None}),
+        (Optional(), Inputs((1, 2)), ["pixel_values", "mask"], [], {}),
+        (Optional(), Inputs(named={"mask": 1, "pixel_values": 2}), [], ["mask", "pixel_values"], {}),
+        (Named(), None, [], ["image"], {"scale": 1.0}),
+        (Listed(), None, ["batch", "views"], [], {}),
     ],
 )
 def test_which_arguments_take_an_input(
-    model: nn.Module, inputs: Inputs | None, positional: list[str], named: list[str], fixed: list[str]
+    model: nn.Module, inputs: Inputs | None, positional: list[str], named: list[str], fixed: dict[str, Any]
 ) -> None:
     signature = Signature.of(model.forward, inputs)
     assert [name for name, _ in signature.positional] == positional
     assert [name for name, _ in signature.named] == named
-    assert list(signature.fixed) == fixed
+    assert signature.fixed == fixed
 
 
 @pytest.mark.parametrize(

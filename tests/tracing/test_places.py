@@ -1,4 +1,4 @@
-"""Where nodes were made: one place for the same code, whatever the object or the turn of a loop; others for other code."""
+"""Where nodes were made: one place for the same code, whatever the object or the turn of a loop."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_objects_of_one_class_have_the_same_places() -> None:
 
 
 def test_machinery_between_the_code_and_the_node_is_passed_over() -> None:
-    (add,) = _adds(Quantizable(), (16, 8, 8))
+    add, *_ = _adds(Quantizable(), (16, 8, 8))
     assert place_of(add).startswith("Quantizable.forward:")
     assert "/" not in place_of(add)
 

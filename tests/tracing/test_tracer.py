@@ -73,7 +73,7 @@ def test_arguments_with_a_default_are_fixed_unless_an_input_is_given() -> None:
             return x * scale if y is None else x + y
 
     one, two = (trace(Model(), inputs=(torch.zeros(1),) * n) for n in (1, 2))
-    assert (one.fixed_arguments, two.fixed_arguments) == (("y=None", "scale=2.0"), ("scale=2.0",))
+    assert (one.fixed_arguments, two.fixed_arguments) == ({"y": None, "scale": 2.0}, {"scale": 2.0})
     assert [n.name for n in one.graphs["eval"].nodes] == ["x", "mul", "output"]
     assert [n.name for n in two.graphs["eval"].nodes] == ["x", "y", "add", "output"]
     assert list(one.graphs) == ["eval", "train"]

@@ -68,11 +68,39 @@ def test_networks_without_skip_adds(wild: Wild) -> None:
     assert (list(sites), sites.recorded) == ([], "")
 
 
-def _with_gates(make: Any, model: nn.Module, wild: Wild) -> Any:
+def _with_gates(make: Any, model: nn.Module, wild: Wild, scope: str | None = None) -> Any:
     torch.manual_seed(1)
     try:
-        return make(model, "eca", input_size=wild.size, kinds=("residual",)).eval()
+        return make(model, "eca", input_size=wild.size, kinds=("residual",), scope=scope).eval()
     except PlanError as error:
         assert make is attach
         assert "use inject" in str(error)
         return None
+
+
+def _scope(wild: Wild, model: Any) -> str:
+    """The part of the network that finds features, as its package calls it."""
+    return "encoder" if wild.package == "segmentation_models_pytorch" else model.base_model_prefix
+
+
+HEADED = [wild for wild in WILD if wild.package == "segmentation_models_pytorch" or "ForImage" in wild.name]
+
+
+@pytest.mark.parametrize("wild", [_available(wild) for wild in HEADED])
+def test_one_part_in_its_place(wild: Wild) -> None:
+    torch.manual_seed(0)
+    model: Any = wild.made()
+    scope = _scope(wild, model)
+    patched: Any = inject(model, "se", reduction=4, init="identity", kinds=("residual",), scope=scope)
+    assert not [loss for loss in patched.injection.not_kept if "trial" in loss]
+    # The encoders of U-Nets may leave their last stages out, and pyramids their decoder's.
+    blocks = [f"{scope}.{insertion.site.block}" for insertion in patched.injection.plan.insertions]
+    assert blocks
+    assert set(blocks) <= set(wild.expected(model))
+    image = torch.randn(2, *wild.size)
+    for mode in (True, False):
+        assert _equal(model.train(mode), patched.train(mode), image)
+    gated, attached = _with_gates(inject, model, wild, scope), _with_gates(attach, model, wild, scope)
+    assert not _equal(gated, model, image)
+    if attached is not None:
+        assert _equal(gated, attached, image)

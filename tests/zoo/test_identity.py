@@ -17,7 +17,6 @@ pytestmark = pytest.mark.zoo
 TORCHVISION = (
     "resnet18", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_s",
     "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny", "mnasnet0_5", "squeezenet1_1", "googlenet", "inception_v3",
-    "shufflenet_v2_x0_5",
 )  # fmt: skip
 TIMM = (
     "resnet26d", "resnetv2_50", "res2net50_26w_4s", "skresnet18", "resnest14d", "seresnet50", "ecaresnet26t",

@@ -1,0 +1,86 @@
+"""How the model around a part calls it: with which inputs, and which other arguments, which a graph holds for."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .alias import alias
+from .face import is_plain
+from .inputs import Inputs, tensors_in
+from .shapes import inputs_to_try
+
+_TRIALS = 3
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def usual_inputs(model: nn.Module) -> Iterator[Inputs]:
+    """Images of the few sizes that are tried where nobody says which one a model takes, on the meta device."""
+    return (inputs.on_meta() for inputs in itertools.islice(inputs_to_try(model), _TRIALS))
+
+
+def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:
+    """What `model`, which is on the meta device, gives: shapes without arithmetic."""
+    with torch.no_grad(), torch.device("meta"):
+        return inputs.given_to(model)
+
+
+def calls_of(part: nn.Module) -> list[Call]:
+    """A list that takes the arguments of every call of the part's forward, from here on."""
+    calls: list[Call] = []
+    forward = part.forward
+
+    @functools.wraps(forward)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        calls.append((args, kwargs))
+        return forward(*args, **kwargs)
+
+    vars(part)["forward"] = noting
+    return calls
+
+
+def inputs_in_place(model: nn.Module, scope: str) -> Inputs | None:
+    """What `model` gives its part at `scope`, on an image of a usual size, in eval mode.
+
+    None if it runs on none, or not with this part, or gives it what is neither an input nor a plain value.
+    """
+    whole = alias(model).to("meta").eval()
+    part = whole.get_submodule(scope)
+    forward, calls = part.forward, calls_of(part)
+    for inputs in usual_inputs(whole):
+        calls.clear()
+        try:
+            run_on_meta(whole, inputs)
+        except Exception:  # Whatever the model minds, it may not mind at the next size.
+            continue
+        return _inputs_of(forward, *calls[0]) if calls else None
+    return None
+
+
+def _inputs_of(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+    signature = inspect.signature(forward)
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind, default = signature.parameters[name].kind, signature.parameters[name].default
+        for key, each in value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]:
+            if any(True for _ in tensors_in(each)):
+                if kind is inspect.Parameter.VAR_POSITIONAL:
+                    positional += each
+                elif kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not named and not fixed:
+                    positional.append(each)
+                else:
+                    named[key] = each
+            elif is_plain(each) and kind in _BY_NAME:
+                fixed[key] = each
+            elif each is not default:
+                return None
+    return Inputs(tuple(positional), named, fixed)

@@ -1,0 +1,96 @@
+"""What a graph keeps of the class that it was made from: what the model around it may ask, and how it may call it.
+
+F1. Properties and static methods are answered from the class. They run on the patched module, and take no image.
+F2. Methods are not: they would run the class's own code, without the attention. The error names `attach`.
+F3. An argument that the graph has no place for is taken, and must be what the graph was made with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from ..errors import ArgumentError
+
+_ANSWERED = (property, cached_property, staticmethod)
+
+
+def face_of(module: nn.Module) -> type:
+    """The class that a module is of, or was before it became a graph."""
+    face: type = vars(module).get("_inj_face", type(module))
+    return face
+
+
+def is_answered(face: type, name: str) -> bool:
+    """F1."""
+    return isinstance(inspect.getattr_static(face, name, None), _ANSWERED)
+
+
+def answer(module: nn.Module, name: str) -> Any:
+    """What the class of `module` says to `name`, which it answers."""
+    face = face_of(module)
+    return inspect.getattr_static(face, name).__get__(module, face)
+
+
+def portable_face(face: type) -> type:
+    """The class, if another process can import it; a plain module's if it cannot."""
+    found: Any = sys.modules.get(face.__module__)
+    for name in face.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return face if found is face else nn.Module
+
+
+def is_plain(value: Any) -> bool:
+    """Whether two values like this can be compared, and mean the same where they are equal."""
+    return (
+        value is None
+        or isinstance(value, (bool, int, float, str))
+        or (type(value) is tuple and all(map(is_plain, value)))
+    )
+
+
+def may_be_fixed(name: str, value: Any) -> bool:
+    """Whether F3 can be had for an argument."""
+    return is_plain(value) and name.isidentifier() and not keyword.iskeyword(name)
+
+
+def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any]) -> str:
+    """The parameters of a forward that takes `places`, then what is fixed: by position where the class's own has it so.
+
+    >>> from torch import nn
+    >>> class Net(nn.Module):
+    ...     def forward(self, x, scale, *, deep=False): ...
+    >>> parameters_of(Net, ["x"], {"scale": 2.0, "deep": False})
+    "self, x, scale=inj_fixed['scale'], *, deep=inj_fixed['deep']"
+    """
+    own = inspect.signature(face.forward).parameters  # type: ignore[attr-defined]
+    order = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"]
+    following = order[len(places) :] if order[: len(places)] == list(places) else []
+    by_position: list[str] = []
+    for name in following:
+        if name not in fixed:
+            break
+        by_position.append(name)
+    by_name = [name for name in fixed if name not in by_position]
+    written = [f"{name}=inj_fixed[{name!r}]" for name in by_position]
+    written += ["*", *(f"{name}=inj_fixed[{name!r}]" for name in by_name)] if by_name else []
+    return ", ".join(["self", *places, *written])
+
+
+def must_be_as_fixed(name: str, given: Any, fixed: Any) -> None:
+    """F3.
+
+    Raises:
+        ArgumentError: another value than the graph was made with.
+
+    """
+    if type(given) is not type(fixed) or given != fixed:
+        raise ArgumentError(
+            f"the graph was made with {name}={fixed!r} and is given {given!r}: attach() keeps the class, which takes it"
+        )
