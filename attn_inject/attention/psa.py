@@ -25,8 +25,9 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 class PSA(nn.Module):
     """Pyramid Squeeze Attention, before an add (shape kept) or in the place of a convolution.
 
-    Any channel count works: groups that do not divide it are fitted to the largest count that does (`adjustments` says
-    so), and a width that does not divide by the number of branches is rounded up and the result cut to size.
+    Any channel count works, and `adjustments` says what was fitted: groups that do not divide it become the largest
+    count that does, a width that does not divide by the number of branches is rounded up and the result cut to size,
+    and a branch that is narrower than the reduction has a hidden width of 1.
 
     Args:
         channels: C of the input. out_channels: of the output, C if None.
@@ -65,16 +66,20 @@ class PSA(nn.Module):
         self.reverse = choice({"reversed": True, "natural": False}, "order", order)
         width = -(-self.out_channels // len(kernels))
         fitted = [largest_divisor(whole_number("groups", group), channels, width) for group in groups]
-        changed = tuple(fitted) != tuple(groups)
-        self.adjustments: tuple[str, ...] = (f"groups {tuple(groups)} fitted to {tuple(fitted)}",) if changed else ()
+        whole_number("reduction", reduction)
+        parts = len(kernels)
+        said = {
+            f"with groups {tuple(groups)} fitted to {tuple(fitted)}": fitted != list(groups),
+            f"no multiple of {parts} channels: branches rounded up, cut to size": self.out_channels % parts,
+            f"with branches narrower than the reduction {reduction}: hidden width 1": width < reduction,
+        }
+        self.adjustments: tuple[str, ...] = tuple(what for what, is_so in said.items() if is_so)
         convolution = choice({str(n): c for n, c in _CONVOLUTIONS.items()}, "ndim", str(ndim))
         self.convs = nn.ModuleList(
             convolution(channels, width, kernel, stride=stride, padding=kernel // 2, groups=group, bias=False)
             for kernel, group in zip(kernels, fitted, strict=True)
         )
-        self.weight = SE(
-            width, rd_channels=max(width // whole_number("reduction", reduction), 1), bias=True, form="conv"
-        )
+        self.weight = SE(width, reduction, bias=True, form="conv")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, out_channels, *spatial / stride)."""

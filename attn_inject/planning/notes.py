@@ -10,12 +10,15 @@ from .choices import Choices, listing
 
 
 def adjustment_notes(attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
-    """What modules had to adjust (groups that do not divide the channels), and where."""
+    """What modules had to adjust (groups that do not divide the channels), at how many of the sites, and where."""
     places: dict[str, list[str]] = {}
     for insertion, module in made:
         for adjustment in getattr(getattr(module, "inner", module), "adjustments", ()):
             places.setdefault(adjustment, []).append(insertion.module)
-    return [f"{attention.name}: {what} at {listing(where, 3)}" for what, where in places.items()]
+    return [
+        f"{attention.name}: {len(where)} of {len(made)} sites {what} ({listing(where, 3)})"
+        for what, where in places.items()
+    ]
 
 
 def recording_note(sites: Sites) -> list[str]:

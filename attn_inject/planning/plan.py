@@ -195,8 +195,17 @@ def _insertions(
     if not made:
         raise PlanError(refused[0])
     pairs = list(made.values())
+    _must_be_met_somewhere(pairs)
     notes = [*dict.fromkeys(refused), *adjustment_notes(attention, pairs), *cost_note(located.model, attention, pairs)]
     return [insertion for insertion, _ in pairs], notes
+
+
+def _must_be_met_somewhere(made: list[tuple[Insertion, nn.Module]]) -> None:
+    """Refuse a setting that fits no site: what was fitted to all of them is not what was asked for."""
+    unmet = [(insertion, getattr(getattr(module, "inner", module), "unmet", "")) for insertion, module in made]
+    if all(why for _, why in unmet):
+        widest, why = max(unmet, key=lambda pair: pair[0].channels)
+        raise AttentionError(f"{widest.module}: {why}")
 
 
 def _place(graph: GraphSites, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:

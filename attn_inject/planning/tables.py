@@ -24,7 +24,8 @@ _MAX_NAME = 100
 # Of one option's value: levels of lists and tables, and items in each.
 _MAX_LEVELS = 5
 _MAX_NESTED = 200
-_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+# What modules may be called (torchvision's RegNets have `block1-0`), but for what a file system would make of it.
+_PATH = re.compile(r"[^./\\]+(\.[^./\\]+)*")
 
 Reader = Callable[[str, Any], Any]
 
@@ -144,7 +145,7 @@ def filled_text(where: str, value: Any) -> str:
 def path(where: str, value: Any) -> str:
     """The dotted path of a module; empty for the model itself."""
     checked: str = text(where, value)
-    if checked and not _PATH.fullmatch(checked):
+    if checked and not (_PATH.fullmatch(checked) and checked.isprintable()):
         raise PlanError(f"{where} must be a dotted module path such as layer1.0.se, not {checked[:60]!r}")
     return checked
 

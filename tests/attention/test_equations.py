@@ -17,7 +17,7 @@ from attn_inject import AttentionError
 from attn_inject.attention.eca import adaptive_kernel_size
 from attn_inject.attention.psa import PSA
 from attn_inject.attention.registry import build
-from attn_inject.attention.se import hidden_width
+from attn_inject.attention.se import SE, hidden_width
 
 TIGHT = 1e-12
 # (N, C), (N, C, L), (N, C, H, W) and (N, C, D, H, W): the batch and the spatial sizes.
@@ -229,9 +229,21 @@ def test_psa_at_2048_channels() -> None:
 
 def test_psa_fits_groups_and_says_so() -> None:
     assert PSA(256).adjustments == ()
-    (said,) = PSA(24).adjustments
-    assert said == "groups (1, 4, 8, 16) fitted to (1, 3, 6, 6)"
+    assert PSA(24).adjustments == (
+        "with groups (1, 4, 8, 16) fitted to (1, 3, 6, 6)",
+        "with branches narrower than the reduction 16: hidden width 1",
+    )
+    assert PSA(130).adjustments[1] == "no multiple of 4 channels: branches rounded up, cut to size"
     assert all(24 % conv.groups == 0 and 6 % conv.groups == 0 for conv in PSA(24).convs)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 40])
+def test_se_has_a_hidden_width_of_at_least_one(channels: int) -> None:
+    module = SE(channels)
+    assert module.fc1.weight.shape == (max(channels // 16, 1), channels)
+    assert bool(module.adjustments) == bool(module.unmet) == (channels < 16)
+    for options in ({"min_width": 4}, {"divisor": 8}, {"rd_channels": 3}):
+        assert SE(channels, **options).adjustments == ()
 
 
 GATES = ("se", "eca", "se-var2", "se-var3", "se-gc", "eca-ns")

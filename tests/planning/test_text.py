@@ -248,7 +248,7 @@ def test_each_table_of_a_plan_has_known_keys_only_and_all_that_it_needs(where: s
         ("the plan", "init", "papr", "the plan: init must be one of paper, identity, got 'papr' (did you mean paper?)"),
         ("the plan", "source", None, "the plan: source must be a table of named values, not NoneType"),
         ("the plan", "insertions", {}, "the plan: insertions must be a list of 0 to 20,000 items"),
-        ("the plan", "scope", "a b", "the plan: scope must be a dotted module path"),
+        ("the plan", "scope", "a..b", "the plan: scope must be a dotted module path"),
         ("the plan", "notes", "a note", "the plan: notes must be a list"),
         ("the plan: insertions 0", "module", "", "the plan: insertions 0: module must not be empty"),
         ("the plan: insertions 0", "module", "a.lambda.b", "module must not have 'lambda' in it"),
