@@ -101,9 +101,14 @@ def _batch_note(inputs: Inputs) -> tuple[str, ...]:
 
 def _injected(patched: nn.Module) -> tuple[str, nn.Module, Injection | None]:
     """The patched part of a model with its path and record; all of it, without a record, where none is found."""
-    for path, module in patched.named_modules():
-        if isinstance(module, InjectedModule):
-            return path, module, module.injection
+    parts = [(path, module) for path, module in patched.named_modules() if isinstance(module, InjectedModule)]
+    if len(parts) > 1:
+        raise AttnInjectError(
+            f"a report is about one patched part, and {', '.join(path for path, _ in parts)} are patched: "
+            "report on each by itself, as report(original.get_submodule(path), patched.get_submodule(path))"
+        )
+    for path, module in parts:
+        return path, module, module.injection
     record = getattr(patched, "injection", None)
     return "", patched, record if isinstance(record, Injection) else None
 
