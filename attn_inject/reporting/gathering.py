@@ -17,7 +17,7 @@ from ..cost.amounts import Cost
 from ..cost.counting import Count, count
 from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
-from ..errors import TraceError
+from ..errors import AttnInjectError, TraceError
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, dtype_of
 from ..tracing.prepare import unwrap
