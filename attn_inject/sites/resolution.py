@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import fx
@@ -23,7 +23,7 @@ def is_multi_resolution(
     flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch: fx.Node, joins: Collection[fx.Node]
 ) -> bool:
     """R6: whether the add `node` brings together what was computed at several resolutions."""
-    rises = [any(climbs(flow, step) for step in flow.mainline(operand, fork)) for operand in (shortcut, branch)]
+    rises = [any(True for _ in _ways_up(flow, operand, fork)) for operand in (shortcut, branch)]
     if rises != [False, True] or _stays_in_one_child(flow, fork, branch, block_of(node)):
         return False
     if flow.holds_convolution(shortcut, fork):
@@ -35,13 +35,31 @@ def is_multi_resolution(
     return escapes or not region.isdisjoint(joins)
 
 
+def _ways_up(flow: Flow, operand: fx.Node, fork: fx.Node) -> Iterator[fx.Node]:
+    """The values on the way to the operand that come up to more positions, by one operation or by two ways at once."""
+    later: tuple[fx.Node, int] | None = None
+    for step in flow.mainline(operand, fork):
+        if climbs(flow, step):
+            yield step
+        value = value_of(step)
+        if not isinstance(value, torch.Tensor) or value.dim() < 3:
+            continue
+        positions = value.shape[2:].numel()
+        if later is not None and positions < later[1] and not climbs(flow, later[0]):
+            within = flow.region(later[0], step)
+            if any(climbs(flow, each) for each in within):
+                yield later[0]
+        later = step, positions
+
+
 def _stays_in_one_child(flow: Flow, fork: fx.Node, branch: fx.Node, block: str) -> bool:
     """Whether all of the branch that is coarser than its end, and the way back up, runs in one child of the block."""
     end = value_of(branch).shape[2:].numel()
     children = set()
+    risen = set(_ways_up(flow, branch, fork))
     for step in flow.mainline(branch, fork):
         value = value_of(step)
-        if climbs(flow, step) or (isinstance(value, torch.Tensor) and value.shape[2:].numel() < end):
+        if step in risen or (isinstance(value, torch.Tensor) and value.shape[2:].numel() < end):
             path = str(step.target) if step.op == "call_module" else block_of(step)
             inside = path.removeprefix(f"{block}." if block else "")
             children.add(inside.split(".")[0] if inside != path or not block else "")

@@ -121,6 +121,10 @@ def _has_skip(block: Any) -> bool:
     )
 
 
+def _bends(block: Any) -> bool:
+    return any(isinstance(module, nn.PReLU) for module in block.modules())
+
+
 _SMALL = {"embedding_size": 16, "hidden_sizes": [16, 32, 32, 64], "depths": [2, 2, 1, 1]}
 _FOUR = {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 2, 1]}
 _ENCODERS = {
@@ -220,7 +224,8 @@ WILD: tuple[Wild, ...] = (
             ("DynUNet", ("UnetResBlock",), {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "res_block": True,
                                             "upsample_kernel_size": [2, 2], **_IN_OUT}),
             ("RegUNet", ("RegistrationResidualConvBlock",), {"in_channels": 1, "num_channel_initial": 16, "depth": 2}),
-            ("AutoEncoder", ("ResidualUnit",), {"num_res_units": 2, **_UNET, "strides": (2, 2, 2)}),
+            # The last unit is one convolution, to the maps that are put out.
+            ("AutoEncoder", ("ResidualUnit",), {"where": _bends, "num_res_units": 2, **_UNET, "strides": (2, 2, 2)}),
             ("MedNeXtSmall", ("MedNeXtBlock", "MedNeXtDownBlock", "MedNeXtUpBlock"), _IN_OUT),
         )
     ),
