@@ -71,7 +71,8 @@ def test_networks_without_skip_adds(wild: Wild) -> None:
 def _with_gates(make: Any, model: nn.Module, wild: Wild, scope: str | None = None) -> Any:
     torch.manual_seed(1)
     try:
-        return make(model, "eca", input_size=wild.size, kinds=("residual",), scope=scope).eval()
+        size = wild.size if scope is None else None
+        return make(model, "eca", input_size=size, kinds=("residual",), scope=scope).eval()
     except PlanError as error:
         assert make is attach
         assert "use inject" in str(error)
