@@ -25,8 +25,9 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 class PSA(nn.Module):
     """Pyramid Squeeze Attention, before an add (shape kept) or in the place of a convolution.
 
-    Any channel count works: groups that do not divide it are fitted to the largest count that does (`adjustments` says
-    so), and a width that does not divide by the number of branches is rounded up and the result cut to size.
+    Any channel count works, and `adjustments` says what was fitted: groups that do not divide it become the largest
+    count that does, a width that does not divide by the number of branches is rounded up and the result cut to size,
+    and the shared block's hidden width is at least 1.
 
     Args:
         channels: C of the input. out_channels: of the output, C if None.
@@ -62,19 +63,24 @@ class PSA(nn.Module):
         if any(whole_number("kernels", kernel) % 2 == 0 for kernel in kernels):
             raise AttentionError(f"kernels must be odd, got {tuple(kernels)}")
         whole_number("stride", stride)
+        whole_number("reduction", reduction)
         self.reverse = choice({"reversed": True, "natural": False}, "order", order)
         width = -(-self.out_channels // len(kernels))
         fitted = [largest_divisor(whole_number("groups", group), channels, width) for group in groups]
-        changed = tuple(fitted) != tuple(groups)
-        self.adjustments: tuple[str, ...] = (f"groups {tuple(groups)} fitted to {tuple(fitted)}",) if changed else ()
+        whole_number("reduction", reduction)
+        uneven = self.out_channels % len(kernels) != 0
+        said = {
+            f"with groups {tuple(groups)} fitted to {tuple(fitted)}": fitted != list(groups),
+            f"with widths that {len(kernels)} branches do not divide: rounded up, and cut": uneven,
+            f"with branches narrower than the reduction {reduction}: hidden width 1": width < reduction,
+        }
+        self.adjustments: tuple[str, ...] = tuple(what for what, is_so in said.items() if is_so)
         convolution = choice({str(n): c for n, c in _CONVOLUTIONS.items()}, "ndim", str(ndim))
         self.convs = nn.ModuleList(
             convolution(channels, width, kernel, stride=stride, padding=kernel // 2, groups=group, bias=False)
             for kernel, group in zip(kernels, fitted, strict=True)
         )
-        self.weight = SE(
-            width, rd_channels=max(width // whole_number("reduction", reduction), 1), bias=True, form="conv"
-        )
+        self.weight = SE(width, reduction, bias=True, form="conv")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, out_channels, *spatial / stride)."""

@@ -16,10 +16,10 @@ from .gating import ACTIVATIONS, ChannelGate, choice, whole_number
 
 
 def hidden_width(channels: int, reduction: float, divisor: int = 1, min_width: int | None = None) -> int:
-    """C/r, rounded down, or to the nearest multiple of `divisor` (at least one of them), and at least `min_width`.
+    """C/r, rounded down, or to the nearest multiple of `divisor` (at least one of them), and at least `min_width` or 1.
 
     Raises:
-        AttentionError: nothing would be left.
+        AttentionError: a reduction below 1, a divisor or a least width that is no whole number from 1.
 
     """
     whole_number("divisor", divisor)
@@ -28,17 +28,14 @@ def hidden_width(channels: int, reduction: float, divisor: int = 1, min_width: i
     width = int(channels // reduction)
     if divisor > 1:
         width = max(divisor, int(channels / reduction + divisor / 2) // divisor * divisor)
-    if min_width is not None:
-        width = max(width, whole_number("min_width", min_width))
-    if width < 1:
-        raise AttentionError(
-            f"reduction {reduction} is wider than the {channels} channels: use at most {channels}, or set min_width"
-        )
-    return width
+    return max(width, 1 if min_width is None else whole_number("min_width", min_width))
 
 
 class SE(ChannelGate):
     """Squeeze-and-Excitation.
+
+    Any channel count works: where the reduction leaves nothing and nothing else sets a least width, the hidden width is
+    1. `adjustments` says so, and `unmet` how it could be met: a plan none of whose sites meets it is refused.
 
     Args:
         channels: C of the maps.
@@ -53,7 +50,7 @@ class SE(ChannelGate):
         init: "identity" zeroes the last layer and doubles the gate, so that it starts at exactly 1.
 
     Raises:
-        AttentionError: settings that leave no hidden width, or unknown choices.
+        AttentionError: widths or a reduction below 1, or unknown choices.
 
     """
 
@@ -76,6 +73,13 @@ class SE(ChannelGate):
         whole_number("channels", channels)
         hidden = hidden_width(channels, reduction, divisor, min_width) if rd_channels is None else rd_channels
         whole_number("rd_channels", hidden)
+        self.adjustments: tuple[str, ...] = ()
+        self.unmet = ""
+        if rd_channels is None and divisor == 1 and min_width is None and channels < reduction:
+            self.adjustments = (f"narrower than the reduction {reduction}: hidden width 1",)
+            self.unmet = (
+                f"reduction {reduction} is wider than the {channels} channels: use at most {channels}, or set min_width"
+            )
         self.act = choice(ACTIVATIONS, "act", act)
         self.form = form
         if choice({"linear": False, "conv": True}, "form", form):

@@ -63,7 +63,7 @@ class SEGC(ChannelGate):
     def __init__(self, channels: int, groups: int = 16, *, gate: str = "sigmoid", init: str = "paper") -> None:
         super().__init__(gate=gate, init=init)
         self.groups = largest_divisor(whole_number("groups", groups), whole_number("channels", channels))
-        fitted = f"groups {groups} fitted to {self.groups}"
+        fitted = f"with groups {groups} fitted to {self.groups}"
         self.adjustments: tuple[str, ...] = (fitted,) if self.groups != groups else ()
         self.fc = nn.Conv1d(channels, channels, 1, groups=self.groups, bias=False)
         if init == "identity":

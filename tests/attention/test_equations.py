@@ -78,6 +78,25 @@ def test_rounded_widths_are_timms(c: int, reduction: int, divisor: int) -> None:
     assert hidden_width(c, reduction, divisor) == wanted
 
 
+@pytest.mark.parametrize(
+    ("options", "width", "fitted"),
+    [
+        ({}, 1, True),
+        ({"reduction": 8}, 1, False),
+        ({"reduction": 7.5}, 1, False),
+        ({"reduction": 9}, 1, True),
+        ({"min_width": 2}, 2, False),
+        ({"divisor": 8}, 8, False),
+        ({"rd_channels": 3}, 3, False),
+    ],
+)
+def test_a_reduction_wider_than_the_channels_leaves_one(options: dict[str, Any], width: int, fitted: bool) -> None:
+    """Said only where nothing that was asked for sets the width."""
+    se: Any = build("se", 8, options=options)
+    assert se.fc1.weight.shape == (width, 8)
+    assert bool(se.adjustments) == bool(se.unmet) == fitted
+
+
 def test_a_given_width_wins() -> None:
     assert build("se", 64, options={"rd_channels": 5, "reduction": 4, "min_width": 9}).fc1.weight.shape == (5, 64)
 
@@ -229,8 +248,13 @@ def test_psa_at_2048_channels() -> None:
 
 def test_psa_fits_groups_and_says_so() -> None:
     assert PSA(256).adjustments == ()
-    (said,) = PSA(24).adjustments
-    assert said == "groups (1, 4, 8, 16) fitted to (1, 3, 6, 6)"
+    assert PSA(24).adjustments == (
+        "with groups (1, 4, 8, 16) fitted to (1, 3, 6, 6)",
+        "with branches narrower than the reduction 16: hidden width 1",
+    )
+    assert PSA(250, groups=(1, 1, 1, 1)).adjustments == (
+        "with widths that 4 branches do not divide: rounded up, and cut",
+    )
     assert all(24 % conv.groups == 0 and 6 % conv.groups == 0 for conv in PSA(24).convs)
 
 

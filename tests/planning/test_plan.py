@@ -12,7 +12,7 @@ from torch import nn
 from attn_inject import AttentionError, PlanError, inject, make_plan
 from attn_inject.planning.choices import Choices
 from attn_inject.planning.plan import locate_and_plan
-from attn_inject.types import Insertion, Plan, Source
+from attn_inject.types import Init, Insertion, Plan, Source
 
 from ..toys import REFUSED, SPELLINGS, Block, Lambda, Toy, conv
 
@@ -321,20 +321,20 @@ def test_stacking_on_attention_that_is_there_is_noted() -> None:
 
 
 def test_what_modules_had_to_adjust_is_noted_with_the_places() -> None:
-    fitted = "se-gc: groups 5 fitted to 4 at "
+    fitted = "sites with groups 5 fitted to 4"
     model = chain(*(residual() for _ in range(4)))
     notes = plan_of(model, "se-gc", groups=5).notes
-    assert notes == (f"{fitted}body.0.se_gc, body.1.se_gc, body.2.se_gc, ... (4 in all)",)
+    assert notes == (f"se-gc: 4 of 4 {fitted} (body.0.se_gc, body.1.se_gc, body.2.se_gc, ...)",)
     notes = plan_of(model, "se-gc", groups=5, every=2).notes
-    assert notes == (f"{fitted}body.0.se_gc, body.2.se_gc",)
+    assert notes == (f"se-gc: 2 of 2 {fitted} (body.0.se_gc, body.2.se_gc)",)
     assert plan_of(model, "se-gc", groups=8).notes == ()
     # Of a mixed-in module, it is the inner one that knows.
     (note,) = plan_of(chain(residual()), "psa", init="identity", kernels=[3, 3], groups=[1, 3]).notes[:1]
-    assert note == "psa: groups (1, 3) fitted to (1, 2) at body.0.psa"
+    assert note == "psa: 1 of 1 sites with groups (1, 3) fitted to (1, 2) (body.0.psa)"
     several = plan_of(two_stages(), "se-gc", stage_options={0: {"groups": 5}, 1: {"groups": 3}}).notes
     assert several == (
-        "se-gc: groups 5 fitted to 4 at body.0.se_gc",
-        "se-gc: groups 3 fitted to 2 at body.1.se_gc",
+        "se-gc: 1 of 2 sites with groups 5 fitted to 4 (body.0.se_gc)",
+        "se-gc: 1 of 2 sites with groups 3 fitted to 2 (body.1.se_gc)",
     )
 
 
@@ -498,12 +498,27 @@ def test_options_are_checked_before_anything_is_built() -> None:
         assert str(caught.value) == sentence
 
 
-def test_settings_that_do_not_fit_name_the_place() -> None:
+def test_a_narrow_site_is_fitted_and_said_once() -> None:
+    model = Toy(nn.Sequential(residual(), residual(), Block(SPELLINGS["+"], 16, 32, 2)), out=32)
+    plan = make_plan(model, "se", input_size=SIZE, reduction=32)
+    assert plan.notes == ("se: 2 of 3 sites narrower than the reduction 32: hidden width 1 (body.0.se, body.1.se)",)
+    patched = inject(model, "se", input_size=SIZE, reduction=32)
+    assert [patched.get_submodule(name).fc1.out_features for name in modules(plan)] == [1, 1, 1]
+    assert inject(model, "se", input_size=SIZE, reduction=32, min_width=3).injection.plan.notes == ()
+
+
+@pytest.mark.parametrize("init", ["paper", "identity"])
+def test_a_setting_that_no_site_can_take_names_the_widest(init: Init) -> None:
     with pytest.raises(AttentionError) as caught:
-        make_plan(two_stages(), "se", input_size=SIZE, reduction=32)
+        make_plan(two_stages(), "se", input_size=SIZE, reduction=33, init=init)
     assert str(caught.value) == (
-        "body.0.se: reduction 32 is wider than the 16 channels: use at most 16, or set min_width"
+        "body.1.se: reduction 33 is wider than the 32 channels: use at most 32, or set min_width"
     )
+
+
+def test_nonsense_for_one_stage_stays_an_error() -> None:
+    with pytest.raises(AttentionError, match="^body.0.se: reduction must be a number from 1, got 0$"):
+        make_plan(two_stages(), "se", input_size=SIZE, stage_options={0: {"reduction": 0}})
 
 
 def test_modules_are_tried_without_memory() -> None:
