@@ -135,6 +135,11 @@ class ZeroMix(nn.Module):
         return mixed
 
 
+def unmixed(module: nn.Module) -> nn.Module:
+    """The attention itself, without what an identity start may have put around it."""
+    return module.inner if isinstance(module, ZeroMix) else module
+
+
 def largest_divisor(wanted: int, *numbers: int) -> int:
     """The largest group count up to `wanted` that divides all `numbers`."""
     common = math.gcd(*numbers)

@@ -27,7 +27,7 @@ class PSA(nn.Module):
 
     Any channel count works, and `adjustments` says what was fitted: groups that do not divide it become the largest
     count that does, a width that does not divide by the number of branches is rounded up and the result cut to size,
-    and a branch that is narrower than the reduction has a hidden width of 1.
+    and the shared block's hidden width is at least 1.
 
     Args:
         channels: C of the input. out_channels: of the output, C if None.
@@ -67,10 +67,10 @@ class PSA(nn.Module):
         width = -(-self.out_channels // len(kernels))
         fitted = [largest_divisor(whole_number("groups", group), channels, width) for group in groups]
         whole_number("reduction", reduction)
-        parts = len(kernels)
+        uneven = self.out_channels % len(kernels) != 0
         said = {
             f"with groups {tuple(groups)} fitted to {tuple(fitted)}": fitted != list(groups),
-            f"no multiple of {parts} channels: branches rounded up, cut to size": self.out_channels % parts,
+            f"with widths that {len(kernels)} branches do not divide: rounded up, and cut": uneven,
             f"with branches narrower than the reduction {reduction}: hidden width 1": width < reduction,
         }
         self.adjustments: tuple[str, ...] = tuple(what for what, is_so in said.items() if is_so)

@@ -192,7 +192,8 @@ def build(
         raise
     except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
         raise AttentionError(
-            f"{attention.name} cannot be made for {channels} channels: {error or type(error).__name__}"
+            f"{attention.name} cannot be made for {channels} channels: {str(error) or type(error).__name__}; "
+            "give it other options, or leave such sites out (exclude, min_channels)"
         ) from error
     if not isinstance(module, nn.Module):
         raise AttentionError(f"{attention.name} must make an nn.Module, not {type(module).__name__}")

@@ -16,7 +16,7 @@ from .gating import ACTIVATIONS, ChannelGate, choice, whole_number
 
 
 def hidden_width(channels: int, reduction: float, divisor: int = 1, min_width: int | None = None) -> int:
-    """C/r, rounded down, or to the nearest multiple of `divisor` (at least one), and at least `min_width` or 1.
+    """C/r, rounded down, or to the nearest multiple of `divisor` (at least one of them), and at least `min_width` or 1.
 
     Raises:
         AttentionError: a reduction below 1, a divisor or a least width that is no whole number from 1.
@@ -34,8 +34,8 @@ def hidden_width(channels: int, reduction: float, divisor: int = 1, min_width: i
 class SE(ChannelGate):
     """Squeeze-and-Excitation.
 
-    Any channel count works: where the reduction leaves nothing and nothing else sets a least width, the hidden width
-    is 1. `adjustments` says so, and `unmet` how the reduction could be met: a plan that meets it nowhere is refused.
+    Any channel count works: where the reduction leaves nothing and nothing else sets a least width, the hidden width is
+    1. `adjustments` says so, and `unmet` how it could be met: a plan none of whose sites meets it is refused.
 
     Args:
         channels: C of the maps.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch import nn
 from ..errors import AttentionError, nearest
 from .base import Attention, child_name
 
+# Options that must divide the channels: PSA's groups are fitted, and so are these (heads, parts of a split).
+_DIVIDING = ("num_heads", "radix", "split_input")
+_LEAST = {int: 1, bool: 0}
 # Divisible by 7 and by 8, the blocks that timm's windowed attentions cut a map into.
 _EXTENT = 56
 
@@ -59,7 +63,27 @@ def _factory(plain: str) -> Callable[..., nn.Module]:
         assert isinstance(module, nn.Module)
         return module
 
-    return make
+    def make_fitted(channels: int, **options: Any) -> nn.Module:
+        try:
+            return make(channels, **options)
+        except (AssertionError, ValueError, RuntimeError):
+            for name, value, fitted in _fits(plain, options):
+                with contextlib.suppress(AssertionError, ValueError, RuntimeError):
+                    module = make(channels, **{**options, name: fitted})
+                    module.adjustments = (f"with {name} {value} fitted to {fitted}",)  # type: ignore[assignment]
+                    return module
+            raise
+
+    return make_fitted
+
+
+def _fits(plain: str, options: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """(option, its value, a smaller one) of what must divide the channels, the largest first."""
+    for name, parameter in inspect.signature(_class_of(plain)[0]).parameters.items():
+        if name in _DIVIDING and isinstance(value := options.get(name, parameter.default), int):
+            yield from (
+                (name, value, type(value)(smaller)) for smaller in range(value - 1, _LEAST[type(value)] - 1, -1)
+            )
 
 
 def _class_of(plain: str) -> tuple[Any, str]:

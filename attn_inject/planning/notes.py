@@ -5,20 +5,25 @@ from __future__ import annotations
 from torch import nn
 
 from ..attention.base import Attention
+from ..attention.gating import unmixed
 from ..types import Insertion, Site, Sites
-from .choices import Choices, listing
+from .choices import Choices
 
 
 def adjustment_notes(attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
     """What modules had to adjust (groups that do not divide the channels), at how many of the sites, and where."""
     places: dict[str, list[str]] = {}
     for insertion, module in made:
-        for adjustment in getattr(getattr(module, "inner", module), "adjustments", ()):
+        for adjustment in getattr(unmixed(module), "adjustments", ()):
             places.setdefault(adjustment, []).append(insertion.module)
     return [
-        f"{attention.name}: {len(where)} of {len(made)} sites {what} ({listing(where, 3)})"
+        f"{attention.name}: {len(where)} of {len(made)} sites {what} ({_first(where)})"
         for what, where in places.items()
     ]
+
+
+def _first(places: list[str], limit: int = 3) -> str:
+    return ", ".join(places[:limit]) + (", ..." if len(places) > limit else "")
 
 
 def recording_note(sites: Sites) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..attention.base import Attention
+from ..attention.gating import unmixed
 from ..attention.registry import module_for, resolve
 from ..errors import AttentionError, PlanError
 from ..sites.anatomy import Anatomy
@@ -195,17 +196,9 @@ def _insertions(
     if not made:
         raise PlanError(refused[0])
     pairs = list(made.values())
-    _must_be_met_somewhere(pairs)
+    _check_met(pairs)
     notes = [*dict.fromkeys(refused), *adjustment_notes(attention, pairs), *cost_note(located.model, attention, pairs)]
     return [insertion for insertion, _ in pairs], notes
-
-
-def _must_be_met_somewhere(made: list[tuple[Insertion, nn.Module]]) -> None:
-    """Refuse a setting that fits no site: what was fitted to all of them is not what was asked for."""
-    unmet = [(insertion, getattr(getattr(module, "inner", module), "unmet", "")) for insertion, module in made]
-    if all(why for _, why in unmet):
-        widest, why = max(unmet, key=lambda pair: pair[0].channels)
-        raise AttentionError(f"{widest.module}: {why}")
 
 
 def _place(graph: GraphSites, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
@@ -268,6 +261,19 @@ def _convolution_options(root: nn.Module, path: Any, attention: Attention) -> di
     if unfit and not same:
         raise PlanError(f"{attention.name} cannot take the place of {path}: it has no {' and no '.join(unfit)} option")
     return {key: value for key, value in wanted.items() if key in attention.options}
+
+
+def _check_met(made: list[tuple[Insertion, nn.Module]]) -> None:
+    """Refuse a setting that was fitted everywhere: nobody gets what they asked for. One that some sites meet is noted.
+
+    Raises:
+        AttentionError: names the widest site, which is the easiest to please.
+
+    """
+    unmet = [getattr(unmixed(module), "unmet", "") for _, module in made]
+    if all(unmet):
+        (widest, _), sentence = max(zip(made, unmet, strict=True), key=lambda each: each[0][0].channels)
+        raise AttentionError(f"{widest.module}: {sentence}")
 
 
 def _tried(insertion: Insertion, attention: Attention) -> nn.Module:

@@ -17,7 +17,7 @@ from attn_inject import AttentionError
 from attn_inject.attention.eca import adaptive_kernel_size
 from attn_inject.attention.psa import PSA
 from attn_inject.attention.registry import build
-from attn_inject.attention.se import SE, hidden_width
+from attn_inject.attention.se import hidden_width
 
 TIGHT = 1e-12
 # (N, C), (N, C, L), (N, C, H, W) and (N, C, D, H, W): the batch and the spatial sizes.
@@ -76,6 +76,25 @@ def test_rounded_widths_are_timms(c: int, reduction: int, divisor: int) -> None:
     timm_layers = pytest.importorskip("timm.layers")
     wanted = timm_layers.make_divisible(c / reduction, divisor, round_limit=0.0)
     assert hidden_width(c, reduction, divisor) == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "width", "fitted"),
+    [
+        ({}, 1, True),
+        ({"reduction": 8}, 1, False),
+        ({"reduction": 7.5}, 1, False),
+        ({"reduction": 9}, 1, True),
+        ({"min_width": 2}, 2, False),
+        ({"divisor": 8}, 8, False),
+        ({"rd_channels": 3}, 3, False),
+    ],
+)
+def test_a_reduction_wider_than_the_channels_leaves_one(options: dict[str, Any], width: int, fitted: bool) -> None:
+    """Said only where nothing that was asked for sets the width."""
+    se: Any = build("se", 8, options=options)
+    assert se.fc1.weight.shape == (width, 8)
+    assert bool(se.adjustments) == bool(se.unmet) == fitted
 
 
 def test_a_given_width_wins() -> None:
@@ -233,17 +252,10 @@ def test_psa_fits_groups_and_says_so() -> None:
         "with groups (1, 4, 8, 16) fitted to (1, 3, 6, 6)",
         "with branches narrower than the reduction 16: hidden width 1",
     )
-    assert PSA(130).adjustments[1] == "no multiple of 4 channels: branches rounded up, cut to size"
+    assert PSA(250, groups=(1, 1, 1, 1)).adjustments == (
+        "with widths that 4 branches do not divide: rounded up, and cut",
+    )
     assert all(24 % conv.groups == 0 and 6 % conv.groups == 0 for conv in PSA(24).convs)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 40])
-def test_se_has_a_hidden_width_of_at_least_one(channels: int) -> None:
-    module = SE(channels)
-    assert module.fc1.weight.shape == (max(channels // 16, 1), channels)
-    assert bool(module.adjustments) == bool(module.unmet) == (channels < 16)
-    for options in ({"min_width": 4}, {"divisor": 8}, {"rd_channels": 3}):
-        assert SE(channels, **options).adjustments == ()
 
 
 GATES = ("se", "eca", "se-var2", "se-var3", "se-gc", "eca-ns")

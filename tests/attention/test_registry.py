@@ -30,6 +30,8 @@ class Halve(nn.Module):
     ("name", "options", "words"),
     [
         ("se", {"reduction": 0}, "reduction must be a number from 1"),
+        ("se", {"reduction": -4}, "reduction must be a number from 1"),
+        ("se", {"min_width": 0}, "min_width must be a whole number from 1"),
         ("se", {"reduction": "x"}, "reduction must be"),
         ("se", {"redution": 4}, "did you mean reduction"),
         ("se", {"gate": "relu"}, "gate must be one of sigmoid, hardsigmoid"),
@@ -38,6 +40,7 @@ class Halve(nn.Module):
         ("eca", {"gamma": 0}, "gamma"),
         ("psa", {"kernels": (3, 4, 5, 7)}, "kernels must be odd"),
         ("psa", {"kernels": (3, 5)}, "kernels and groups must be as many"),
+        ("psa", {"reduction": 0}, "reduction must be a whole number from 1"),
         ("psa", {"order": "up"}, "order must be one of"),
         ("se-gc", {"groups": 0}, "groups must be a whole number"),
     ],
@@ -77,11 +80,12 @@ def test_classes_functions_and_registered_names() -> None:
     assert torch.equal(patched.eval()(x := torch.randn(2, 3, 16, 16)), model.eval()(x))
 
 
-def test_a_wide_reduction_names_the_site() -> None:
+def test_a_reduction_wider_than_every_site_names_the_site() -> None:
     model = toys.Toy(toys.Block(toys.SPELLINGS["+"]))
     assert find_sites(model, input_size=(3, 16, 16))
-    with pytest.raises(AttentionError, match="body.se: reduction 32 is wider than the 16 channels"):
-        inject(model, "se", reduction=32, input_size=(3, 16, 16))
+    for init in ("paper", "identity"):
+        with pytest.raises(AttentionError, match="body.se: reduction 32 is wider than the 16 channels: use at most 16"):
+            inject(model, "se", reduction=32, init=init, input_size=(3, 16, 16))
 
 
 def test_catalogue_counts_at_256_channels() -> None:
@@ -95,6 +99,6 @@ def test_catalogue_counts_at_256_channels() -> None:
 
 def test_fitted_groups_are_said() -> None:
     model = toys.Toy(toys.Block(toys.SPELLINGS["+"], 16, 24), out=24)
-    patched = inject(model, "psa", input_size=(3, 16, 16))
-    said = "psa: 1 of 1 sites with groups (1, 4, 8, 16) fitted to"
-    assert any(note.startswith(said) and "(body.psa)" in note for note in patched.injection.plan.notes)
+    for init in ("paper", "identity"):
+        notes = inject(model, "psa", init=init, input_size=(3, 16, 16)).injection.plan.notes
+        assert "psa: 1 of 1 sites with groups (1, 4, 8, 16) fitted to (1, 3, 6, 6) (body.psa)" in notes

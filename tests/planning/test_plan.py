@@ -321,10 +321,10 @@ def test_stacking_on_attention_that_is_there_is_noted() -> None:
 
 
 def test_what_modules_had_to_adjust_is_noted_with_the_places() -> None:
+    fitted = "sites with groups 5 fitted to 4"
     model = chain(*(residual() for _ in range(4)))
     notes = plan_of(model, "se-gc", groups=5).notes
-    fitted = "sites with groups 5 fitted to 4"
-    assert notes == (f"se-gc: 4 of 4 {fitted} (body.0.se_gc, body.1.se_gc, body.2.se_gc, ... (4 in all))",)
+    assert notes == (f"se-gc: 4 of 4 {fitted} (body.0.se_gc, body.1.se_gc, body.2.se_gc, ...)",)
     notes = plan_of(model, "se-gc", groups=5, every=2).notes
     assert notes == (f"se-gc: 2 of 2 {fitted} (body.0.se_gc, body.2.se_gc)",)
     assert plan_of(model, "se-gc", groups=8).notes == ()
@@ -498,20 +498,27 @@ def test_options_are_checked_before_anything_is_built() -> None:
         assert str(caught.value) == sentence
 
 
+def test_a_narrow_site_is_fitted_and_said_once() -> None:
+    model = Toy(nn.Sequential(residual(), residual(), Block(SPELLINGS["+"], 16, 32, 2)), out=32)
+    plan = make_plan(model, "se", input_size=SIZE, reduction=32)
+    assert plan.notes == ("se: 2 of 3 sites narrower than the reduction 32: hidden width 1 (body.0.se, body.1.se)",)
+    patched = inject(model, "se", input_size=SIZE, reduction=32)
+    assert [patched.get_submodule(name).fc1.out_features for name in modules(plan)] == [1, 1, 1]
+    assert inject(model, "se", input_size=SIZE, reduction=32, min_width=3).injection.plan.notes == ()
+
+
 @pytest.mark.parametrize("init", ["paper", "identity"])
-def test_a_reduction_that_is_wider_than_some_blocks_is_fitted_and_said_once(init: Init) -> None:
-    plan = make_plan(two_stages(), "se", input_size=SIZE, reduction=32, init=init)
-    assert [(made.module, made.channels) for made in plan.insertions] == [("body.0.se", 16), ("body.1.se", 32)]
-    assert plan.notes == ("se: 1 of 2 sites narrower than the reduction 32: hidden width 1 (body.0.se)",)
-    assert make_plan(two_stages(), "se", input_size=SIZE, reduction=32, min_width=4).notes == ()
-
-
-def test_a_setting_that_no_site_can_take_names_the_widest() -> None:
+def test_a_setting_that_no_site_can_take_names_the_widest(init: Init) -> None:
     with pytest.raises(AttentionError) as caught:
-        make_plan(two_stages(), "se", input_size=SIZE, reduction=64)
+        make_plan(two_stages(), "se", input_size=SIZE, reduction=33, init=init)
     assert str(caught.value) == (
-        "body.1.se: reduction 64 is wider than the 32 channels: use at most 32, or set min_width"
+        "body.1.se: reduction 33 is wider than the 32 channels: use at most 32, or set min_width"
     )
+
+
+def test_nonsense_for_one_stage_stays_an_error() -> None:
+    with pytest.raises(AttentionError, match="^body.0.se: reduction must be a number from 1, got 0$"):
+        make_plan(two_stages(), "se", input_size=SIZE, stage_options={0: {"reduction": 0}})
 
 
 def test_modules_are_tried_without_memory() -> None:
