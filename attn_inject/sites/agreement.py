@@ -46,7 +46,8 @@ def agreed(
     flow: Flow, axes: Axes, sites: Sequence[Anatomy], refusals: Sequence[Refusal]
 ) -> tuple[list[Anatomy], list[Refusal]]:
     """The sites and refusals of `find_residual` after brothers were compared, each in execution order."""
-    taken = {site.join: site for site in sites}
+    alone = {site.join: site for site in sites}
+    taken = dict(alone)
     refused = {refusal.node: refusal.reason for refusal in refusals}
     for group in groups_of(flow, [*taken, *refused]):
         if len(group) > 1:
@@ -58,7 +59,7 @@ def agreed(
     order = flow.order.__getitem__
     return (
         [taken[node] for node in sorted(taken, key=order)],
-        [Refusal(node, "add", refused[node]) for node in sorted(refused, key=order)],
+        [Refusal(node, "add", refused[node], alone.get(node)) for node in sorted(refused, key=order)],
     )
 
 

@@ -40,8 +40,12 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An add or a concat that is not a site, and the rule that says why."""
+    """An add or a concat that is not a site, and the rule that says why.
+
+    `site` is what it would be by itself, were it not for its brothers.
+    """
 
     node: fx.Node
     operation: str
     reason: str
+    site: Anatomy | None = None

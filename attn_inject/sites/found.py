@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
-from ..types import Sites
+from ..tracing.nodes import block_of, value_of
+from ..types import Site, Sites
 from .anatomy import Anatomy, Refusal
 from .existing import ExistingGate
 from .flow import Flow
@@ -26,6 +28,36 @@ class GraphSites:
     refusals: list[Refusal]
     existing: dict[fx.Node, ExistingGate]
     axes: dict[fx.Node, int | None]
+
+    def of_plan(self, site: Site) -> list[Anatomy]:
+        """The anatomies of a plan's site, one for each call of its block.
+
+        A site that the rules took once and refuse now is found where it stood: files outlive changes of the rules.
+
+        Raises:
+            KeyError: there is none.
+
+        """
+        if site.key in self.anatomies:
+            return self.anatomies[site.key]
+        stood: dict[int, list[Anatomy]] = {}
+        for refusal in self.refusals:
+            if block_of(refusal.node) == site.block and (once := self._once(refusal, site)) is not None:
+                stood.setdefault(once.call, []).append(once)
+        if not stood:
+            raise KeyError(site.key)
+        return [those[min(site.index, len(those) - 1)] for those in stood.values()]
+
+    def _once(self, refusal: Refusal, site: Site) -> Anatomy | None:
+        """The refused add or concat as the site, if it can be that."""
+        axis = self.axes.get(refusal.node)
+        once = refusal.site
+        if site.kind == "mixed" and refusal.operation == "concat" and axis is not None:
+            once = Anatomy("mixed", refusal.node, refusal.node, axis)
+        if once is None or once.kind != site.kind:
+            return None
+        value, axis = value_of(once.gated), once.channel_axis
+        return once if isinstance(value, torch.Tensor) and value.shape[axis] == site.channels else None
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def _maker(located: LocatedModel, insertion: Insertion) -> tuple[str, tuple[int,
 
 def _place(graph: GraphSites, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
     edits: list[Edit] = []
-    for anatomy in graph.anatomies[insertion.site.key]:
+    for anatomy in graph.of_plan(insertion.site):
         edit = edit_for(graph, anatomy, insertion.placement)
         if isinstance(edit, str):
             raise PlanError(f"{block_name(insertion.site.block)}: {edit}")

@@ -105,7 +105,7 @@ def _edits(found: GraphSites, insertion: Insertion) -> Iterator[_Change]:
 
 def _anatomies(found: GraphSites, site: Site) -> list[Anatomy]:
     try:
-        return found.anatomies[site.key]
+        return found.of_plan(site)
     except KeyError:
         raise PlanError(f"the model has no {site.kind} site {site.index} in block {block_name(site.block)}") from None
 
