@@ -29,7 +29,7 @@ RULES = {
     "R1": "a skip add has two different feature maps of one shape, made from the input, whose channel axis is known",
     "R2": "both operands lead back to one value, the fork",
     "R3": "one operand, the shortcut, is affine on its way from the fork",
-    "R4": "the other, the branch, holds a convolution and something nonlinear",
+    "R4": "beside the shortcut, the other operand (the branch) holds a convolution and something nonlinear",
     "R5": "slices of one split are added within a branch (Res2Net), not at its end",
     "R6": "maps that meet from several resolutions are a pyramid or an hourglass, not a block",
     "R7": "sums that a concat joins side by side are a cell's (NASNet), not blocks",
