@@ -25,7 +25,8 @@ def test_reasons_are_folded_and_rules_explained(cli: Callable, monkeypatch: pyte
         "           stage2.0 (2), stage3.0 … 3 (6 each), stage4.0 … 2 (12 each), (model)",
         "           (3)",
         "the rules that say so",
-        "R4    the other, the branch, holds a convolution and something nonlinear",
+        "R4    beside the shortcut, the other operand (the branch) holds a convolution",
+        "      and something nonlinear",
     ]
 
 
