@@ -271,6 +271,38 @@ class DenseInside(Block):
         return self.finish(self.end(torch.cat(seen, 1)), x)
 
 
+class PoolMixed(Block):
+    """PoolFormer: a sum with a pool, which has no convolution and is no site, and then one with two layers."""
+
+    def __init__(self, style: Style, i: int, o: int, s: int) -> None:
+        super().__init__(style, i, o, s)
+        self.norm1, self.pool = parts.NORMS[style.norm](i), nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+        self.norm2, self.mlp = (
+            parts.NORMS[style.norm](i),
+            nn.Sequential(style.unit(i, 2 * i, 1, s), conv(style.rng, 2 * i, o, 1)),
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.norm1(x)
+        x = x + (self.pool(y) - y)
+        return self.finish(self.mlp(self.norm2(x)), x)
+
+
+class Optional(nn.Module):
+    """MobileNetV2's own: the skip is there only where the shape stays, and elsewhere the block is no site."""
+
+    def __init__(self, style: Style, i: int, o: int, s: int) -> None:
+        super().__init__()
+        self.is_site = i == o and s == 1
+        self.body = nn.Sequential(
+            style.unit(i, 2 * i, 1), style.unit(2 * i, 2 * i, 3, s, groups=2 * i), style.affine(2 * i, o, 1)
+        )
+        self.returns = style.returns
+
+    def forward(self, x: Tensor) -> Any:
+        return handed(self.returns, x + self.body(x) if self.is_site else self.body(x))
+
+
 class Returning(nn.Module):
     """A branch of any make, and the sum in a module around it that knows nothing else (ConvMixer)."""
 
@@ -285,7 +317,7 @@ class Returning(nn.Module):
         return handed(self.returns, self.function(x) + self.shortcut(x))
 
 
-ADDING: tuple[type[Block | Returning], ...] = (
+ADDING: tuple[type[Block | Optional | Returning], ...] = (
     Basic, Bent, Bottleneck, Preactivated, Inverted, Depthwise, TwoPath, Rebuilt, Gated, SplitScale, DenseInside,
-    Returning,
+    PoolMixed, Optional, Returning,
 )  # fmt: skip

@@ -32,6 +32,7 @@ def check(seed: int, waiting: Collection[str] = ()) -> int:
     assert found == grown.blocks, f"too many: {_less(found, grown.blocks)}; missing: {_less(grown.blocks, found)}"
     x = torch.randn(2, *grown.size, generator=torch.Generator().manual_seed(seed))
     _check_same(grown.model, patched, x)
+    _open_rectifiers(grown.model)
     if seed % PAPER_START:
         _wake(patched)
     else:
@@ -52,6 +53,14 @@ def _less(blocks: list[str], others: list[str]) -> list[str]:
 def _new_parameters(patched: nn.Module) -> dict[str, nn.Parameter]:
     new = tuple(f"{insertion.module}." for insertion in patched.injection.plan.insertions)
     return {name: parameter for name, parameter in patched.named_parameters() if name.startswith(new)}
+
+
+def _open_rectifiers(model: nn.Module) -> None:
+    """In a narrow network a batch can be below all thresholds of a layer, and nothing before it has a gradient."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("bias"):
+                tensor.add_(1)
 
 
 def _wake(patched: nn.Module) -> None:

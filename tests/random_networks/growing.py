@@ -86,7 +86,9 @@ class Grower:
         return Style(self.rng, self.rng.choice(sorted(parts.NORMS)), returns)
 
     def site(self, block: nn.Module) -> nn.Module:
-        self.ends.append(block)
+        """The block itself, which ends at a site if it does not say that it has none."""
+        if getattr(block, "is_site", True):
+            self.ends.append(block)
         return block
 
     def inner(self, style: Style, channels: int) -> nn.Module:

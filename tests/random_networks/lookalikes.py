@@ -121,6 +121,19 @@ class UNet(LookAlike):
         return self.decode(torch.cat([skip, low], 1))
 
 
+class CrossStage(LookAlike):
+    """CSP: half of the channels pass blocks with sites of their own, and are joined with what passed by."""
+
+    def __init__(self, style: Style, channels: int, inner: Inner) -> None:
+        super().__init__(style, channels, inner)
+        self.through, self.past = style.unit(channels, 4, 1), style.unit(channels, 3, 1)
+        self.blocks = nn.Sequential(*(inner(style, 4) for _ in range(style.rng.choice([1, 2]))))
+        self.end = style.unit(7, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(torch.cat([self.blocks(self.through(x)), self.past(x)], dim=1))
+
+
 class Context(LookAlike):
     """One vector for the whole map, added everywhere."""
 
@@ -167,5 +180,6 @@ class Attended(LookAlike):
 
 
 LOOKALIKES: tuple[type[LookAlike], ...] = (
-    Dense, Aggregation, Reparameterised, Fusion, Exchange, Hourglass, UNet, Context, Positions, Chain, Attended,
+    Dense, Aggregation, Reparameterised, Fusion, Exchange, Hourglass, UNet, CrossStage, Context, Positions, Chain,
+    Attended,
 )  # fmt: skip
