@@ -17,7 +17,7 @@ from .adding import ADDING, Style
 from .lookalikes import LOOKALIKES
 from .mixing import MIXING, Reduction
 from .stages import HOLDERS, PLAIN_HOLDERS, Again, Unrolled
-from .waiting import WAITING_ADDING, WAITING_LOOKALIKES, WAITING_OUTPUTS
+from .waiting import WAITING_ADDING, WAITING_LOOKALIKES, WAITING_OUTPUTS, settle
 
 OUTPUTS = ("logits", "logits", "two", "auxiliary", "pyramid")
 
@@ -180,6 +180,7 @@ class Grower:
             widths.append(width)
         outputs = self.rng.choice(self.outputs)
         model = Network(stem, body, self.heads(outputs, widths, strides), outputs)
+        settle(self.ends)
         _shake(model)
         paths = {id(module): path for path, module in model.named_modules()}
         # At least five positions a side, so that what halves a map twice more still has a map.

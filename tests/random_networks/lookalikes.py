@@ -107,18 +107,19 @@ class Hourglass(LookAlike):
 
 
 class UNet(LookAlike):
-    """Down, a block, and up to a concat with what was there."""
+    """Down, a block, and up to a concat with what was there, perhaps after a convolution on the way."""
 
     def __init__(self, style: Style, channels: int, inner: Inner) -> None:
         super().__init__(style, channels, inner)
         self.encode, self.low = style.unit(channels, channels), style.unit(channels, channels, 3, 2)
         self.inner = inner(style, channels)
+        self.lateral = style.unit(channels, channels, 1) if style.rng.random() < 0.5 else nn.Identity()
         self.decode = style.unit(2 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         skip = self.encode(x)
         low = F.interpolate(self.inner(self.low(skip)), size=x.shape[2:])
-        return self.decode(torch.cat([skip, low], 1))
+        return self.decode(torch.cat([self.lateral(skip), low], 1))
 
 
 class CrossStage(LookAlike):

@@ -70,18 +70,25 @@ class Factorised(LookAlike):
         return self.end(torch.cat([self.even(x), self.odd(F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1)))], 1))
 
 
-class LateralUNet(LookAlike):
-    """A U-Net whose skip passes a convolution, so that neither part of its concat derives from the other."""
+class ShallowUNet(LookAlike):
+    """A U-Net without blocks inside whose skip passes a convolution: no part of its concat derives from the other."""
 
     def __init__(self, style: Style, channels: int, inner: Inner) -> None:
         super().__init__(style, channels, inner)
         self.lateral, self.low = style.unit(channels, channels, 1), style.unit(channels, channels, 3, 2)
-        self.inner = inner(style, channels)
         self.decode = style.unit(2 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        low = F.interpolate(self.inner(self.low(x)), size=x.shape[2:])
+        low = F.interpolate(self.low(x), size=x.shape[2:])
         return self.decode(torch.cat([self.lateral(x), low], 1))
+
+
+def settle(blocks: list[nn.Module]) -> None:
+    """Where no block has the same code and an affine shortcut, an activated one tells nobody that it is a shortcut."""
+    activated = [block for block in blocks if isinstance(block, ActivatedProjection)]
+    if all(isinstance(block.project, nn.Sequential) for block in activated):
+        for block in activated:
+            block.project = nn.Sequential(*list(block.project.children())[:-1])
 
 
 WAITING_ADDING: dict[str, type[Block]] = {
@@ -91,7 +98,7 @@ WAITING_ADDING: dict[str, type[Block]] = {
 WAITING_LOOKALIKES: dict[str, type[LookAlike]] = {
     "downsampled": Downsampled,
     "factorised": Factorised,
-    "lateral-unet": LateralUNet,
+    "shallow-unet": ShallowUNet,
 }
 # Predictions that are joined and handed out: not a block of the body, so it is drawn among the outputs.
 WAITING_OUTPUTS = ("predictions",)
