@@ -19,7 +19,8 @@ class Attention:
     """One attention: `factory(channels, **options)` makes a module (N, C, *spatial) -> the same shape.
 
     `child` is the attribute name of new modules; `options` the accepted keyword arguments; `kind` is "gate" where the
-    output is x times one weight per channel, else "features". `open_options` marks a factory that takes any keyword.
+    output is x times one weight per channel, else "features". `open_options` marks a factory that takes any keyword;
+    `ndim` is the number of spatial axes that it works on, None if it takes all maps.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Attention:
     paper: str = ""
     kind: str = "features"
     open_options: bool = False
+    ndim: int | None = None
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the attention does not take.

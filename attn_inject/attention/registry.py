@@ -180,6 +180,11 @@ def build(
     attention = resolve(attention)
     arguments = dict(options or {})
     attention.check_options(arguments)
+    if attention.ndim not in (None, ndim):
+        named = ", ".join(_TABLE)
+        raise AttentionError(
+            f"{attention.name} works on maps of {attention.ndim} spatial axes, not {ndim}: use one of {named}"
+        )
     accepted = parameters_of(attention.factory)
     if "ndim" in accepted:
         arguments["ndim"] = ndim

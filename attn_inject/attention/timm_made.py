@@ -52,7 +52,7 @@ def timm_attention(name: str) -> Attention:
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         and p.name not in ("device", "dtype", "in_channels", "channels")
     )
-    return Attention(name, child_name(plain), _factory(plain), options, doc)
+    return Attention(name, child_name(plain), _factory(plain), options, doc, ndim=2)
 
 
 def _factory(plain: str) -> Callable[..., nn.Module]:

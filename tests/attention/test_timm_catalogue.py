@@ -148,6 +148,18 @@ def test_a_network_that_timm_builds_with_it_is_the_twin(name: str) -> None:
             assert (b - plain.train(mode)(x)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("dims", [1, 3])
+def test_maps_of_other_than_two_axes_are_refused_with_a_mend(dims: int) -> None:
+    """timm's convolutions are of images: with one axis they would take the batch for the channels."""
+    model = toys.Lambda(
+        lambda m, x: x + m.b(torch.relu(m.a(x))), a=toys.conv(3, 16, d=dims), b=toys.conv(16, 3, d=dims)
+    )
+    with pytest.raises(
+        AttentionError, match=rf"^se: timm:se works on maps of 2 spatial axes, not {dims}: use one of se, "
+    ):
+        inject(model, "timm:se", input_size=(3, *[8] * dims))
+
+
 def test_summaries_are_timms_first_lines() -> None:
     assert resolve("timm:cbam").summary
     assert "Module" not in resolve("timm:se").summary.split()[0]

@@ -36,7 +36,10 @@ _NOT_FROM_THE_TOP = ("*rcnn*", "retinanet*", "ssd*", "fcos*", "raft*", "quantize
 
 @dataclass(frozen=True)
 class Row:
-    """One model's result. `oracle` is None where the oracle could not run; `blocks` differ where the two disagree."""
+    """One model's result. `oracle` is None where the oracle could not run; `blocks` differ where the two disagree.
+
+    `widths` are the distinct (channels, spatial axes) of its sites.
+    """
 
     name: str
     nodes: int = 0
@@ -48,6 +51,7 @@ class Row:
     seconds: float = 0.0
     error: str = ""
     is_cnn: bool = True
+    widths: tuple[tuple[int, int], ...] = ()
 
 
 def names() -> list[str]:
@@ -106,14 +110,17 @@ def examine(name: str) -> Row:
     seconds = time.perf_counter() - start
     kinds = Counter(site.kind for site in located.sites)
     ours = Counter(site.block for site in located.sites if site.kind == "residual")
+    widths = tuple(sorted({(site.channels, len(site.size)) for site in located.sites}))
     nodes = len(located.trace.graphs["eval"].nodes)
     try:
         theirs = residual_blocks(model, *located.trace.inputs.values)
     except (RuntimeError, NotImplementedError, IndexError) as error:
-        return Row(name, nodes, kinds["residual"], kinds["mixed"], None, error=f"oracle: {error}", seconds=seconds)
+        return Row(
+            name, nodes, kinds["residual"], kinds["mixed"], error=f"oracle: {error}", seconds=seconds, widths=widths
+        )
     return Row(
         name, nodes, kinds["residual"], kinds["mixed"], theirs.total(),
-        tuple(sorted((ours - theirs).elements())), tuple(sorted((theirs - ours).elements())), seconds,
+        tuple(sorted((ours - theirs).elements())), tuple(sorted((theirs - ours).elements())), seconds, widths=widths,
     )  # fmt: skip
 
 

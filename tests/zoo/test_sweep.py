@@ -7,9 +7,16 @@ import os
 import pytest
 import torch
 import torchvision
+from torch import nn
 
-from attn_inject import find_sites
+from attn_inject import AttentionError, find_sites
+from attn_inject.attention.catalogue import catalogue
+from attn_inject.attention.registry import build
+from attn_inject.planning.choices import Choices
+from attn_inject.planning.plan import plan_for
+from attn_inject.sites.reading import read
 
+from .sweep import build as build_model
 from .sweep import sweep
 
 pytestmark = pytest.mark.zoo
@@ -48,6 +55,7 @@ DIFFERENT = {
 }
 # Every CNN family that has at least this many members traced; a sweep that silently lost its models would fail here.
 _LEAST = 700
+_LEAST_WIDTHS = 200
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +72,38 @@ def test_sites_are_those_of_the_oracle(rows: list) -> None:
     known = {name: counts for group in DIFFERENT.values() for counts, names in group.items() for name in names}
     differing = {row.name: (row.residual, row.oracle) for row in rows if row.extra or row.missing}
     assert differing == known
+
+
+def test_every_attention_of_the_catalogue_goes_into_every_network(rows: list) -> None:
+    """With its defaults. A module depends on a site's channels and axes alone, so each pair of these is tried once."""
+    widths = {width for row in rows for width in row.widths}
+    assert len(widths) >= _LEAST_WIDTHS
+    with torch.device("meta"):
+        for name, _, _ in catalogue():
+            for channels, ndim in widths:
+                if name.startswith("timm:") and ndim != 2:
+                    with pytest.raises(
+                        AttentionError, match=f"^{name} works on maps of 2 spatial axes, not {ndim}: use "
+                    ):
+                        build(name, channels, ndim=ndim)
+                else:
+                    assert isinstance(build(name, channels, ndim=ndim), nn.Module)
+    # A reduction that all sites of a network are too narrow for would be refused: SE's 16 is met in each.
+    assert {row.name: row.widths for row in rows if row.widths and max(row.widths)[0] < 16} == {}
+
+
+@pytest.mark.parametrize("network", ["ghostnet_050", "rexnet_100", "convnext_atto"])
+def test_plans_for_the_narrowest_and_the_oddest(network: str) -> None:
+    """A GhostNet of 8 channels, widths such as 27 and 61, and maps laid out with the channels last."""
+    located = read(build_model(f"timm:{network}"))
+    for attention, _, _ in catalogue():
+        plan = plan_for(located, Choices(attention=attention))
+        assert len(plan.insertions) == len(located.sites)
+        fitted = any(getattr(build(attention, site.channels), "adjustments", ()) for site in located.sites)
+        said = any(
+            note.startswith(f"{attention}: ") and f" of {len(located.sites)} sites " in note for note in plan.notes
+        )
+        assert said == fitted, (attention, plan.notes)
 
 
 @pytest.mark.parametrize("name", [n for n in torchvision.models.list_models() if n.startswith("quantized_")])

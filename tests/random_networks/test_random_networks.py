@@ -1,0 +1,77 @@
+"""Sites by path, the identity to the bit, and attention that learns, in networks that nobody has written."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import inject
+
+from . import checking
+from .adding import ADDING
+from .checking import check
+from .growing import Grown, grow
+from .lookalikes import LOOKALIKES
+from .mixing import MIXING, Reduction
+from .waiting import WAITING
+
+SHORT, LONG = range(30), range(1000, 1300)
+
+
+@pytest.mark.parametrize("seed", SHORT)
+def test_a_random_network(seed: int) -> None:
+    check(seed)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("seed", LONG)
+def test_one_of_many_random_networks(seed: int) -> None:
+    check(seed)
+
+
+def test_a_seed_is_a_network() -> None:
+    first, again = grow(3), grow(3)
+    assert first.blocks == again.blocks
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    )
+    assert str(first.model) == str(again.model) != str(grow(4).model)
+
+
+def test_few_seeds_grow_most_of_what_there_is() -> None:
+    """What no seed draws is not tested: the modules of the short form are counted."""
+    drawn = Counter(type(module).__name__ for seed in range(100) for module in grow(seed).model.modules())
+    assert {kind.__name__ for kind in (*ADDING, *LOOKALIKES, *MIXING, Reduction, nn.GroupNorm, nn.PReLU)} <= set(drawn)
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_what_waits_is_grown_by_name_only(name: str) -> None:
+    """With it, some seed has another network, which runs in both modes."""
+    seed = next(seed for seed in range(200) if str(grow(seed).model) != str(grow(seed, (name,)).model))
+    grown = grow(seed, (name,))
+    for mode in (False, True):
+        grown.model.train(mode)(torch.randn(2, *grown.size))
+
+
+def test_the_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = grow(0)
+    assert grown.blocks
+
+    def lying(seed: int, waiting: object = ()) -> Grown:
+        return Grown(grown.model, [*grown.blocks, "body.9"], grown.size)
+
+    monkeypatch.setattr(checking, "grow", lying)
+    with pytest.raises(AssertionError, match="missing: .'body.9'"):
+        check(0)
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match="not the identity in eval mode"):
+        checking._check_same(
+            grown.model, inject(grown.model, "eca", input_size=grown.size), torch.randn(2, *grown.size)
+        )
+    same = inject(grown.model, "eca", init="identity", input_size=grown.size)
+    with pytest.raises(AssertionError, match="changes nothing"):
+        checking._check_acting(grown.model, same, torch.randn(2, *grown.size))
