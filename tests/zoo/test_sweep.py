@@ -116,4 +116,5 @@ def test_quantizable_networks_have_the_sites_of_their_float_twins(name: str) -> 
     assert [(s.kind, s.block, s.channels, s.size) for s in ours] == [
         (s.kind, s.block, s.channels, s.size) for s in twins
     ]
-    assert ours
+    # The units of a ShuffleNetV2 are no blocks: most hand half of their input through.
+    assert bool(ours) == ("shufflenet" not in name)
