@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -29,14 +31,15 @@ class Parted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = Part(3)
-        self.inner = nn.Module()
+        self.inner: Any = nn.Module()
         self.inner.decoder = Part(16)
         self.inner.last = Part(16)
         self.head = conv(16, 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.inner.get_submodule("decoder")(self.encoder(x))
-        return self.head(self.inner.get_submodule("last")(x))
+        x = self.inner.decoder(self.encoder(x))
+        made: torch.Tensor = self.head(self.inner.last(x))
+        return made
 
 
 SCOPES = ("encoder", "inner.decoder", "inner.last")
