@@ -4,6 +4,8 @@
     w = g sigma(z(y)), with g = 1, or g = 2 with init="identity" and z starting at 0, so that w starts at exactly 1
     out = x * w
 
+What asks for the rank of a map is a function that `torch.fx` keeps whole, so that any tracer can follow a gate.
+
 `gate` is public so that a caller who has the pooled vector already can use it: `forward(x) == x * gate(pool(x))`; and
 z comes in two steps, an affine `squeeze` and an `excite`, so that whatever affine stands before can be merged with it.
 """
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from ..errors import AttentionError
 
@@ -72,6 +74,20 @@ def _gain(gain: float | None, init: str) -> float:
     return float(gain)
 
 
+@fx.wrap
+def spatial_mean(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, *spatial) -> (N, C): the mean over the spatial axes; a vector is its own mean."""
+    # torch takes no axes for all axes.
+    return x.mean([axis for axis in range(2, x.dim())]) if x.dim() > 2 else x  # noqa: C416  # for torch.jit
+
+
+@fx.wrap
+def for_each_position(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """(N, C) or (N, S, C) -> the same with an axis of extent 1 for each spatial one of `x`, in its type."""
+    ones = [1 for _ in range(x.dim() - weights.dim())]
+    return weights.reshape(list(weights.shape) + ones).to(x.dtype)  # noqa: RUF005  # for torch.jit
+
+
 class ChannelGate(nn.Module):
     """Base of the gates: subclasses give `squeeze`, (N, C) -> (N, H), and `excite`, (N, H) -> (N, C), if H is not C."""
 
@@ -97,8 +113,7 @@ class ChannelGate(nn.Module):
 
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, C): the mean over the spatial axes; a vector is its own mean."""
-        # torch takes no axes for all axes.
-        return x.mean(tuple(range(2, x.dim()))) if x.dim() > 2 else x
+        return spatial_mean(x)
 
     def gate(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): the weights of the channels."""
@@ -111,8 +126,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> the same shape."""
-        weights = self.gate(self.pool(x))
-        return x * weights.reshape(*weights.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
+        return x * for_each_position(self.gate(self.pool(x)), x)
 
 
 class ZeroMix(nn.Module):

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from ..errors import AttentionError
-from .gating import choice, largest_divisor, whole_number
+from .gating import choice, for_each_position, largest_divisor, whole_number
+# Functions are kept whole by the name under which a module knows them.
+fx.wrap("for_each_position")
 from .se import SE
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -67,10 +69,10 @@ class PSA(nn.Module):
         width = -(-self.out_channels // len(kernels))
         fitted = [largest_divisor(whole_number("groups", group), channels, width) for group in groups]
         whole_number("reduction", reduction)
-        uneven = self.out_channels % len(kernels) != 0
+        self.cut = self.out_channels % len(kernels) != 0
         said = {
             f"with groups {tuple(groups)} fitted to {tuple(fitted)}": fitted != list(groups),
-            f"with widths that {len(kernels)} branches do not divide: rounded up, and cut": uneven,
+            f"with widths that {len(kernels)} branches do not divide: rounded up, and cut": self.cut,
             f"with branches narrower than the reduction {reduction}: hidden width 1": width < reduction,
         }
         self.adjustments: tuple[str, ...] = tuple(what for what, is_so in said.items() if is_so)
@@ -86,6 +88,6 @@ class PSA(nn.Module):
         branches = torch.stack([conv(x) for conv in self.convs], dim=1)
         pooled = branches.flatten(3).mean(3)
         weights = F.softmax(self.weight.gate(pooled.flatten(0, 1)).view_as(pooled), dim=1)
-        weighted = branches * weights.reshape(*weights.shape, *(1,) * (branches.dim() - 3)).to(branches.dtype)
+        weighted = branches * for_each_position(weights, branches)
         out = (weighted.flip(1) if self.reverse else weighted).flatten(1, 2)
-        return out if out.shape[1] == self.out_channels else out[:, : self.out_channels]
+        return out[:, : self.out_channels] if self.cut else out

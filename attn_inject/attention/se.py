@@ -94,16 +94,16 @@ class SE(ChannelGate):
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C/r): W1 y."""
-        return self._layer(self.fc1, pooled)
+        # As a convolution over one position, so that results equal those of networks written that way to the bit.
+        made: torch.Tensor = (
+            self.fc1(pooled) if self.form == "linear" else self.fc1(pooled[:, :, None, None]).flatten(1)
+        )
+        return made
 
     def excite(self, squeezed: torch.Tensor) -> torch.Tensor:
         """(N, C/r) -> (N, C): W2 delta(.)."""
-        return self._layer(self.fc2, self.act(squeezed))
-
-    def _layer(self, layer: nn.Module, vector: torch.Tensor) -> torch.Tensor:
-        if self.form == "linear":
-            out: torch.Tensor = layer(vector)
-            return out
-        # As a convolution over one position, so that results equal those of networks written that way to the bit.
-        out = layer(vector[:, :, None, None])
-        return out.flatten(1)
+        hidden = self.act(squeezed)
+        made: torch.Tensor = (
+            self.fc2(hidden) if self.form == "linear" else self.fc2(hidden[:, :, None, None]).flatten(1)
+        )
+        return made

@@ -24,7 +24,7 @@ from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH, annotate, inputs_to_try, trace_at_a_size
 from ..tracing.trace import MODES, Trace
-from ..types import DEFAULT_KINDS, Insertion, Kind, Sites
+from ..types import DEFAULT_KINDS, Injection, Insertion, Kind, Sites
 from .found import GraphSites
 from .kinds import checked_kinds
 from .select import locate
@@ -56,8 +56,12 @@ class LocatedModel:
 
     @property
     def earlier(self) -> tuple[Insertion, ...]:
-        """What earlier injections put into the part."""
-        return () if self.patched_part is None else self.patched_part.injection.plan.insertions
+        """What earlier injections put into the part, or was attached to it."""
+        if self.patched_part is not None:
+            return self.patched_part.injection.plan.insertions
+        last = vars(self.model).get("injection")
+        records = (*last.others, last) if isinstance(last, Injection) else ()
+        return next((each.plan.insertions for each in records if each.plan.scope == self.scope), ())
 
 
 def find_sites(

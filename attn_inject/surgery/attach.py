@@ -1,34 +1,35 @@
-"""Attention in a model of its own class: no graph, but forward hooks in the module tree.
+"""Attention in a model of its own class: the blocks that hold a site run a rewritten `forward`.
 
 `inject` gives a graph module, which runs everywhere but no longer has the class's methods. `attach` gives a model of
-the same class, sharing the weights, whose blocks hold the attention (`layer1.0.se`) and apply it when the module that
-makes the gated value returns: so `forward_features` and every other method see it too.
+the same class, sharing the weights, whose blocks hold the attention (`layer1.0.se`) and call it: so children can be
+sliced, wrapped and replaced, and `forward_features` and every other method see it too.
+
+A1. Whose `forward` calls the attention is `blocks.py`'s to say. It is rewritten with its children as single calls.
+A2. A plain Sequential whose own the attention is runs it as one more element, right after what it gates.
+A3. Where no forward can be rewritten (a block without a graph), a forward hook gates, and the record says so.
+A4. What comes out gives what `inject` gives, to the bit, with gates that do something (`likeness.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from ..attention.registry import attentions_of
-from ..errors import PlanError, TraceError
+from ..errors import AttnInjectError, PlanError, first_line
 from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
-from ..sites.found import GraphSites
-from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel, submodule
-from ..tracing.alias import alias
-from ..tracing.explain import SizeError
+from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
-from ..tracing.nodes import returned_by, value_of
+from ..tracing.inputs import Inputs
 from ..tracing.parts import full_path
-from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
-from ..tracing.trace import trace
+from ..tracing.rewritten import HOLDER, Writing, own_class, restore_forward, rewrite_forward
 from ..types import (
     DEFAULT_KINDS,
     Existing,
@@ -42,24 +43,12 @@ from ..types import (
     Source,
     block_name,
 )
+from .attachment import Attachment, attachments_of, keep_attachments
+from .blocks import Blocks, Spot
+from .hooks import Gate, maker
+from .likeness import likeness
 from .provenance import fingerprint, versions
-from .rewrite import channels_first, install
-
-
-class Gate:
-    """A forward hook that passes a module's output through a block's attention. Copies and pickles with the model."""
-
-    def __init__(self, holder: nn.Module, child: str, order: tuple[int, ...] | None) -> None:
-        self.holder = holder
-        self.child = child
-        self.order = order
-
-    def __call__(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        attention = getattr(self.holder, self.child)
-        if self.order is None:
-            return cast(torch.Tensor, attention(output))
-        back = tuple(self.order.index(axis) for axis in range(len(self.order)))
-        return cast(torch.Tensor, attention(output.permute(self.order)).permute(back))
+from .rewrite import edit_forward, install, rewrite
 
 
 @explaining_choices
@@ -83,12 +72,17 @@ def attach(
     min_channels: int = 0,
     stage_options: Mapping[int, Mapping[str, Any]] | None = None,
     source: Source | None = None,
+    copy: bool = False,
     **options: Any,
 ) -> nn.Module:
     """A copy of `model` of the same class, sharing its weights, with attention in its blocks.
 
-    The state dict has the keys that `inject` gives. `detach` takes the attention out again.
+    Each block that holds a site becomes an instance of a subclass of its own class, whose `forward` calls the
+    attention: code that can be read, made from the block's graph by the edit that `inject` makes of the model's. The
+    state dict has the keys that `inject` gives, and the outputs are the same to the bit. `detach` gives the classes
+    back.
 
+    >>> import inspect
     >>> from attn_inject import attach
     >>> from attn_inject.zoo.cifar import models
     >>> model = models()["resnet20"]()
@@ -98,96 +92,198 @@ def attach(
       (fc1): Linear(in_features=16, out_features=4, bias=False)
       (fc2): Linear(in_features=4, out_features=16, bias=False)
     ))
+    >>> print(inspect.getsource(attached.layer1[0].forward))
+    def forward(self, x):
+        \"""What Block.forward does, with attention in it.\"""
+        out = self.conv1(x)
+    ...
 
     Args:
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         (choices)
+        copy: whether the result has weights of its own, so that training it leaves `model` as it is.
 
     Raises:
-        PlanError: beside what `inject` raises, a gated value that no module returns, or that the block's own code reads
-            too: such a block needs `inject`.
+        TraceError, PlanError, AttentionError: what cannot be done, and what to do instead. A site that no module's
+            code sees is left out with a note in the plan.
+        RewriteError: the result does not give what `inject` gives.
 
     """
     choices = Choices.of_call(locals())
-    return attach_plan(*locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True))
+    subject = copied(model) if copy else model
+    return attach_plan(*locate_and_plan(subject, choices, example_inputs=example_inputs, may_record=True))
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How each attention of a plan is called: in a rewritten forward, or by a hook, for which there is a reason."""
+
+    spots: tuple[Spot, ...] = ()
+    hooks: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @ordinary_mode()
-def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
+def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.Module:
     """`attach` for a model that has been read and planned."""
     if any(isinstance(module, InjectedModule) for module in located.model.modules()):
         raise PlanError("inject() patched this model before: use inject for its other parts too, or remove() it first")
-    makers = [(insertion, _maker(located, insertion)) for insertion in plan.insertions]
-    if plan.removals or not makers:
+    earlier = {insertion.module for insertion in located.earlier}
+    todo = [insertion for insertion in plan.insertions if insertion.module not in earlier]
+    if plan.removals or not todo:
         raise PlanError("attach only puts attention in: use inject to take it out")
+    blocks = Blocks(located)
+    ways = _ways(located, blocks, todo)
+    if len(ways.left_out) == len(todo):
+        raise PlanError(f"{next(iter(ways.left_out.values()))}: attach cannot reach it; use inject")
+    plan = replace(
+        plan,
+        insertions=tuple(insertion for insertion in plan.insertions if insertion.module not in ways.left_out),
+        notes=(*plan.notes, *(f"left out: {reason}" for reason in ways.left_out.values())),
+    )
+    todo = [insertion for insertion in todo if insertion.module not in ways.left_out]
+    graph = None if located.trace.recorded else rewrite(located, plan)
     outer = alias(located.model)
     part = submodule(outer, located.scope)
-    attentions = attentions_of(plan)
-    kept_places: dict[str, nn.Module | None] = {}
-    for insertion in plan.insertions:
-        home, _, child = insertion.module.rpartition(".")
-        holder = part.get_submodule(home)
-        if hasattr(holder, child):
-            kept_places[insertion.module] = getattr(holder, child)
-        install(part, insertion, attentions[insertion.attention], {})
-    own = _run_by_the_class(part, [insertion.module for insertion in plan.insertions], located)
-    for insertion, (path, order) in makers:
-        home, _, child = insertion.module.rpartition(".")
-        if own.get(insertion.module) is None:
-            part.get_submodule(path).register_forward_hook(Gate(part.get_submodule(home), child, order))
-        elif own[insertion.module] != path:
-            mend = (
-                "give the new modules another name with name="
-                if insertion.module in kept_places
-                else "it runs every module that it holds; use inject"
-            )
-            raise PlanError(
-                f"the code of block {block_name(insertion.site.block)} runs its own {child!r} at another place: {mend}"
-            )
-    others = _records(located.model)
-    vars(outer)["injection"] = Injection(plan, versions(), None, fingerprint(located.model), others=others)
-    places = {full_path(located.scope or "", path): module for path, module in kept_places.items()}
-    vars(outer)["_attached_places"] = {**vars(outer).get("_attached_places", {}), **places}
+    holders = {insertion.module: part.get_submodule(insertion.module.rpartition(".")[0]) for insertion in todo}
+    kept = _put_in(part, plan, todo, graph)
+    constants = _rewrite(part, blocks, ways.spots, holders)
+    for insertion in todo:
+        if insertion.module in ways.hooks:
+            path, order = ways.hooks[insertion.module]
+            gate = Gate(holders[insertion.module], insertion.module.rpartition(".")[2], order)
+            part.get_submodule(path).register_forward_hook(gate)
+    verification = likeness(located, part, plan, graph) if check else None
+    scope = located.scope or ""
+    before = [one for one in attachments_of(located.model) if (one.injection.plan.scope or "") != scope]
+    same = [one for one in attachments_of(located.model) if (one.injection.plan.scope or "") == scope]
+    injection = Injection(
+        plan,
+        versions(),
+        verification,
+        before[0].injection.fingerprint if before else same[0].injection.fingerprint if same else fingerprint(located.model),
+        not_kept=ways.reasons,
+        guards=tuple(dict.fromkeys(guard for path in _paths(ways.spots) for guard in blocks.graphs(path).guards)),
+        any_size=all(blocks.graphs(path).any_size for path in _paths(ways.spots)),
+    )
+    places = {full_path(scope, path): module for path, module in kept.items()}
+    attachment = Attachment(
+        injection,
+        located.trace.inputs,
+        {**places, **{path: module for one in same for path, module in one.kept.items()}},
+        (*(name for one in same for name in one.constants), *(full_path(scope, name) for name in constants)),
+    )
+    keep_attachments(outer, (*before, attachment))
     return outer
 
 
-def _records(model: nn.Module) -> tuple[Injection, ...]:
-    """What was attached to a model, one call after the other."""
-    record = vars(model).get("injection")
-    return (*record.others, replace(record, others=())) if isinstance(record, Injection) else ()
+def _paths(spots: Iterable[Spot]) -> list[str]:
+    return list(dict.fromkeys(spot.path for spot in spots))
 
 
-def _run_by_the_class(part: nn.Module, new: Sequence[str], located: LocatedModel) -> dict[str, str]:
-    """For new modules that the model's own code runs: whose output it feeds them.
+def _ways(located: LocatedModel, blocks: Blocks, todo: Sequence[Insertion]) -> _Ways:
+    spots: list[Spot] = []
+    hooks: dict[str, tuple[str, tuple[int, ...] | None]] = {}
+    reasons: list[str] = []
+    left_out: dict[str, str] = {}
+    for insertion in todo:
+        spot = blocks.spot(insertion)
+        if isinstance(spot, Spot):
+            spots.append(spot)
+            continue
+        block = block_name(insertion.site.block)
+        try:
+            hooks[insertion.module] = maker(located, insertion)
+            reasons.append(f"{block}: a forward hook gates what {hooks[insertion.module][0]} returns, since {spot}")
+        except PlanError:
+            left_out[insertion.module] = f"{block}: {spot}"
+    return _Ways(tuple(spots), hooks, tuple(reasons), left_out)
 
-    timm's ResNet blocks, for one, run `self.se` where it is not None, and a Sequential runs all that it holds; a hook
-    would gate a second time.
-    """
-    if located.trace.recorded:
-        graph = record(part, located.trace.inputs, TraceError(located.trace.recorded), whole=new).graphs["eval"]
-        return _fed(graph, new)
-    try:
-        graph = trace(part, inputs=located.trace.inputs, modes=("eval",), whole=new).graphs["eval"]
-    except SizeError as error:
-        if error.node.target not in new:
-            raise
-        # It is given what it cannot take.
-        return {str(error.node.target): ""}
-    return _fed(graph, new)
+
+def _put_in(
+    part: nn.Module, plan: Plan, todo: Sequence[Insertion], graph: InjectedModule | None
+) -> dict[str, nn.Module | None]:
+    """Put the new modules into their blocks, the graph's own where there is one; what stood in their places."""
+    kept: dict[str, nn.Module | None] = {}
+    attentions = attentions_of(plan)
+    for insertion in todo:
+        home, _, child = insertion.module.rpartition(".")
+        holder = part.get_submodule(home)
+        if hasattr(holder, child):
+            kept[insertion.module] = getattr(holder, child)
+        if graph is None:
+            install(part, insertion, attentions[insertion.attention], {})
+        else:
+            setattr(holder, child, graph.get_submodule(insertion.module))
+    for path in graph.displaced if graph is not None else ():
+        if path not in kept:
+            home, _, child = path.rpartition(".")
+            kept[path] = part.get_submodule(home)._modules.pop(child)
+    return kept
 
 
-def _fed(graph: fx.Graph, new: Sequence[str]) -> dict[str, str]:
-    """Which of the new modules the graph runs, and whose output it feeds them."""
-    return {
-        str(node.target): str(getattr(node.args[0], "target", "")) if node.args else ""
-        for node in graph.nodes
-        if node.op == "call_module" and node.target in new
-    }
+def _rewrite(
+    part: nn.Module, blocks: Blocks, spots: Sequence[Spot], holders: Mapping[str, nn.Module]
+) -> list[str]:
+    """Let each spot's module call its attention; the paths of the constants that this takes."""
+    constants: list[str] = []
+    writings: dict[tuple[type, str], Writing] = {}
+    for path in _paths(spots):
+        here = [spot for spot in spots if spot.path == path]
+        module = part.get_submodule(path)
+        if _is_plain_sequence(module) and all(holders[spot.insertion.module] is module for spot in here):
+            for spot in here:
+                _follow(module, blocks.edits(spot)["eval"].value, spot.insertion)
+            continue
+        trace = blocks.graphs(path)
+        outside = {holders[spot.insertion.module] for spot in here} - set(module.modules())
+        if len(outside) > 1:
+            raise PlanError(f"{block_name(path)} would call attention of several blocks: use inject")
+        # All are looked up before the first is made.
+        edits = [(_seen_from(spot.insertion, module, holders), blocks.edits(spot)) for spot in here]
+        for mode, graph in trace.graphs.items():
+            edit_forward(graph, [(name, by_mode[mode]) for name, by_mode in edits])
+        for name, tensor in trace.constants.items():
+            module.register_buffer(name, tensor.detach(), persistent=False)
+            constants.append(f"{path}.{name}" if path else name)
+        writing = Writing(own_class(module), trace.graphs, trace.fixed_arguments)
+        # Blocks that do the same have one class.
+        writing = writings.setdefault((writing.base, writing.source), writing) if not trace.constants else writing
+        try:
+            rewrite_forward(module, writing, next(iter(outside), None))
+        except TypeError as error:
+            raise PlanError(f"{block_name(path)}: its class allows no other forward ({first_line(error)})") from error
+    return constants
+
+
+def _seen_from(insertion: Insertion, module: nn.Module, holders: Mapping[str, nn.Module]) -> str:
+    """The path of a new module as the code of `module` has it."""
+    holder, child = holders[insertion.module], insertion.module.rpartition(".")[2]
+    if holder is module:
+        return child
+    inside = {inner: name for name, inner in module.named_modules()}
+    return f"{inside[holder]}.{child}" if holder in inside else f"{HOLDER}.{child}"
+
+
+def _is_plain_sequence(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward and own_class(module) is type(module)
+
+
+def _follow(sequence: nn.Module, value: fx.Node, insertion: Insertion) -> None:
+    """A2: let the new module follow the element that gives the value."""
+    child = insertion.module.rpartition(".")[2]
+    element = str(value.target).partition(".")[0]
+    new = sequence._modules.pop(child)
+    order = list(sequence._modules.items())
+    at = 1 + next(index for index, (name, _) in enumerate(order) if name == element)
+    sequence._modules.clear()
+    sequence._modules.update([*order[:at], (child, new), *order[at:]])
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """The model without the attention that `attach` put in, in one call or several: a copy of the same class, sharing
-    the weights.
+    """The model without the attention that `attach` put in, in one call or several: a copy of the same class, with
+    blocks of their own classes, sharing the weights.
 
     >>> import torch
     >>> from attn_inject import attach, detach
@@ -200,69 +296,24 @@ def detach(model: nn.Module) -> nn.Module:
         PlanError: nothing was attached to it.
 
     """
-    records = _records(model)
-    if not records or isinstance(model, fx.GraphModule):
+    attachments = attachments_of(model)
+    if not attachments:
         raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")
     bare = alias(model)
-    places: dict[str, nn.Module | None] = vars(bare).pop("_attached_places", {})
-    del vars(bare)["injection"]
+    keep_attachments(bare, ())
     for module in bare.modules():
+        restore_forward(module)
         for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, Gate)]:
             del module._forward_hooks[key]
-    for path in [full_path(r.plan.scope or "", made.module) for r in reversed(records) for made in r.plan.insertions]:
-        home, _, child = path.rpartition(".")
-        delattr(bare.get_submodule(home), child)
-        if path in places:
-            setattr(bare.get_submodule(home), child, places[path])
+    for attachment in reversed(attachments):
+        scope = attachment.injection.plan.scope or ""
+        for insertion in attachment.injection.plan.insertions:
+            home, _, child = full_path(scope, insertion.module).rpartition(".")
+            delattr(bare.get_submodule(home), child)
+        for path in attachment.constants:
+            home, _, name = path.rpartition(".")
+            delattr(bare.get_submodule(home), name)
+        for path, held in attachment.kept.items():
+            home, _, child = path.rpartition(".")
+            setattr(bare.get_submodule(home), child, held)
     return bare
-
-
-def _maker(located: LocatedModel, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
-    """(path of the module whose output is the gated value, the permutation to channels first if it needs one)."""
-    places = {_place(graph, insertion) for graph in located.graphs.values()}
-    if len(places) != 1:
-        raise PlanError(f"{insertion.module}: another module makes the gated value in train mode; use inject")
-    return places.pop()
-
-
-def _place(graph: GraphSites, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
-    edits: list[Edit] = []
-    for anatomy in graph.of_plan(insertion.site):
-        edit = edit_for(graph, anatomy, insertion.placement)
-        if isinstance(edit, str):
-            raise PlanError(f"{block_name(insertion.site.block)}: {edit}")
-        edits.append(edit)
-    path = _returned_by(edits)
-    if path is None:
-        raise PlanError(
-            f"{block_name(insertion.site.block)}: no module returns the value to gate there, or others read it too: "
-            "attach cannot reach it; use inject"
-        )
-    first = edits[0]
-    if first.channel_axis == 1:
-        return path, None
-    return path, channels_first(value_of(first.value).dim(), first.channel_axis)[0]
-
-
-def _returned_by(edits: list[Edit]) -> str | None:
-    """The innermost module whose outputs are exactly the edits' values, for all who read them.
-
-    A module that also runs elsewhere (one activation for a whole network) would gate there too.
-    """
-    for edit in edits:
-        if edit.replaced is not None or (edit.readers is not None and set(edit.value.users) != set(edit.readers)):
-            return None
-    values = {edit.value for edit in edits}
-    first = edits[0].value
-    paths = [str(first.target)] if first.op == "call_module" else []
-    paths += [path for path, _ in returned_by(first) if path]
-    return next((path for path in paths if _outputs(first.graph, path) == values), None)
-
-
-def _outputs(graph: fx.Graph, path: str) -> set[fx.Node]:
-    """What the calls of the module at `path` return."""
-    return {
-        node
-        for node in graph.nodes
-        if (node.op == "call_module" and node.target == path) or any(path == other for other, _ in returned_by(node))
-    }

@@ -10,10 +10,13 @@ from torch import nn
 from ..errors import TraceError
 from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
+from ..tracing.alias import copied
 from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
+from ..tracing.prepare import unwrap
 from ..types import DEFAULT_KINDS, Existing, Init, Kind, Placement, Preset, Source
 from .apply import apply_to
+from .surroundings import must_be_apart
 
 
 @explaining_choices
@@ -37,12 +40,13 @@ def inject(
     min_channels: int = 0,
     stage_options: Mapping[int, Mapping[str, Any]] | None = None,
     source: Source | None = None,
+    copy: bool = False,
     **options: Any,
 ) -> InjectedModule:
     """Put attention into every block of a convolutional network.
 
     `model` is left as it was. The result shares its weights (storage, not `Parameter` objects: flags, modes and dtype
-    are the result's own); copy the model first if training one must not move the other.
+    are the result's own), so that training one moves the other, unless `copy` is given.
 
     >>> from attn_inject import inject
     >>> from attn_inject.zoo.cifar import models
@@ -55,6 +59,7 @@ def inject(
     Args:
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         (choices)
+        copy: whether the result has weights and statistics of its own.
 
     Returns:
         The patched model; with `scope`, the surrounding model of its own class. Its `injection` is the record.
@@ -64,11 +69,13 @@ def inject(
         RewriteError: the result failed verification.
 
     """
-    return inject_as_chosen(model, Choices.of_call(locals()), example_inputs=example_inputs)
+    choices = Choices.of_call(locals())
+    return inject_as_chosen(copied(model) if copy else model, choices, example_inputs=example_inputs)
 
 
 def inject_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> InjectedModule:
     """`inject` with its arguments as one value."""
+    must_be_apart(unwrap(model), choices.scope)
     try:
         located, plan = locate_and_plan(model, choices, example_inputs=example_inputs)
     except CodeError as error:

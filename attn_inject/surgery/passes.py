@@ -56,7 +56,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     floats = None if plain is None else [out for out in plain if out.is_floating_point()]
     excused = floats is not None and bad <= sum(int((~torch.isfinite(out)).sum()) for out in floats)
     checks.append(
-        Check("finite", passed=not bad or excused, figure=f"{bad} non-finite outputs on an input of {_size(real)}")
+        Check("finite", passed=not bad or excused, figure=f"{bad} non-finite outputs on an input of {size_of(real)}")
     )
     if new:
         checks.append(_gradients(outputs, new))
@@ -77,12 +77,12 @@ def _is_the_model(
     trial = Trial(source, part)
     for mode in MODES:
         values = input_values(part.pristine_graph_of(mode)) or ()
-        for inputs in [real] if mode == "eval" else [_doubled(real), real_values(values, device)]:
+        for inputs in [real] if mode == "eval" else [doubled(real), real_values(values, device)]:
             try:
                 before = trial.of_code(mode, inputs)
                 break
             except Exception as error:
-                reason = f"{mode} not compared: the model's own code ends in {type(error).__name__} on {_size(inputs)}"
+                reason = f"{mode} not compared: the model's own code ends in {type(error).__name__} on {size_of(inputs)}"
         else:
             figures.append(reason)
             continue
@@ -93,16 +93,17 @@ def _is_the_model(
             pairs = [pair for pair in zip(before, after, strict=False) if pair[0].shape == pair[1].shape]
             apart = max((_distance(a, b) for a, b in pairs), default=0.0)
             wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart: use attach()")
-        figures.append(f"{mode} equal to the bit on {_size(inputs)}")
+        figures.append(f"{mode} equal to the bit on {size_of(inputs)}")
     return Check("trace", passed=not wrong, figure="; ".join(wrong or figures)), plain
 
 
-def _doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same in a batch of two of each: statistics need more than one value."""
     return tuple(torch.cat([x, x.flip(-1)]) if isinstance(x, torch.Tensor) and x.dim() else x for x in inputs)
 
 
-def _size(inputs: tuple[Any, ...]) -> str:
+def size_of(inputs: tuple[Any, ...]) -> str:
+    """The shape of the first tensor, for people."""
     first = next(tensors_in(inputs), None)
     return "no tensor" if first is None else "x".join(str(extent) for extent in first.shape)
 
@@ -170,8 +171,8 @@ def _smallest_pass(
     aliased: nn.Module, inputs: tuple[Any, ...], device: torch.device
 ) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
     """(inputs, outputs) of a real pass at the smallest size that runs, with a batch of one, keeping the aspect."""
-    for smaller in _smaller(inputs):
-        real = real_values(smaller, device)
+    for shapes in smaller(inputs):
+        real = real_values(shapes, device)
         try:
             return real, _tensors(aliased(*real))
         except (RuntimeError, ValueError, AssertionError):
@@ -181,7 +182,8 @@ def _smallest_pass(
     return real, _tensors(aliased(*real))
 
 
-def _smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
+def smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
+    """One image of each size to try, the smallest first; none for several inputs."""
     first = inputs[0]
     if len(inputs) > 1 or not isinstance(first, torch.Tensor) or first.dim() < 3:
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
@@ -25,6 +25,7 @@ from ..sites.found import GraphSites
 from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
+from ..tracing.frames import ROOT
 from ..tracing.injected import InjectedModule
 from ..tracing.nodes import Frame, mark_attention, set_frame, value_of
 from ..types import Injection, Insertion, Plan, Site, block_name
@@ -58,11 +59,8 @@ def rewrite(located: LocatedModel, plan: Plan, not_kept: tuple[str, ...] = ()) -
         for module, changes in edits[mode]:
             placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == module]
             for change in changes:
-                _apply(graph, change, module, copied)
-            for node in placeholders:
-                # Another module has this name now. A replaced module's own call is gone already.
-                if node in graph.nodes:
-                    _supersede(graph, node, node.all_input_nodes[0])
+                _apply(graph, _copied(change.edit, copied), module, (change.anatomy.block, change.anatomy.call))
+            _supersede_all(graph, placeholders)
         for site in plan.removals:
             for anatomy in _anatomies(found, site):
                 gate = found.existing[anatomy.gated]
@@ -154,12 +152,34 @@ def _nearest_tensor(skeleton: nn.Module, block: str) -> torch.Tensor | None:
     return None
 
 
-def _apply(graph: fx.Graph, change: _Change, module: str, copied: dict[fx.Node, fx.Node]) -> None:
-    edit = change.edit
-    value = copied[edit.value]
-    frame = (change.anatomy.block, change.anatomy.call)
-    if edit.replaced is not None:
-        replaced = copied[edit.replaced]
+def edit_forward(graph: fx.Graph, edits: Iterable[tuple[str, Edit]]) -> None:
+    """Call each attention, a path as the module sees it, in the graph of one module's own forward, of whose nodes the
+    edits speak.
+    """
+    for module, edit in edits:
+        placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == module]
+        _apply(graph, edit, module, ROOT)
+        _supersede_all(graph, placeholders)
+    graph.lint()
+
+
+def _copied(edit: Edit, copied: dict[fx.Node, fx.Node]) -> Edit:
+    """The edit of a copy of its graph."""
+    readers = None if edit.readers is None else tuple(copied[reader] for reader in edit.readers)
+    replaced = None if edit.replaced is None else copied[edit.replaced]
+    return replace(edit, value=copied[edit.value], readers=readers, replaced=replaced)
+
+
+def _supersede_all(graph: fx.Graph, placeholders: Iterable[fx.Node]) -> None:
+    """Pass by the calls of what had a new module's name; a replaced module's own call is gone already."""
+    for node in placeholders:
+        if node in graph.nodes:
+            _supersede(graph, node, node.all_input_nodes[0])
+
+
+def _apply(graph: fx.Graph, edit: Edit, module: str, frame: Frame) -> None:
+    value = edit.value
+    if (replaced := edit.replaced) is not None:
         with graph.inserting_before(replaced):
             _, last = _call(graph, module, value, edit.channel_axis, frame)
         _supersede(graph, replaced, last)
@@ -169,7 +189,7 @@ def _apply(graph: fx.Graph, change: _Change, module: str, copied: dict[fx.Node, 
             new, last = _call(graph, module, value, edit.channel_axis, frame)
         value.replace_all_uses_with(last, delete_user_cb=lambda user: user is not new)
         return
-    readers = [copied[reader] for reader in edit.readers]
+    readers = edit.readers
     order = {node: index for index, node in enumerate(graph.nodes)}
     with graph.inserting_before(min(readers, key=order.__getitem__)):
         _, last = _call(graph, module, value, edit.channel_axis, frame)

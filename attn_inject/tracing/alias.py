@@ -53,6 +53,23 @@ def alias(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """The same again over weights and buffers of its own; what is shared within the model stays shared within the copy.
+
+    Gradients and tensors with a history, which `copy.deepcopy` refuses, stay the caller's.
+    """
+    other = alias(model)
+    clones: dict[int, torch.Tensor] = {}
+    for module in other.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and id(parameter) not in clones:
+                clones[id(parameter)] = parameter.data = parameter.detach().clone()
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = clones.setdefault(id(buffer), buffer.clone())
+    return other
+
+
 def _alias_parameter(parameter: nn.Parameter) -> nn.Parameter:
     if type(parameter) is not nn.Parameter:
         return parameter
@@ -96,6 +113,9 @@ def _make(module: nn.Module, memo: dict[int, Any]) -> None:
 @cache
 def _copies_as_usual(kind: type[nn.Module]) -> bool:
     """Whether a copy of a module of this class is its attributes' copies."""
+    if "attn_inject_writing" in vars(kind):
+        # Its own way to pickle is for other processes.
+        return _copies_as_usual(kind.__base__)  # type: ignore[arg-type]
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__

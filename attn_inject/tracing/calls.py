@@ -60,11 +60,15 @@ def inputs_in_place(model: nn.Module, scope: str) -> Inputs | None:
             run_on_meta(whole, inputs)
         except Exception:  # Whatever the model minds, it may not mind at the next size.
             continue
-        return _inputs_of(forward, *calls[0]) if calls else None
+        return inputs_of_call(forward, *calls[0]) if calls else None
     return None
 
 
-def _inputs_of(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+def inputs_of_call(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+    """What a forward that is called so takes as inputs, and which plain values it takes beside them.
+
+    None if it is given what is neither, which a graph could not hold for.
+    """
     signature = inspect.signature(forward)
     positional: list[Any] = []
     named: dict[str, Any] = {}

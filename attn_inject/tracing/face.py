@@ -94,3 +94,17 @@ def must_be_as_fixed(name: str, given: Any, fixed: Any) -> None:
         raise ArgumentError(
             f"the graph was made with {name}={fixed!r} and is given {given!r}: attach() keeps the class, which takes it"
         )
+
+
+def must_be_as_written(name: str, given: Any, written: Any) -> None:
+    """F3 for a forward that is written for certain arguments.
+
+    Raises:
+        ArgumentError: another value than the forward is written for.
+
+    """
+    if type(given) is not type(written) or given != written:
+        raise ArgumentError(
+            f"attention was attached to a forward that was called with {name}={written!r}, and now {given!r} is given: "
+            "attach with example_inputs that lead to this call"
+        )

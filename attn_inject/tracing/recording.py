@@ -35,13 +35,12 @@ def record(model: nn.Module, inputs: Inputs | None, reason: TraceError, *, whole
 
     """
     subject = Subject(_with_weights(model), whole)
-    device = next((tensor.device for tensor in subject.skeleton.parameters()), torch.device("cpu"))
     tried = [inputs] if inputs is not None else inputs_to_try(subject.skeleton)
     for number, given in enumerate(tried):
         if number == _TRIALS:
             break
         try:
-            draft = subject.draft("eval", given.map(lambda value: _real(value, device)), records=True)
+            draft = subject.draft("eval", real_inputs(given, subject.skeleton), records=True)
         except (SizeError, CodeError):
             continue
         for node in draft.graph.nodes:
@@ -63,6 +62,12 @@ def _with_weights(model: nn.Module) -> nn.Module:
         else:
             tensor.zero_()
     return filled
+
+
+def real_inputs(inputs: Inputs, model: nn.Module) -> Inputs:
+    """The values that `model` is recorded on, which has shapes as `inputs` has them."""
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    return inputs.map(lambda value: _real(value, device))
 
 
 def _real(value: object, device: torch.device) -> object:

@@ -6,6 +6,7 @@ becomes nodes of the graph, with torch's own functions, which its compilers know
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,10 +33,11 @@ def ordinary_mode() -> Iterator[None]:
 def restoring_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
     """`forward`, after which gradients are as they were before it, even if an error ends it within a region."""
 
-    def restoring(*args: Any) -> Any:
+    @functools.wraps(forward)
+    def restoring(*args: Any, **kwargs: Any) -> Any:
         before = torch.is_grad_enabled()
         try:
-            return forward(*args)
+            return forward(*args, **kwargs)
         finally:
             torch._C._set_grad_enabled(before)
 

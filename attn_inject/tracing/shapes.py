@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,19 +29,25 @@ BATCH = 2
 
 
 def trace_at_a_size(
-    model: nn.Module, *, inputs: Inputs | None = None, input_size: Iterable[int] | None = None, batch: int = BATCH
+    model: nn.Module,
+    *,
+    inputs: Inputs | None = None,
+    input_size: Iterable[int] | None = None,
+    batch: int = BATCH,
+    whole: Collection[str] = (),
 ) -> Trace:
     """Trace both modes of `model` on inputs that it takes; without an image size, on the first usual one that runs.
 
     `input_size` is (channels, *spatial) or (*spatial) of one image. Without either, the channels and rank come from the
     first convolution and the size from the model's configuration, or from a few usual sizes until one runs through.
     Where the model's code decided on sizes, a second trace at another size says whether the graphs depend on it.
+    `whole` are paths of submodules that stay single calls.
 
     Raises:
         TraceError: naming the node that no input size satisfies, or the line that cannot be followed.
 
     """
-    subject = Subject(model)
+    subject = Subject(model, whole)
     if inputs is None:
         inputs, first = _at_a_usual_size(subject, input_size, batch)
     else:

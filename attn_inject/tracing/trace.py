@@ -17,6 +17,7 @@ from ..errors import TraceError
 from ..types import Guard
 from .alias import alias
 from .explain import CodeError, SizeError, is_data_dependent
+from .frames import Calls
 from .guards import guards_of
 from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
@@ -30,7 +31,8 @@ class Trace:
     """A model's graphs.
 
     `skeleton` is an alias of the model (same weights, own modules) that the graphs refer to; `graphs` maps "train" and
-    "eval" to a graph; `constants` maps the attribute names of tensors that neither parameters nor buffers hold.
+    "eval" to a graph; `constants` maps the attribute names of tensors that neither parameters nor buffers hold;
+    `calls` has the calls of modules in each mode, as long as the graphs are as they were traced.
     `any_size` is whether another input size and batch gives the same graphs. `recorded` says why there is no graph,
     but the data flow of one run in eval mode, good for finding sites and for hooks, not for running.
     """
@@ -42,6 +44,7 @@ class Trace:
     fixed_arguments: Mapping[str, Any] = field(default_factory=dict)
     any_size: bool = True
     recorded: str = ""
+    calls: Mapping[str, Calls] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -85,6 +88,7 @@ class Draft:
     graph: fx.Graph
     constants: dict[str, torch.Tensor]
     fixed_arguments: Mapping[str, Any]
+    calls: Calls
 
 
 class Subject:
@@ -116,7 +120,7 @@ class Subject:
                 if tracer.hooks.left_out and _gives_nothing(tracer.graph):
                     self._follows_hooks = True
                     continue
-                return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments)
+                return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments, tracer.calls)
             except StaysWhole as request:
                 self._leaves.close(request.module)
             except Exception as error:
@@ -145,7 +149,8 @@ class Subject:
         constants = {name: value for draft in drafts.values() for name, value in draft.constants.items()}
         fixed = {name: value for draft in drafts.values() for name, value in draft.fixed_arguments.items()}
         graphs = {mode: draft.graph for mode, draft in drafts.items()}
-        return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size)
+        calls = {mode: draft.calls for mode, draft in drafts.items()}
+        return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size, calls=calls)
 
 
 def _gives_nothing(graph: fx.Graph) -> bool:

@@ -34,11 +34,12 @@ import torch
 from torch import fx, nn
 
 from .factories import Draws, factories_followed
+from .frames import ROOT, Call, with_nodes
 from .guards import guarded, line_of_code
 from .hooks import Hooks
 from .inputs import Inputs, Signature
 from .leaves import Leaves
-from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
+from .nodes import Frame, has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
 from .proxies import Unfollowable, WeightProxy, modules_of, proxy_for, types_answered
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
@@ -90,7 +91,8 @@ class Tracer(fx.Tracer):
         self._values = Values(skeleton, self.constants, real=records)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode: fx.Node | None = None
-        self._frames: list[tuple[str, int]] = [("", 0)]
+        self.calls: dict[Frame, Call] = {ROOT: Call(None)}
+        self._frames: list[Frame] = [ROOT]
         self._entries: Counter[str] = Counter()
         self._names: dict[int, str] = {}
         self._index(skeleton)
@@ -165,6 +167,7 @@ class Tracer(fx.Tracer):
         # Not in a `finally`: after an error the open modules tell where tracing stopped.
         self.open_modules.pop()
         frame = self._frames.pop()
+        self.calls[frame] = Call(self._frames[-1], *with_nodes((args, kwargs, value)))
         if isinstance(value, fx.Proxy):
             note_return(value.node, frame)
         return value
@@ -231,8 +234,12 @@ class Tracer(fx.Tracer):
         if self.records and type(value_of(proxy.node)).__module__ == "numpy":
             # From here on the data flows where no trace sees it.
             return value_of(proxy.node)
-        # None is a fact, which code asks for by `is`.
-        return None if proxy.node.target in (getattr, operator.getitem) and _is_none(proxy.node) else proxy
+        if proxy.node.target in (getattr, operator.getitem) and has_value(proxy.node):
+            held = value_of(proxy.node)
+            # Facts: code asks for None by `is`, and looks things up by a name (a dict's key).
+            if held is None or type(held) is str:
+                return held
+        return proxy
 
     def create_args_for_root(
         self,
@@ -302,10 +309,6 @@ class Tracer(fx.Tracer):
             if self.records:
                 return a
             raise
-
-
-def _is_none(node: fx.Node) -> bool:
-    return has_value(node) and value_of(node) is None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
 from .nodes import value_of
@@ -97,7 +98,7 @@ class Values:
         if type(module) in _CONVOLUTIONS and "forward" not in vars(module) and len(args) == 1 and not kwargs:
             return _convolved(module, args[0])
         with self._stood_in(module.modules()):
-            return module.forward(*args, **kwargs)
+            return module.forward(*_mutable(args), **_mutable(kwargs))
 
     @contextmanager
     def _stood_in(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -166,7 +167,7 @@ _DEVICE_FACTS: dict[str, Any] = {
 def _computed(node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     with torch.no_grad():
         if module is not None:
-            return module.forward(*args, **kwargs)
+            return module.forward(*_mutable(args), **_mutable(kwargs))
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
@@ -180,6 +181,19 @@ def _call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
         if name == "to" and rest and isinstance(rest[0], str):
             rest[0] = "meta"
     return getattr(target, name)(*rest, **kwargs)
+
+
+def _mutable(value: Any) -> Any:
+    """The lists and dicts of a node's arguments as a module gets them when the graph runs, which may change them."""
+    if type(value) is immutable_list:
+        return [_mutable(part) for part in value]
+    if type(value) is immutable_dict:
+        return {key: _mutable(part) for key, part in value.items()}
+    if type(value) in (tuple, dict):
+        parts = value.values() if isinstance(value, dict) else value
+        made = [_mutable(part) for part in parts]
+        return dict(zip(value, made, strict=True)) if isinstance(value, dict) else tuple(made)
+    return value
 
 
 def fetch(root: nn.Module, path: str) -> Any:

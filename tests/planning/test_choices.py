@@ -53,6 +53,9 @@ def test_the_choices_and_their_defaults() -> None:
 def test_a_verb_takes_exactly_the_choices(verb: Callable[..., Any]) -> None:
     parameters = dict(inspect.signature(verb).parameters)
     model, inputs, options = parameters.pop("model"), parameters.pop("example_inputs"), parameters.pop("options")
+    if (copy := parameters.pop("copy", None)) is not None:
+        assert (copy.kind, copy.default) == (inspect.Parameter.KEYWORD_ONLY, False)
+    assert (copy is None) == (verb is make_plan)
     assert model.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert (inputs.kind, inputs.default) == (inspect.Parameter.KEYWORD_ONLY, None)
     assert options.kind is inspect.Parameter.VAR_KEYWORD

@@ -1,0 +1,43 @@
+"""What a model that `attach` made knows of it: the records, and what it takes to take the attention out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from ..tracing.inputs import NO_INPUTS, Inputs
+from ..types import Injection
+
+_ATTACHED = "_attached"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What was attached to one part of a model.
+
+    `kept` is what stood in the places of new modules, or was called no more, by path; `constants` are the paths of the
+    buffers that rewritten forwards read.
+    """
+
+    injection: Injection
+    inputs: Inputs = NO_INPUTS
+    kept: Mapping[str, nn.Module | None] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
+
+
+def attachments_of(model: nn.Module) -> tuple[Attachment, ...]:
+    """What was attached to a model's parts, that of the last call last; none if nothing was."""
+    held: tuple[Attachment, ...] = vars(model).get(_ATTACHED, ())
+    return held
+
+
+def keep_attachments(model: nn.Module, attachments: Sequence[Attachment]) -> None:
+    """Let the model know what was attached to it; its `injection` is the last one's record, with those of the others."""
+    for name in ("injection", _ATTACHED):
+        vars(model).pop(name, None)
+    if attachments:
+        *others, last = (one.injection for one in attachments)
+        vars(model)["injection"] = replace(last, others=tuple(others))
+        vars(model)[_ATTACHED] = tuple(attachments)

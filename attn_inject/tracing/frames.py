@@ -1,0 +1,64 @@
+"""The calls of modules that a trace went into: who called whom, with which values, and what came back.
+
+A graph is flat. Who wants to know what one module's own `forward` sees (its arguments, what its children gave back)
+asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .nodes import Frame, frame_of, value_of
+
+ROOT: Frame = ("", 0)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: the call that made it, its arguments and its result, with nodes in the place of values."""
+
+    parent: Frame | None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] | None = None
+    result: Any = None
+
+    @property
+    def values(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as the trace had them: tensors on the meta device, plain values."""
+        return tree_map(_value, self.args), {name: tree_map(_value, held) for name, held in (self.kwargs or {}).items()}
+
+
+Calls = Mapping[Frame, Call]
+
+
+def with_nodes(structure: Any) -> Any:
+    """The same structure with nodes in the place of proxies."""
+    # A proxy answers `isinstance` for what it stands for.
+    return tree_map(lambda part: part.node if issubclass(type(part), fx.Proxy) else part, structure)
+
+
+def nodes_in(structure: Any) -> Iterator[fx.Node]:
+    """The nodes in a structure, in order."""
+    return (part for part in tree_leaves(structure) if isinstance(part, fx.Node))
+
+
+def stack_of(calls: Calls, frame: Frame) -> list[Frame]:
+    """The call and those around it, the model's own first."""
+    stack = [frame]
+    while (parent := calls[stack[-1]].parent) is not None:
+        stack.append(parent)
+    return stack[::-1]
+
+
+def stack_of_node(calls: Calls, node: fx.Node) -> list[Frame]:
+    """The calls within which a node was made, the model's own first."""
+    return stack_of(calls, frame_of(node))
+
+
+def _value(part: Any) -> Any:
+    return value_of(part) if isinstance(part, fx.Node) else part
