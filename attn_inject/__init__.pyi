@@ -9,8 +9,6 @@ from .errors import PlanError as PlanError
 from .errors import RewriteError as RewriteError
 from .errors import SourceError as SourceError
 from .errors import TraceError as TraceError
-from .optimizing.optimized import optimize as optimize
-from .optimizing.training import optimize_training as optimize_training
 from .planning.plan import make_plan as make_plan
 from .reporting.report import Report as Report
 from .reporting.report import report as report
@@ -21,6 +19,8 @@ from .surgery.apply import apply_plan as apply_plan
 from .surgery.apply import remove as remove
 from .surgery.attach import attach as attach
 from .surgery.attach import detach as detach
+from .surgery.faster import optimize as optimize
+from .surgery.faster import optimize_training as optimize_training
 from .surgery.inject import inject as inject
 from .surgery.parameters import attention_parameters as attention_parameters
 from .surgery.parameters import attention_state_dict as attention_state_dict

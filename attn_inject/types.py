@@ -12,6 +12,7 @@ Placement = Literal["standard", "pre", "post", "identity", "conv3x3", "replace"]
 Init = Literal["paper", "identity"]
 Existing = Literal["stack", "skip", "replace"]
 Preset = Literal["paper", "timm", "ecanet"]
+Form = Literal["graph", "module"]
 
 KINDS: tuple[Kind, ...] = ("residual", "mixed", "plain", "stage", "attention")
 DEFAULT_KINDS: tuple[Kind, ...] = ("residual", "mixed")
@@ -19,6 +20,7 @@ PLACEMENTS: tuple[Placement, ...] = ("standard", "pre", "post", "identity", "con
 INITS: tuple[Init, ...] = ("paper", "identity")
 EXISTING: tuple[Existing, ...] = ("stack", "skip", "replace")
 PRESETS: tuple[Preset, ...] = ("paper", "timm", "ecanet")
+FORMS: tuple[Form, ...] = ("graph", "module")
 
 
 def block_name(path: str) -> str:

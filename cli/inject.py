@@ -42,6 +42,7 @@ def command(
     min_channels: options.MinChannels = None,
     existing: options.Existing = None,
     scope: options.Scope = None,
+    form: options.Form = "graph",
     expect_sites: options.ExpectSites = None,
     full: options.Full = False,
     diff: options.Diff = False,
@@ -120,6 +121,7 @@ def command(
         job.Job(
             source=source_of(model, args, pretrained=pretrained, checkpoint=checkpoint, seed=seed),
             choices=choices,
+            form=form,  # type: ignore[arg-type]  # one of its words: the option's callback saw to it
             inputs=forms,
             expect_sites=expect_sites,
             recipe=None if changed else followed,

@@ -13,7 +13,7 @@ from attn_inject.planning.choices import Choices
 from attn_inject.planning.recipe import Recipe
 from attn_inject.reporting.settings import ReportSettings
 from attn_inject.tracing.input_forms import InputForms
-from attn_inject.types import Source
+from attn_inject.types import Form, Source
 
 from .loading import describe, input_size_of
 from .outputs import STDOUT, say, write_text
@@ -45,6 +45,7 @@ class Job:
 
     source: Source
     choices: Choices
+    form: Form
     inputs: InputForms | None
     expect_sites: int | None
     recipe: Recipe | None
@@ -66,9 +67,10 @@ def run(job: Job) -> None:
     say(describe(job.source), aside=job.prints_json)
     check_attention(str(job.choices.attention), job.choices.options)
     original, patched = _inject(job)
-    _check_expectations(job, patched)
+    graph = _graph_of(patched)
+    _check_expectations(job, graph)
     with working("counting") as tell:
-        made = _report(original, patched, job, tell)
+        made = _report(original, graph, job, tell)
     if not job.prints_json:
         _show(made, job)
     _write(made, patched, job)
@@ -86,6 +88,7 @@ def _inject(job: Job) -> tuple[nn.Module, nn.Module]:
     with working("building the model"):
         import torch
 
+        from attn_inject.surgery.attach import attach_as_chosen
         from attn_inject.surgery.inject import inject_as_chosen
         from attn_inject.zoo.building import build
 
@@ -96,14 +99,23 @@ def _inject(job: Job) -> tuple[nn.Module, nn.Module]:
     with working("injecting"):
         if job.source.seed is not None:
             torch.manual_seed(job.source.seed)
-        return original, inject_as_chosen(original, choices, example_inputs=job.inputs)
+        make = inject_as_chosen if job.form == "graph" else attach_as_chosen
+        return original, make(original, choices, example_inputs=job.inputs)
+
+
+def _graph_of(patched: nn.Module) -> nn.Module:
+    """The graph that a report is made of; the model itself where its code has none."""
+    from attn_inject.surgery.forms import as_graph
+
+    try:
+        return as_graph(patched)
+    except PlanError:
+        return patched
 
 
 def _check_expectations(job: Job, patched: nn.Module) -> None:
-    from attn_inject.tracing.parts import injected_part
-
-    part, _ = injected_part(patched)
-    sites = len(part.injection.plan.insertions)
+    record: Any = patched.injection
+    sites = len(record.plan.insertions)
     if job.expect_sites is not None and sites != job.expect_sites:
         raise PlanError(f"--expect-sites {job.expect_sites}: the plan has {sites}")
     if job.recipe is not None:
@@ -112,9 +124,13 @@ def _check_expectations(job: Job, patched: nn.Module) -> None:
 
 def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Report:
     from attn_inject.reporting.report import report_with
+    from attn_inject.surgery.attachment import attachments_of
     from attn_inject.tracing.inputs import inputs_of
     from attn_inject.tracing.parts import injected_part
 
+    if attached := attachments_of(patched):
+        # Without a graph there is nothing to optimise.
+        return report_with(job.report, original, patched, progress=tell, example_inputs=attached[-1].inputs)
     # What surrounds the scope may be a network whose graph nobody can read; the part is what changed.
     part, scope = injected_part(patched)
     whole = original.get_submodule(scope) if scope else original

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attn_inject.types import DEFAULT_KINDS, EXISTING, INITS, KINDS, PLACEMENTS, PRESETS
+from attn_inject.types import DEFAULT_KINDS, EXISTING, FORMS, INITS, KINDS, PLACEMENTS, PRESETS
 
 
 def _one_of(allowed: Sequence[str]) -> Callable[[str | None], str | None]:
@@ -142,6 +142,15 @@ Existing = Annotated[
 ]
 Scope = Annotated[
     str | None, _sites("--scope", metavar="PATH", help="Patch this submodule only, such as backbone.body.")
+]
+Form = Annotated[
+    str,
+    _sites(
+        "--form",
+        metavar="NAME",
+        callback=_one_of(FORMS),
+        help="How the attention is put in: graph (inject), or module (attach: the model's own classes).",
+    ),
 ]
 ExpectSites = Annotated[int | None, _sites("--expect-sites", metavar="N", help="Stop unless there are N sites.")]
 

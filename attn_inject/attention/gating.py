@@ -85,7 +85,7 @@ def spatial_mean(x: torch.Tensor) -> torch.Tensor:
 def for_each_position(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """(N, C) or (N, S, C) -> the same with an axis of extent 1 for each spatial one of `x`, in its type."""
     ones = [1 for _ in range(x.dim() - weights.dim())]
-    return weights.reshape(list(weights.shape) + ones).to(x.dtype)  # noqa: RUF005  # for torch.jit
+    return weights.reshape(list(weights.shape) + ones).to(x.dtype)  # for torch.jit
 
 
 class ChannelGate(nn.Module):

@@ -17,9 +17,10 @@ from torch import fx, nn
 
 from ..errors import AttentionError
 from .gating import choice, for_each_position, largest_divisor, whole_number
+from .se import SE
+
 # Functions are kept whole by the name under which a module knows them.
 fx.wrap("for_each_position")
-from .se import SE
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

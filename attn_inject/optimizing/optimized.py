@@ -64,31 +64,7 @@ class OptimizedModule(fx.GraphModule):
 
 
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
-    """A faster graph for inference: the outputs of `patched` in eval mode, up to `TOLERANCE` of its dtype.
-
-    >>> import torch
-    >>> from attn_inject import inject, optimize
-    >>> from attn_inject.zoo.cifar import models
-    >>> patched, x = inject(models()["resnet20"](), "se").eval(), torch.randn(1, 3, 32, 32)
-    >>> fast = optimize(patched)
-    >>> fast.rewritten.norms_folded, fast.rewritten.adds_fused
-    (19, 9)
-    >>> torch.allclose(fast(x), patched(x), atol=1e-4)
-    True
-
-    Args:
-        patched: what `inject` returned (without a scope); it stays as it is, and shares the weights that did not
-            change.
-        example_inputs: for models with several inputs; shapes are otherwise those of the trace.
-        disable: names of `REWRITES` to leave out.
-
-    Raises:
-        PlanError: `patched` is no patched model or is one with a scope, or an unknown rewrite; also on `train()` of the
-            result.
-        RewriteError: a rewrite left a graph that is not sound.
-        TraceError: the model does not run on `example_inputs`.
-
-    """
+    """What `surgery.faster.optimize` does with a graph; its arguments and errors."""
     unknown = [name for name in disable if name not in REWRITES]
     if unknown:
         raise PlanError(f"the rewrites are {', '.join(REWRITES)}; there is no {unknown[0]!r}")

@@ -37,31 +37,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> InjectedModule:
-    """A copy of `patched` over the same modules, whose train mode does the same with less traffic.
-
-    Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. Hooks on
-    the attention modules, and on norms before them, do not fire in train mode.
-
-    >>> import torch
-    >>> from attn_inject import inject, optimize_training
-    >>> from attn_inject.zoo.cifar import models
-    >>> patched = inject(models()["resnet20"](), "eca")
-    >>> faster = optimize_training(patched).train()
-    >>> optimizer = torch.optim.SGD(faster.parameters(), lr=0.1)
-    >>> faster(torch.randn(2, 3, 32, 32)).square().mean().backward()
-    >>> optimizer.step()
-    >>> all(ours is theirs for ours, theirs in zip(faster.parameters(), patched.parameters()))
-    True
-
-    Args:
-        patched: what `inject` returned; with scopes, a copy of the whole with the same in every patched part.
-        example_inputs: for models with several inputs; shapes are otherwise those of the trace. Not with scopes.
-
-    Raises:
-        PlanError: `patched` is no patched model, or is one with a scope and has `example_inputs`.
-        TraceError: the model does not run on `example_inputs`.
-
-    """
+    """What `surgery.faster.optimize_training` does with a graph; its arguments and errors."""
     parts = patched_parts(patched)
     if example_inputs is not None and "" not in parts:
         raise PlanError(f"example_inputs are for one part: optimize {' and '.join(parts)} by itself")

@@ -17,21 +17,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
-from ..errors import AttnInjectError, CheckpointError
+from ..errors import AttnInjectError, CheckpointError, PlanError, nearest
 from ..files.atomic import write_atomically
 from ..files.pt import write_pt
 from ..files.safetensors_file import write_safetensors
-from ..surgery.apply import apply_plan
+from ..surgery.apply import apply_plan, read_for
+from ..surgery.attach import attach_plan
+from ..surgery.attachment import attachments_of
+from ..surgery.forms import as_graph
 from ..surgery.parameters import attention_state_dict
 from ..tracing.alias import alias
+from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import inputs_of
+from ..tracing.inputs import NO_INPUTS, Inputs, inputs_of
 from ..tracing.parts import patched_parts, record_of
+from ..types import FORMS, Form
 from ..zoo.building import build
 from .examples import example_inputs_of
 from .exported import write_onnx, write_pt2
@@ -81,8 +86,10 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     suffix = checked_suffix(target)
     if not force and target.exists():
         raise CheckpointError(f"{target} exists: pass force to overwrite it")
-    injection = record_of(patched)
-    must_be_whole(patched)
+    attachments = attachments_of(patched)
+    injection = vars(patched)["injection"] if attachments else record_of(patched)
+    if not attachments:
+        must_be_whole(patched)
     if attention_only and suffix not in (".pt", ".safetensors"):
         raise CheckpointError(f"attention-only files are .pt or .safetensors, not {suffix}")
     tensors = attention_state_dict(patched) if attention_only else patched.state_dict()
@@ -92,8 +99,6 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     if any(tensor.is_meta for tensor in tensors.values()):
         raise CheckpointError("the model is on the meta device and has no weights to save")
     kept, aliases = _untied(tensors) if suffix == ".safetensors" else (tensors, {})
-    part = patched_parts(patched)[injection.plan.scope or ""]
-    traced = inputs_of(part.pristine_graph_of("eval"))
     record = Record(
         plan=injection.plan,
         versions=injection.versions,
@@ -105,7 +110,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         verification=injection.verification,
         guards=injection.guards,
         any_size=injection.any_size,
-        inputs=None if traced is None else inputs_to_plain(traced),
+        inputs=inputs_to_plain(_read_on(patched, injection.plan.scope)),
         others=injection.others,
     )
     text = record_to_text(record)
@@ -114,15 +119,52 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         write_atomically(target, lambda temporary: write(temporary, text, kept))
         return
     export = write_pt2 if suffix == ".pt2" else write_onnx
-    aliased = alias(patched).eval()
+    aliased = alias(as_graph(patched)).eval()
     inputs = example_inputs_of(aliased)
     write_atomically(target, lambda temporary: export(temporary, text, aliased, inputs))
 
 
+def _read_on(patched: nn.Module, scope: str | None) -> Inputs:
+    """What the part that was patched last was read on."""
+    if attachments := attachments_of(patched):
+        return attachments[-1].inputs
+    return inputs_of(patched_parts(patched)[scope or ""].pristine_graph_of("eval")) or NO_INPUTS
+
+
+@overload
 def load(
-    path: str | Path, model: nn.Module | None = None, *, example_inputs: Any = None, trust_source: bool = False
-) -> InjectedModule:
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    form: Literal["graph"] = "graph",
+    example_inputs: Any = None,
+    trust_source: bool = False,
+) -> InjectedModule: ...
+
+
+@overload
+def load(
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    form: Literal["module"],
+    example_inputs: Any = None,
+    trust_source: bool = False,
+) -> nn.Module: ...
+
+
+def load(
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    form: Form = "graph",
+    example_inputs: Any = None,
+    trust_source: bool = False,
+) -> nn.Module:
     """The patched model of a `.pt` or `.safetensors`, equal to the bit to the one that was saved.
+
+    A file does not know which form it was saved from: `form` is "graph" for what `inject` makes of the source, "module"
+    for what `attach` does.
 
     The source is built anew and patched by the saved plan; then the saved tensors take their places. No code from the
     file runs. Nothing is downloaded, but for an attention-only file the weights of a pretrained source.
@@ -137,8 +179,9 @@ def load(
     >>> with TemporaryDirectory() as folder:
     ...     save(patched, Path(folder) / "net.pt")
     ...     loaded = load(Path(folder) / "net.pt", model)
-    >>> torch.equal(loaded(x), patched(x))
-    True
+    ...     attached = load(Path(folder) / "net.pt", model, form="module")
+    >>> torch.equal(loaded(x), patched(x)), torch.equal(attached(x), patched(x)), type(attached) is type(model)
+    (True, True, True)
 
     Args:
         model: the original model, for sources that only the caller has; it is left as it was.
@@ -151,8 +194,11 @@ def load(
     Raises:
         CheckpointError: a file that is damaged, of another format, or for another model; or a source that needs `model`
             or `trust_source`.
+        PlanError: another form than the two.
 
     """
+    if form not in FORMS:
+        raise PlanError(f"form must be one of {', '.join(FORMS)}; got {form!r}{nearest(str(form), FORMS)}")
     target = Path(path)
     record, tensors = read_file(target)
     if not trust_source:
@@ -162,10 +208,22 @@ def load(
     must_suit(target, original, record)
     if example_inputs is None and record.inputs is not None and not record.others:
         example_inputs = inputs_from_plain(record.inputs)
-    patched = _patched(target, original, record, example_inputs)
+    make = _patched if form == "graph" else _attached
+    patched = make(target, original, record, example_inputs)
     _put(patched, tensors, record, target)
-    patched.train(mode=record.training)
-    return patched  # type: ignore[return-value]
+    return patched.train(mode=record.training)
+
+
+def _attached(path: Path, original: nn.Module, record: Record, example_inputs: Any) -> nn.Module:
+    """Carry out the record's plans in the model's own classes."""
+    given = _inputs_by_part(path, record, example_inputs)
+    attached = original
+    for plan in record.plans:
+        try:
+            attached = attach_plan(read_for(attached, plan, given.get(plan.scope or ""), may_record=True), plan)
+        except AttnInjectError as error:
+            raise CheckpointError(f"{path} does not fit the model: {_line(error)}") from error
+    return attached
 
 
 def _patched(path: Path, original: nn.Module, record: Record, example_inputs: Any) -> nn.Module:
@@ -177,6 +235,10 @@ def _patched(path: Path, original: nn.Module, record: Record, example_inputs: An
         scope = plan.scope or ""
         try:
             patched = apply_plan(patched, plan, example_inputs=given.get(scope), check=False)
+        except CodeError as error:
+            raise CheckpointError(
+                f"{path} is of a model that has no graph: load it with form='module' ({_line(error)})"
+            ) from error
         except AttnInjectError as error:
             raise CheckpointError(f"{path} does not fit the model: {_line(error)}") from error
         part = patched_parts(patched)[scope]

@@ -16,10 +16,12 @@ from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
 from ..types import Plan
+from .attach import detach
+from .attachment import attachments_of
+from .postconditions import verify_part
 from .pristine import without_attention
 from .rewrite import rewrite
 from .surroundings import in_surroundings, must_be_apart
-from .verify import verify_part
 
 
 def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, check: bool = True) -> InjectedModule:
@@ -43,16 +45,21 @@ def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, chec
         RewriteError: the result failed a check; names it with its figure.
 
     """
+    return apply_to(read_for(model, plan, example_inputs), plan, check=check)
+
+
+def read_for(model: nn.Module, plan: Plan, example_inputs: Any = None, *, may_record: bool = False) -> LocatedModel:
+    """The model as it was read when the plan was made, unless other inputs are given."""
     shape = None if example_inputs is not None else plan.input_shape
-    located = read(
+    return read(
         model,
         example_inputs=example_inputs,
         input_size=None if shape is None else shape[1:],
         batch=BATCH if shape is None else shape[0],
         kinds=plan.kinds,
         scope=plan.scope,
+        may_record=may_record,
     )
-    return apply_to(located, plan, check=check)
 
 
 @ordinary_mode()
@@ -76,7 +83,7 @@ def remove(patched: nn.Module) -> nn.Module:
 
     What an attention replaced is put back. The result is a graph module (with an empty plan) whose outputs equal the
     original's to the bit as long as no weight was trained; scoped injections give the surrounding model back, without
-    the attention of any of them.
+    the attention of any of them. For what `attach` returned it is `detach`.
 
     >>> import torch
     >>> from attn_inject import inject, remove
@@ -89,6 +96,8 @@ def remove(patched: nn.Module) -> nn.Module:
         PlanError: `patched` is not a patched model.
 
     """
+    if attachments_of(patched):
+        return detach(patched)
     bare = {path: without_attention(part) for path, part in patched_parts(patched).items()}
     if "" in bare:
         return bare[""]

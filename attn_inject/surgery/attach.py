@@ -6,7 +6,8 @@ sliced, wrapped and replaced, and `forward_features` and every other method see 
 
 A1. Whose `forward` calls the attention is `blocks.py`'s to say. It is rewritten with its children as single calls.
 A2. A plain Sequential whose own the attention is runs it as one more element, right after what it gates.
-A3. Where no forward can be rewritten (a block without a graph), a forward hook gates, and the record says so.
+A3. Where a block has no graph, or one for certain sizes only, its own code runs, and what a child of it returns passes
+    through the attention meanwhile. The record says so.
 A4. What comes out gives what `inject` gives, to the bit, with gates that do something (`likeness.py`).
 """
 
@@ -16,20 +17,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from ..attention.registry import attentions_of
-from ..errors import AttnInjectError, PlanError, first_line
+from ..errors import PlanError, RewriteError, first_line
 from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
 from ..sites.reading import LocatedModel, submodule
 from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import Inputs
 from ..tracing.parts import full_path
 from ..tracing.regions import ordinary_mode
-from ..tracing.rewritten import HOLDER, Writing, own_class, restore_forward, rewrite_forward
+from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, restore_forward, rewrite_forward
 from ..types import (
     DEFAULT_KINDS,
     Existing,
@@ -41,12 +40,13 @@ from ..types import (
     Plan,
     Preset,
     Source,
+    Verification,
     block_name,
 )
 from .attachment import Attachment, attachments_of, keep_attachments
 from .blocks import Blocks, Spot
-from .hooks import Gate, maker
 from .likeness import likeness
+from .makers import maker
 from .provenance import fingerprint, versions
 from .rewrite import edit_forward, install, rewrite
 
@@ -92,11 +92,8 @@ def attach(
       (fc1): Linear(in_features=16, out_features=4, bias=False)
       (fc2): Linear(in_features=4, out_features=16, bias=False)
     ))
-    >>> print(inspect.getsource(attached.layer1[0].forward))
-    def forward(self, x):
-        \"""What Block.forward does, with attention in it.\"""
-        out = self.conv1(x)
-    ...
+    >>> [line.strip() for line in inspect.getsource(attached.layer1[0].forward).splitlines() if "self.se" in line]
+    ['out = self.se(out)']
 
     Args:
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
@@ -110,16 +107,20 @@ def attach(
 
     """
     choices = Choices.of_call(locals())
-    subject = copied(model) if copy else model
-    return attach_plan(*locate_and_plan(subject, choices, example_inputs=example_inputs, may_record=True))
+    return attach_as_chosen(copied(model) if copy else model, choices, example_inputs=example_inputs)
+
+
+def attach_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> nn.Module:
+    """`attach` with its arguments as one value."""
+    return attach_plan(*locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True))
 
 
 @dataclass(frozen=True)
 class _Ways:
-    """How each attention of a plan is called: in a rewritten forward, or by a hook, for which there is a reason."""
+    """How each attention of a plan is called: in a rewritten forward, or around the class's own, with the reasons."""
 
     spots: tuple[Spot, ...] = ()
-    hooks: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
+    makers: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -149,20 +150,22 @@ def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.
     holders = {insertion.module: part.get_submodule(insertion.module.rpartition(".")[0]) for insertion in todo}
     kept = _put_in(part, plan, todo, graph)
     constants = _rewrite(part, blocks, ways.spots, holders)
-    for insertion in todo:
-        if insertion.module in ways.hooks:
-            path, order = ways.hooks[insertion.module]
-            gate = Gate(holders[insertion.module], insertion.module.rpartition(".")[2], order)
-            part.get_submodule(path).register_forward_hook(gate)
-    verification = likeness(located, part, plan, graph) if check else None
+    _pass_through(holders, ways.makers)
+    like = likeness(located.part, located.trace.inputs, part, plan, graph) if check else None
+    if like is not None and not like.passed:
+        raise RewriteError(f"what attach made is not what was planned: {like.figure}; use inject")
     scope = located.scope or ""
     before = [one for one in attachments_of(located.model) if (one.injection.plan.scope or "") != scope]
     same = [one for one in attachments_of(located.model) if (one.injection.plan.scope or "") == scope]
     injection = Injection(
         plan,
         versions(),
-        verification,
-        before[0].injection.fingerprint if before else same[0].injection.fingerprint if same else fingerprint(located.model),
+        None if like is None else Verification((like,)),
+        before[0].injection.fingerprint
+        if before
+        else same[0].injection.fingerprint
+        if same
+        else fingerprint(located.model),
         not_kept=ways.reasons,
         guards=tuple(dict.fromkeys(guard for path in _paths(ways.spots) for guard in blocks.graphs(path).guards)),
         any_size=all(blocks.graphs(path).any_size for path in _paths(ways.spots)),
@@ -184,21 +187,43 @@ def _paths(spots: Iterable[Spot]) -> list[str]:
 
 def _ways(located: LocatedModel, blocks: Blocks, todo: Sequence[Insertion]) -> _Ways:
     spots: list[Spot] = []
-    hooks: dict[str, tuple[str, tuple[int, ...] | None]] = {}
+    makers: dict[str, tuple[str, tuple[int, ...] | None]] = {}
     reasons: list[str] = []
     left_out: dict[str, str] = {}
     for insertion in todo:
         spot = blocks.spot(insertion)
-        if isinstance(spot, Spot):
+        if isinstance(spot, Spot) and not blocks.graphs(spot.path).guards:
             spots.append(spot)
             continue
         block = block_name(insertion.site.block)
         try:
-            hooks[insertion.module] = maker(located, insertion)
-            reasons.append(f"{block}: a forward hook gates what {hooks[insertion.module][0]} returns, since {spot}")
+            child, order = maker(located, insertion)
         except PlanError:
-            left_out[insertion.module] = f"{block}: {spot}"
-    return _Ways(tuple(spots), hooks, tuple(reasons), left_out)
+            if isinstance(spot, Spot):
+                spots.append(spot)
+            else:
+                left_out[insertion.module] = f"{block}: {spot}"
+            continue
+        makers[insertion.module] = child, order
+        why = "its code decides on sizes" if isinstance(spot, Spot) else spot
+        reasons.append(
+            f"{block}: its own forward runs, since {why}; compilers and scripts do not follow the attention around it"
+        )
+    homes = {module.rpartition(".")[0] for module in makers}
+    for spot in [spot for spot in spots if spot.path in homes]:
+        # A forward is either rewritten or run as it is.
+        spots.remove(spot)
+        left_out[spot.insertion.module] = f"{block_name(spot.path)}: its code decides on sizes"
+    return _Ways(tuple(spots), makers, tuple(reasons), left_out)
+
+
+def _pass_through(holders: Mapping[str, nn.Module], makers: Mapping[str, tuple[str, tuple[int, ...] | None]]) -> None:
+    """A3, for the attentions in `makers`."""
+    by_holder: dict[nn.Module, list[tuple[str, str, tuple[int, ...] | None]]] = {}
+    for module, (child, order) in makers.items():
+        by_holder.setdefault(holders[module], []).append((child, module.rpartition(".")[2], order))
+    for holder, gates in by_holder.items():
+        rewrite_forward(holder, Passing(own_class(holder), tuple(gates)), None)
 
 
 def _put_in(
@@ -223,9 +248,7 @@ def _put_in(
     return kept
 
 
-def _rewrite(
-    part: nn.Module, blocks: Blocks, spots: Sequence[Spot], holders: Mapping[str, nn.Module]
-) -> list[str]:
+def _rewrite(part: nn.Module, blocks: Blocks, spots: Sequence[Spot], holders: Mapping[str, nn.Module]) -> list[str]:
     """Let each spot's module call its attention; the paths of the constants that this takes."""
     constants: list[str] = []
     writings: dict[tuple[type, str], Writing] = {}
@@ -303,8 +326,6 @@ def detach(model: nn.Module) -> nn.Module:
     keep_attachments(bare, ())
     for module in bare.modules():
         restore_forward(module)
-        for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, Gate)]:
-            del module._forward_hooks[key]
     for attachment in reversed(attachments):
         scope = attachment.injection.plan.scope or ""
         for insertion in attachment.injection.plan.insertions:

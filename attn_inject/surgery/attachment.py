@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from ..tracing.inputs import NO_INPUTS, Inputs
+from ..tracing.parts import full_path
 from ..types import Injection
 
 _ATTACHED = "_attached"
@@ -34,10 +35,20 @@ def attachments_of(model: nn.Module) -> tuple[Attachment, ...]:
 
 
 def keep_attachments(model: nn.Module, attachments: Sequence[Attachment]) -> None:
-    """Let the model know what was attached to it; its `injection` is the last one's record, with those of the others."""
+    """Let the model know what was attached to it; its `injection` is the record of the last, with those of the rest."""
     for name in ("injection", _ATTACHED):
         vars(model).pop(name, None)
     if attachments:
         *others, last = (one.injection for one in attachments)
         vars(model)["injection"] = replace(last, others=tuple(others))
         vars(model)[_ATTACHED] = tuple(attachments)
+
+
+def attached_modules(model: nn.Module) -> list[str]:
+    """The paths of all new modules that `attach` put into a model, or into what it holds."""
+    return [
+        full_path(home, full_path(attachment.injection.plan.scope or "", insertion.module))
+        for home, module in model.named_modules()
+        for attachment in attachments_of(module)
+        for insertion in attachment.injection.plan.insertions
+    ]

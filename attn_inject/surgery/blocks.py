@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from ..errors import AttnInjectError
 from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel
 from ..tracing.calls import inputs_of_call
-from ..tracing.frames import ROOT, nodes_in, stack_of, stack_of_node
+from ..tracing.frames import nodes_in, stack_of, stack_of_node
 from ..tracing.inputs import Inputs
 from ..tracing.nodes import Frame, frame_of, place_of
 from ..tracing.shapes import trace_at_a_size
@@ -204,8 +203,10 @@ class _View:
         elif edit.readers is None and any(child in stack_of_node(self._calls, user) for user in edit.value.users):
             # Part of what reads it does so within the child that makes it.
             return None
-        elif edit.readers is None and key[0] == "given" and not all(
-            frame in stack_of_node(self._calls, user) for user in edit.value.users
+        elif (
+            edit.readers is None
+            and key[0] == "given"
+            and not all(frame in stack_of_node(self._calls, user) for user in edit.value.users)
         ):
             return None
         readers = None
@@ -272,9 +273,6 @@ class _View:
                 if user.op == "call_function" and user.target is operator.getitem and isinstance(user.args[1], int):
                     keys.setdefault(("part", key, user.args[1]), user)
         return keys
-
-
-
 
 
 def _numbered(nodes: list[fx.Node], canonical: Any) -> dict[Key, fx.Node]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..tracing.parts import full_path, patched_parts
+from .attachment import attached_modules
 
 
 def attention_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -47,14 +48,19 @@ def attention_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(modules)}
 
 
-def freeze_original(model: nn.Module) -> nn.Module:
+def freeze_original(model: nn.Module, *, statistics: bool = True) -> nn.Module:
     """Stop gradients to everything but the new modules; returns the model. Its original is not affected.
+
+    With `statistics`, the norms of the original stay in eval mode when the model trains, so that what they have
+    counted stays as it is too; without, `train()` reaches them (again). Files do not keep this: freeze what was loaded.
 
     >>> from attn_inject import freeze_original, inject
     >>> from attn_inject.zoo.cifar import models
-    >>> frozen = freeze_original(inject(models()["resnet20"](), "eca"))
+    >>> frozen = freeze_original(inject(models()["resnet20"](), "eca")).train()
     >>> {name.split(".")[-3] for name, p in frozen.named_parameters() if p.requires_grad}
     {'eca'}
+    >>> frozen.training, frozen.bn1.training
+    (True, False)
 
     Raises:
         PlanError: `model` is no patched model.
@@ -63,11 +69,39 @@ def freeze_original(model: nn.Module) -> nn.Module:
     new = {id(parameter) for parameter in attention_parameters(model)}
     for parameter in model.parameters():
         parameter.requires_grad = id(parameter) in new
+    within = tuple(f"{path}." for path in _new_modules(model))
+    for path, module in model.named_modules():
+        if isinstance(vars(module).get("train"), _StaysInEval):
+            del vars(module)["train"]
+            module.train(mode=model.training)
+        if statistics and not f"{path}.".startswith(within) and _counts(module):
+            vars(module)["train"] = _StaysInEval(module)
+            module.eval()
     return model
 
 
+def _counts(module: nn.Module) -> bool:
+    """Whether a module keeps statistics of what passes through it in train mode."""
+    return isinstance(module._buffers.get("running_mean"), torch.Tensor)
+
+
+class _StaysInEval:
+    """In the place of a module's `train`: whatever mode the model goes into. Copies and pickles with the module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002, FBT001, FBT002  # torch's own signature
+        for part in self._module.modules():
+            part.training = False
+        return self._module
+
+
 def _new_modules(model: nn.Module) -> list[str]:
-    """The paths of the new modules of all patched parts."""
+    """The paths of the new modules of all patched parts, whatever their form."""
+    attached = attached_modules(model)
+    if attached:
+        return attached
     return [
         full_path(path, insertion.module)
         for path, part in patched_parts(model).items()

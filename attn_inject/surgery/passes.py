@@ -82,7 +82,9 @@ def _is_the_model(
                 before = trial.of_code(mode, inputs)
                 break
             except Exception as error:
-                reason = f"{mode} not compared: the model's own code ends in {type(error).__name__} on {size_of(inputs)}"
+                reason = (
+                    f"{mode} not compared: the model's own code ends in {type(error).__name__} on {size_of(inputs)}"
+                )
         else:
             figures.append(reason)
             continue

@@ -24,7 +24,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.parts import put_in_place, record_of
 from ..tracing.rewritten import writing_of
-from .hooks import Gate
+from .attachment import attachments_of
 from .passes import TRIAL_EXTENTS, equal_to_the_bit
 from .pristine import without_attention
 from .trial import without_hooks
@@ -41,7 +41,7 @@ def must_be_apart(model: nn.Module, scope: str | None) -> None:
     """
     place = f"{scope}." if scope else ""
     for path, module in model.named_modules():
-        if writing_of(module) is not None or any(isinstance(hook, Gate) for hook in module._forward_hooks.values()):
+        if writing_of(module) is not None or attachments_of(module):
             raise PlanError("attach() put attention into this model, which a graph would lose: detach() it first")
         if not isinstance(module, InjectedModule) or path == (scope or ""):
             continue

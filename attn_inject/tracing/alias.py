@@ -115,7 +115,7 @@ def _copies_as_usual(kind: type[nn.Module]) -> bool:
     """Whether a copy of a module of this class is its attributes' copies."""
     if "attn_inject_writing" in vars(kind):
         # Its own way to pickle is for other processes.
-        return _copies_as_usual(kind.__base__)  # type: ignore[arg-type]
+        return _copies_as_usual(kind.__base__)
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__

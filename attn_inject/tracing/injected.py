@@ -19,6 +19,7 @@ from ..types import Injection
 from .face import answer, face_of, is_answered, may_be_fixed, must_be_as_fixed, parameters_of, portable_face
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
+from .rewritten import Writing, rewrite_forward
 
 _MODES = {True: "train", False: "eval"}
 # What belongs to the graph module itself, not to the model it was made from.
@@ -146,14 +147,21 @@ class InjectedModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> InjectedModule:
         memo = {} if memo is None else memo
-        other = InjectedModule.__new__(InjectedModule)
+        # Of the same class, as copies are of any model: what stacks models asks for that.
+        other = object.__new__(type(self))
         memo[id(self)] = other
         state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection")}
         other.__dict__.update(copy.deepcopy(state, memo))
         vars(other)["_inj_codes"] = dict(self._inj_codes)
         vars(other)["injection"] = self.injection
-        _install_forward(other)
         return other
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` takes instead: the same modules, under a forward that is written down."""
+        plain = nn.Module()
+        vars(plain).update({name: vars(self)[name] for name in ("_modules", "_parameters", "_buffers", "training")})
+        rewrite_forward(plain, Writing(nn.Module, self._inj_graphs, self._inj_fixed), None)
+        return plain
 
     def __copy__(self) -> InjectedModule:
         other = InjectedModule.__new__(InjectedModule)

@@ -25,7 +25,7 @@ def patched_parts(model: nn.Module) -> dict[str, InjectedModule]:
     """
     parts = {path: module for path, module in model.named_modules() if isinstance(module, InjectedModule)}
     if not parts:
-        raise PlanError(f"{type(model).__name__} is not a model that inject() returned")
+        raise PlanError(f"{type(model).__name__} is not a model that inject() or attach() returned")
     return parts
 
 

@@ -8,11 +8,14 @@ made again.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import linecache
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from .code import code_of
@@ -23,39 +26,21 @@ from .regions import is_region, restoring_grad_mode
 HOLDER = "attention_holder"
 """The name under which a rewritten forward finds attention that the block around its module holds."""
 
+WRITING = "attn_inject_writing"
+"""The attribute of a rewritten class that has what it was made from."""
+
 _SELF = "self"
 
 
-class Writing:
-    """What a rewritten class is made from: its own class, a graph for each mode, and the arguments they hold for."""
+class Rewritten:
+    """A class with another `forward` than the one it is a subclass of; subclasses say how it pickles."""
 
-    def __init__(
-        self, base: type[nn.Module], graphs: Mapping[str, fx.Graph], fixed: Mapping[str, Any], source: str | None = None
-    ) -> None:
+    def __init__(self, base: type[nn.Module], source: str, scope: Mapping[str, Any], *, has_regions: bool) -> None:
         self.base = base
-        self.fixed = {name: value for name, value in fixed.items() if may_be_fixed(name, value)}
-        self._graphs = {mode: PortableGraph(graph) for mode, graph in graphs.items()}
+        self.source = source
+        self._scope = scope
+        self._has_regions = has_regions
         self._made: type[nn.Module] | None = None
-        made, self._scope = self._code(graphs)
-        # Graphs that were pickled know less of their values.
-        self.source = made if source is None else source
-        self._has_regions = any(is_region(node.target) for graph in graphs.values() for node in graph.nodes)
-
-    def _code(self, graphs: Mapping[str, fx.Graph]) -> tuple[str, dict[str, Any]]:
-        graph = next(iter(graphs.values()))
-        places = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
-        fixed = self.fixed
-        parameters = re.sub(
-            r"inj_fixed\['(\w+)'\]", lambda found: repr(fixed[found[1]]), parameters_of(self.base, places, fixed)
-        )
-        checks = f'"""What {self.base.__name__}.forward does, with attention in it."""\n' + "".join(
-            f"if {name} is not {value!r}: must_be_as_written({name!r}, {name}, {value!r})\n"
-            if value is None or isinstance(value, bool)
-            else f"if {name} != {value!r}: must_be_as_written({name!r}, {name}, {value!r})\n"
-            for name, value in fixed.items()
-        )
-        source, scope = code_of(graphs, parameters, checks)
-        return source, {**scope, "must_be_as_written": must_be_as_written}
 
     @property
     def made(self) -> type[nn.Module]:
@@ -78,20 +63,98 @@ class Writing:
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
-            "forward": restoring_grad_mode(forward) if self._has_regions else forward,
+            "forward": restoring_grad_mode(forward) if self._has_regions else self._finished(forward),
             "__reduce_ex__": _reduced,
-            "attn_inject_writing": self,
+            WRITING: self,
         }
         if f"{_SELF}.{HOLDER}." in self.source:
             # Where it is not called, a property would be in torch.jit's way.
             body[HOLDER] = property(_holder)
-        return type(base)(base.__name__, (base,), body)
+        # The class of the class, which may be more than `type`.
+        make: Any = type(base)
+        made: type[nn.Module] = make(base.__name__, (base,), body)
+        return made
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Writing:
+    def _finished(self, forward: Any) -> Any:
+        return forward
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
         return self
+
+
+class Writing(Rewritten):
+    """A forward that runs a graph for each mode; `fixed` are the arguments that they hold for."""
+
+    def __init__(
+        self, base: type[nn.Module], graphs: Mapping[str, fx.Graph], fixed: Mapping[str, Any], source: str | None = None
+    ) -> None:
+        self.fixed = {name: value for name, value in fixed.items() if may_be_fixed(name, value)}
+        self._graphs = {mode: PortableGraph(graph) for mode, graph in graphs.items()}
+        parameters, checks = _head(base, next(iter(graphs.values())), self.fixed)
+        made, scope = code_of(graphs, parameters, checks)
+        regions = any(is_region(node.target) for graph in graphs.values() for node in graph.nodes)
+        # Graphs that were pickled know less of their values.
+        super().__init__(base, source or made, {**scope, "must_be_as_written": must_be_as_written}, has_regions=regions)
 
     def __reduce__(self) -> Any:
         return _written, (self.base, self._graphs, self.fixed, self.source)
+
+
+def _head(base: type[nn.Module], graph: fx.Graph, fixed: Mapping[str, Any]) -> tuple[str, str]:
+    """(the parameters of a forward, the lines that hold the fixed ones against what is written)."""
+    places = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
+    asked = parameters_of(base, places, fixed)
+    checks = [f'"""What {base.__name__}.forward does, with attention in it."""\n']
+    for name, value in fixed.items():
+        differs = f"{name} is not {value!r}" if value is None or isinstance(value, bool) else f"{name} != {value!r}"
+        checks.append(f"if {differs}: must_be_as_written({name!r}, {name}, {value!r})\n")
+    return re.sub(r"inj_fixed\['(\w+)'\]", lambda found: repr(fixed[found[1]]), asked), "".join(checks)
+
+
+class Passing(Rewritten):
+    """A forward that runs the class's own, in which what some children return passes through attention.
+
+    `gates` are (the child's path, the attention's name, the permutation to channels first if it needs one). Whatever
+    stands in the child's place when it runs is gated.
+    """
+
+    def __init__(self, base: type[nn.Module], gates: tuple[tuple[str, str, tuple[int, ...] | None], ...]) -> None:
+        self._gates = gates
+        passed = ", ".join(
+            f"passed_through(self.get_submodule({child!r}), self.{gate}" + (f", {order})" if order else ")")
+            for child, gate, order in gates
+        )
+        source = (
+            "def forward(self, *args, **kwargs):\n"
+            f'    """What {base.__name__}.forward does, with attention in it."""\n'
+            f"    with {passed}:\n"
+            f"        return {base.__name__}.forward(self, *args, **kwargs)\n"
+        )
+        super().__init__(base, source, {"passed_through": passed_through, base.__name__: base}, has_regions=False)
+
+    def _finished(self, forward: Any) -> Any:
+        forward.__signature__ = inspect.signature(self.base.forward)
+        return forward
+
+    def __reduce__(self) -> Any:
+        return Passing, (self.base, self._gates)
+
+
+@contextmanager
+def passed_through(child: nn.Module, attention: nn.Module, order: tuple[int, ...] | None = None) -> Iterator[None]:
+    """Let what `child` returns in here pass through `attention`, viewed in `order` if that is given."""
+
+    def gated(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if order is None:
+            return attention(output)  # type: ignore[no-any-return]
+        back = tuple(order.index(axis) for axis in range(len(order)))
+        return attention(output.permute(order)).permute(back)  # type: ignore[no-any-return]
+
+    handle = child.register_forward_hook(gated)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _written(
@@ -100,7 +163,7 @@ def _written(
     return Writing(base, {mode: graph.graph() for mode, graph in graphs.items()}, fixed, source)
 
 
-def _new(writing: Writing) -> nn.Module:
+def _new(writing: Rewritten) -> nn.Module:
     return writing.made.__new__(writing.made)
 
 
@@ -108,7 +171,8 @@ def _reduced(self: nn.Module, protocol: Any) -> Any:
     """As the class's own, but for the class, which no other process can import."""
     writing = writing_of(self)
     assert writing is not None
-    _make, _arguments, *rest = super(writing.made, self).__reduce_ex__(protocol)
+    parts: Any = super(writing.made, self).__reduce_ex__(protocol)
+    _make, _arguments, *rest = parts
     return (_new, (writing,), *rest)
 
 
@@ -118,10 +182,10 @@ def _holder(self: nn.Module) -> nn.Module:
     return holder  # type: ignore[no-any-return]
 
 
-def writing_of(module: nn.Module) -> Writing | None:
+def writing_of(module: nn.Module) -> Rewritten | None:
     """What a module's class was made from, if its forward is rewritten."""
-    writing = getattr(type(module), "attn_inject_writing", None)
-    return writing if isinstance(writing, Writing) else None
+    writing = getattr(type(module), WRITING, None)
+    return writing if isinstance(writing, Rewritten) else None
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
@@ -130,7 +194,7 @@ def own_class(module: nn.Module) -> type[nn.Module]:
     return type(module) if writing is None else writing.base
 
 
-def rewrite_forward(module: nn.Module, writing: Writing, holder: nn.Module | None) -> None:
+def rewrite_forward(module: nn.Module, writing: Rewritten, holder: nn.Module | None) -> None:
     """Let `module` run what is written; `holder` has the attention, where that is not the module itself.
 
     Raises:

@@ -358,7 +358,7 @@ def test_a_container_with_a_forward_of_its_own_does_not_run_the_attention_as_its
     branches = [nn.Sequential(conv(16, 8), nn.ReLU(), conv(8, 8)) for _ in range(2)]
     model = Toy(Joining(*branches)).eval()
     attached = attach(model, "se", reduction=4, input_size=SMALL)
-    assert len(attached.injection.plan.insertions) == 1  # type: ignore[union-attr]
+    assert len(attached.injection.plan.insertions) == 1
     _as_inject_does(model, attached)
 
 
@@ -392,7 +392,7 @@ def test_a_frozen_argument_is_no_other_in_silence() -> None:
             super().__init__()
             self.a, self.b = conv(16, 16), conv(16, 16)
 
-        def forward(self, x: torch.Tensor, twice: bool = False) -> torch.Tensor:  # noqa: FBT001, FBT002
+        def forward(self, x: torch.Tensor, twice: bool = False) -> torch.Tensor:
             y = self.b(relu(self.a(x)))
             return x + (y + y if twice else y)
 

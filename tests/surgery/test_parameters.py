@@ -72,4 +72,4 @@ def test_a_model_without_new_parameters_has_none() -> None:
     for verb in (lambda m: list(attention_parameters(m)), attention_state_dict, freeze_original):
         with pytest.raises(PlanError) as caught:
             verb(model())
-        assert str(caught.value) == "Toy is not a model that inject() returned"
+        assert str(caught.value) == "Toy is not a model that inject() or attach() returned"

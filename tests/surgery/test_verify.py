@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from attn_inject import InjectedModule, RewriteError, apply_plan, inject, make_plan, verify
-from attn_inject.surgery.verify import verify_part
+from attn_inject.surgery.postconditions import verify_part
 from attn_inject.tracing.nodes import is_of_attention
 from attn_inject.types import Verification
 

@@ -174,7 +174,17 @@ def remarks(report: ReportData) -> list[str]:
     """What a reader must not miss, in order: notes of the plan, what was not kept, what could not be counted."""
     lines = list(report.notes)
     lines += guard_notes(report.guards, any_size=report.any_size)
-    lines += [f"not kept: {name}" for name in report.not_kept]
+    lines += [f"not kept: {name}" for name in _folded(report.not_kept)]
     if report.unknown:
         lines.append("FLOPs not counted: " + ", ".join(f"{name} ({n}×)" for name, n in report.unknown.items()))
     return lines
+
+
+def _folded(losses: Sequence[str]) -> list[str]:
+    """The losses, but all methods in one line: a class may have a dozen that its graph leaves behind."""
+    named = [loss.removeprefix("method ").partition(":")[0] for loss in losses if loss.startswith("method ")]
+    if len(named) < 2:
+        return list(losses)
+    shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+    rest = [loss for loss in losses if not loss.startswith("method ")]
+    return [*rest, f"{len(named)} methods of the class's own code ({shown}): attach() and --form module keep them"]

@@ -1,11 +1,8 @@
-"""The way of a gate where no forward can be rewritten: a forward hook on the module that returns the gated value."""
+"""Which child of a block returns the value to gate: the way of a gate where the block's forward cannot be rewritten."""
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import torch
-from torch import fx, nn
+from torch import fx
 
 from ..errors import PlanError
 from ..sites.found import GraphSites
@@ -16,33 +13,24 @@ from ..types import Insertion, block_name
 from .rewrite import channels_first
 
 
-class Gate:
-    """A forward hook that passes a module's output through a block's attention. Copies and pickles with the model."""
-
-    def __init__(self, holder: nn.Module, child: str, order: tuple[int, ...] | None) -> None:
-        self.holder = holder
-        self.child = child
-        self.order = order
-
-    def __call__(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        attention = getattr(self.holder, self.child)
-        if self.order is None:
-            return cast(torch.Tensor, attention(output))
-        back = tuple(self.order.index(axis) for axis in range(len(self.order)))
-        return cast(torch.Tensor, attention(output.permute(self.order)).permute(back))
-
-
 def maker(located: LocatedModel, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
-    """(path of the module whose output is the gated value, the permutation to channels first if it needs one).
+    """(path, in the block that holds the attention, of the child whose output is the gated value, the permutation to
+    channels first if it needs one).
 
     Raises:
-        PlanError: no module returns the value, or it runs elsewhere too.
+        PlanError: no child returns the value, or it runs elsewhere too.
 
     """
+    block = block_name(insertion.site.block)
     places = {_place(graph, insertion) for graph in located.graphs.values()}
     if len(places) != 1:
-        raise PlanError(f"{block_name(insertion.site.block)}: another module makes the gated value in train mode")
-    return places.pop()
+        raise PlanError(f"{block}: another module makes the gated value in train mode")
+    path, order = places.pop()
+    home = insertion.module.rpartition(".")[0]
+    within = path.removeprefix(f"{home}.") if home else path
+    if home and within == path:
+        raise PlanError(f"{block}: {path}, which makes the gated value, lies outside of {home}")
+    return within, order
 
 
 def _place(graph: GraphSites, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:

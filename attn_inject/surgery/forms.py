@@ -1,0 +1,50 @@
+"""From one form of a patched model to the other: what only a graph can do, an attached model does through its graph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from ..errors import PlanError, TraceError
+from ..tracing.alias import alias
+from ..tracing.parts import full_path, patched_parts, record_of
+from .apply import apply_plan
+from .attach import detach
+from .attachment import Attachment, attachments_of
+
+
+def as_graph(patched: nn.Module) -> nn.Module:
+    """The model as `inject` makes it, over the weights of one that `attach` made; one that `inject` made as it is.
+
+    Raises:
+        PlanError: it has no graph, since its code decides on data.
+
+    """
+    attachments = attachments_of(patched)
+    if not attachments:
+        return patched
+    graph = detach(patched)
+    for attachment in attachments:
+        graph = _with_attention(graph, patched, attachment)
+    graph.train(mode=patched.training)
+    if patched_parts(graph).keys() != {""}:
+        vars(graph)["injection"] = record_of(graph)
+    return graph
+
+
+def _with_attention(graph: nn.Module, patched: nn.Module, attachment: Attachment) -> nn.Module:
+    plan = attachment.injection.plan
+    scope = plan.scope or ""
+    try:
+        graph = apply_plan(graph, plan, example_inputs=attachment.inputs or None, check=False)
+    except TraceError as error:
+        raise PlanError(f"{type(patched).__name__} was attached to without a graph, and has none: {error}") from error
+    part = patched_parts(graph)[scope]
+    held = attachment.injection
+    part.injection = replace(part.injection, verification=held.verification, not_kept=held.not_kept)
+    for insertion in plan.insertions:
+        home, _, child = full_path(scope, insertion.module).rpartition(".")
+        own = patched.get_submodule(full_path(scope, insertion.module))
+        setattr(graph.get_submodule(home), child, alias(own))
+    return graph
