@@ -67,10 +67,9 @@ def run(job: Job) -> None:
     say(describe(job.source), aside=job.prints_json)
     check_attention(str(job.choices.attention), job.choices.options)
     original, patched = _inject(job)
-    graph = _graph_of(patched)
-    _check_expectations(job, graph)
+    _check_expectations(job, patched)
     with working("counting") as tell:
-        made = _report(original, graph, job, tell)
+        made = _report(original, patched, job, tell)
     if not job.prints_json:
         _show(made, job)
     _write(made, patched, job)
@@ -103,16 +102,6 @@ def _inject(job: Job) -> tuple[nn.Module, nn.Module]:
         return original, make(original, choices, example_inputs=job.inputs)
 
 
-def _graph_of(patched: nn.Module) -> nn.Module:
-    """The graph that a report is made of; the model itself where its code has none."""
-    from attn_inject.surgery.forms import as_graph
-
-    try:
-        return as_graph(patched)
-    except PlanError:
-        return patched
-
-
 def _check_expectations(job: Job, patched: nn.Module) -> None:
     record: Any = patched.injection
     sites = len(record.plan.insertions)
@@ -124,13 +113,13 @@ def _check_expectations(job: Job, patched: nn.Module) -> None:
 
 def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Report:
     from attn_inject.reporting.report import report_with
-    from attn_inject.surgery.attachment import attachments_of
+    from attn_inject.surgery.forms import as_graph
     from attn_inject.tracing.inputs import inputs_of
     from attn_inject.tracing.parts import injected_part
 
-    if attached := attachments_of(patched):
-        # Without a graph there is nothing to optimise.
-        return report_with(job.report, original, patched, progress=tell, example_inputs=attached[-1].inputs)
+    if job.form == "module" and not (job.optimize and job.report.bench):
+        return report_with(job.report, original, patched, progress=tell)
+    patched = as_graph(patched)
     # What surrounds the scope may be a network whose graph nobody can read; the part is what changed.
     part, scope = injected_part(patched)
     whole = original.get_submodule(scope) if scope else original

@@ -1,0 +1,176 @@
+"""The two forms of a patched model: every verb takes both, and one becomes the other."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import (
+    CheckpointError,
+    InjectedModule,
+    PlanError,
+    attach,
+    attention_parameters,
+    attention_state_dict,
+    detach,
+    freeze_original,
+    inject,
+    load,
+    optimize,
+    optimize_training,
+    remove,
+    report,
+    save,
+    verify,
+)
+from attn_inject.surgery.forms import as_graph
+from attn_inject.tracing.rewritten import restore_forward
+
+from ..toys import Lambda, Toy, conv
+
+SMALL = (3, 16, 16)
+IMAGE = torch.randn(2, *SMALL, generator=torch.Generator().manual_seed(0))
+
+
+def _toy() -> nn.Module:
+    torch.manual_seed(0)
+    blocks = [
+        Lambda(lambda m, x: x + m.b(m.bn(torch.relu(m.a(x)))), a=conv(16, 16), bn=nn.BatchNorm2d(16), b=conv(16, 16))
+    ]
+    blocks.append(Lambda(lambda m, x: x + torch.tanh(m.b(torch.relu(m.a(x)))), a=conv(16, 16), b=conv(16, 16)))
+    return Toy(nn.Sequential(*blocks)).eval()
+
+
+def _attached(model: nn.Module) -> Any:
+    torch.manual_seed(1)
+    return attach(model, "se", reduction=4, input_size=SMALL)
+
+
+class Picking(nn.Module):
+    """Decides on data: it has no graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = _toy()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.body(x)
+        return y[y.sum(1) > 0] if y.sum() > 0 else y
+
+
+def test_the_graph_of_an_attached_model_runs_on_its_weights() -> None:
+    attached = _attached(_toy())
+    graph = as_graph(attached)
+    assert isinstance(graph, InjectedModule)
+    assert torch.equal(graph(IMAGE), attached(IMAGE))
+    assert set(graph.state_dict()) == set(attached.state_dict())
+    assert all(graph.state_dict()[name].data_ptr() == value.data_ptr() for name, value in attached.state_dict().items())
+    assert as_graph(graph) is graph
+    assert graph.injection.verification == attached.injection.verification
+
+
+def test_what_was_recorded_has_no_graph() -> None:
+    attached = attach(Picking().eval(), "se", reduction=4, input_size=SMALL)
+    with pytest.raises(PlanError, match=r"^Picking was attached to without a graph, and has none"):
+        as_graph(attached)
+    assert len(list(attention_parameters(attached))) == 4
+
+
+def test_each_verb_takes_what_was_attached() -> None:
+    model = _toy()
+    attached = _attached(model)
+    assert len(list(attention_parameters(attached))) == 4
+    assert list(attention_state_dict(attached)) == [
+        f"body.{block}.se.{layer}.weight" for block in (0, 1) for layer in ("fc1", "fc2")
+    ]
+    verification = verify(model, attached)
+    assert verification.passed
+    assert verification.checks[-1].name == "inject"
+    assert torch.equal(remove(attached)(IMAGE), model(IMAGE))
+    assert type(remove(attached)) is type(model)
+    assert torch.allclose(optimize(attached)(IMAGE), attached(IMAGE), atol=1e-5)
+    assert torch.equal(optimize_training(attached).eval()(IMAGE), attached(IMAGE))
+    made, other = (report(model, form, bench=False) for form in (attached, as_graph(attached)))
+    assert len(made.sites) == 2
+    # A graph lets go of a block's input sooner than the code around the block does.
+    ours, theirs = ({q.name: q.after for q in each.totals if "peak" not in q.name} for each in (made, other))
+    assert ours == theirs
+
+
+def test_attention_that_is_run_no_more_is_noticed() -> None:
+    model = _toy()
+    attached = _attached(model)
+    restore_forward(attached.body[0])
+    checks = {check.name: check.passed for check in verify(model, attached).checks}
+    assert not checks.pop("inject")
+    assert all(checks.values())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("saved", ["graph", "module"])
+def test_a_file_loads_in_either_form(tmp_path: Path, suffix: str, saved: str) -> None:
+    model = _toy()
+    attached = _attached(model)
+    path = tmp_path / f"net{suffix}"
+    save(as_graph(attached) if saved == "graph" else attached, path)
+    graph, module = load(path, model), load(path, model, form="module")
+    assert isinstance(graph, InjectedModule)
+    assert type(module) is type(model)
+    for loaded in (graph, module):
+        assert torch.equal(loaded(IMAGE), attached(IMAGE))
+    module.load_state_dict(graph.state_dict())
+    graph.load_state_dict(module.state_dict())
+    with pytest.raises(PlanError, match=r"form must be one of graph, module; got 'modul'"):
+        load(path, model, form="modul")  # type: ignore[call-overload]
+
+
+def test_files_of_what_has_no_graph_say_which_form_loads(tmp_path: Path) -> None:
+    model = Picking().eval()
+    attached = attach(model, "se", reduction=4, input_size=SMALL)
+    save(attached, tmp_path / "net.pt")
+    loaded = load(tmp_path / "net.pt", model, form="module")
+    assert torch.equal(loaded(IMAGE), attached(IMAGE))
+    with pytest.raises(CheckpointError, match="load it with form='module'"):
+        load(tmp_path / "net.pt", model)
+    with pytest.raises(PlanError, match="has none"):
+        save(attached, tmp_path / "net.pt2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pt"]
+
+
+def test_two_scopes_in_either_form(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(_toy().body, nn.Conv2d(16, 16, 1), _toy().body).eval()
+    stem = torch.randn(1, 16, 16, 16)
+    attached: Any = model
+    for scope in ("0", "2"):
+        attached = attach(attached, "se", reduction=4, scope=scope, input_size=(16, 16, 16))
+    assert len(list(attention_parameters(attached))) == 8
+    save(attached, tmp_path / "net.pt")
+    for form in ("graph", "module"):
+        loaded: Any = load(tmp_path / "net.pt", model, form=form)
+        assert torch.equal(loaded(stem), attached(stem))
+        assert len(list(attention_parameters(loaded))) == 8
+    assert torch.equal(detach(attached)(stem), model(stem))
+    assert verify(model, attached).passed
+
+
+@pytest.mark.parametrize("make", [inject, attach])
+def test_frozen_norms_stay_as_they_are(make: Any) -> None:
+    frozen = freeze_original(make(_toy(), "se", reduction=4, input_size=SMALL)).train()
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in frozen.parameters() if p.requires_grad], 0.1)
+    for twin in (frozen, copy.deepcopy(frozen).train()):
+        twin(IMAGE).square().mean().backward()
+        assert not twin.get_submodule("body.0.bn").training
+    optimizer.step()
+    moved = {name for name, value in frozen.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == set(attention_state_dict(frozen))
+    freeze_original(frozen, statistics=False)
+    assert frozen.get_submodule("body.0.bn").training
+    frozen(IMAGE)
+    assert not torch.equal(frozen.state_dict()["body.0.bn.running_mean"], before["body.0.bn.running_mean"])
