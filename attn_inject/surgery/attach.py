@@ -149,7 +149,7 @@ def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.
     part = submodule(outer, located.scope)
     holders = {insertion.module: part.get_submodule(insertion.module.rpartition(".")[0]) for insertion in todo}
     kept = _put_in(part, plan, todo, graph)
-    constants = _rewrite(part, blocks, ways.spots, holders)
+    constants = _rewrite(part, blocks, ways.spots, holders, kept)
     _pass_through(holders, ways.makers)
     like = likeness(located.part, located.trace.inputs, part, plan, graph) if check else None
     if like is not None and not like.passed:
@@ -198,6 +198,9 @@ def _ways(located: LocatedModel, blocks: Blocks, todo: Sequence[Insertion]) -> _
         block = block_name(insertion.site.block)
         try:
             child, order = maker(located, insertion)
+            home, _, name = insertion.module.rpartition(".")
+            if hasattr(located.part.get_submodule(home), name):
+                raise PlanError(f"{block}: its own code may run what is called {name!r}")
         except PlanError:
             if isinstance(spot, Spot):
                 spots.append(spot)
@@ -248,11 +251,27 @@ def _put_in(
     return kept
 
 
-def _rewrite(part: nn.Module, blocks: Blocks, spots: Sequence[Spot], holders: Mapping[str, nn.Module]) -> list[str]:
-    """Let each spot's module call its attention; the paths of the constants that this takes."""
+def _rewrite(
+    part: nn.Module,
+    blocks: Blocks,
+    spots: Sequence[Spot],
+    holders: Mapping[str, nn.Module],
+    kept: Mapping[str, nn.Module | None],
+) -> list[str]:
+    """Let each spot's module call its attention; the paths of the constants that this takes.
+
+    `kept` is what stood in the places of new modules.
+    """
     constants: list[str] = []
+    taken: dict[str, list[str]] = {}
+    for spot in spots:
+        home, _, child = spot.insertion.module.rpartition(".")
+        if spot.path != home and spot.insertion.module in kept:
+            taken.setdefault(home, []).append(child)
     writings: dict[tuple[type, str], Writing] = {}
-    for path in _paths(spots):
+    # Whose own code knows a name under which a new module stands now, which another module's code calls.
+    knowing = [path for path in taken if path not in _paths(spots)]
+    for path in [*_paths(spots), *knowing]:
         here = [spot for spot in spots if spot.path == path]
         module = part.get_submodule(path)
         if _is_plain_sequence(module) and all(holders[spot.insertion.module] is module for spot in here):
@@ -266,7 +285,7 @@ def _rewrite(part: nn.Module, blocks: Blocks, spots: Sequence[Spot], holders: Ma
         # All are looked up before the first is made.
         edits = [(_seen_from(spot.insertion, module, holders), blocks.edits(spot)) for spot in here]
         for mode, graph in trace.graphs.items():
-            edit_forward(graph, [(name, by_mode[mode]) for name, by_mode in edits])
+            edit_forward(graph, [(name, by_mode[mode]) for name, by_mode in edits], taken.get(path, ()))
         for name, tensor in trace.constants.items():
             module.register_buffer(name, tensor.detach(), persistent=False)
             constants.append(f"{path}.{name}" if path else name)

@@ -11,7 +11,7 @@ W4. Nothing is eliminated but what an attention takes the place of: the replaced
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -152,10 +152,11 @@ def _nearest_tensor(skeleton: nn.Module, block: str) -> torch.Tensor | None:
     return None
 
 
-def edit_forward(graph: fx.Graph, edits: Iterable[tuple[str, Edit]]) -> None:
+def edit_forward(graph: fx.Graph, edits: Iterable[tuple[str, Edit]], taken: Collection[str] = ()) -> None:
     """Call each attention, a path as the module sees it, in the graph of one module's own forward, of whose nodes the
-    edits speak.
+    edits speak. `taken` are paths at which new modules stand that are called elsewhere.
     """
+    _supersede_all(graph, [n for n in graph.nodes if n.op == "call_module" and n.target in taken])
     for module, edit in edits:
         placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == module]
         _apply(graph, edit, module, ROOT)

@@ -235,6 +235,8 @@ def _adopt(target: nn.Module, model: nn.Module) -> None:
     for key, value in vars(model).items():
         if key not in skip:
             vars(target)[key] = value
+    # By which the class's own `load_state_dict` knows what it is given.
+    vars(target)["_version"] = model._version
     # Constants of the class (not its code) are looked up on instances too.
     for base in reversed(type(model).__mro__):
         if base.__module__.startswith("torch.nn.modules") or base in (
