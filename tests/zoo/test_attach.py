@@ -95,7 +95,7 @@ def test_attach_gives_what_inject_gives(name: str, tmp_path: Path) -> None:
     patched, attached = inject(model, "se", min_width=4), attach(model, "se", min_width=4)
     assert type(attached) is type(model)
     assert len(attached_modules(attached)) == len(patched.injection.plan.insertions)
-    assert not attached.injection.not_kept  # type: ignore[union-attr]
+    assert not attached.injection.not_kept
     patched.load_state_dict(attached.state_dict())
     attached.load_state_dict(patched.state_dict())
     image = _image(model, name, any_size=patched.injection.any_size)
@@ -142,7 +142,7 @@ def test_what_timms_models_can_do(name: str) -> None:
         n for n, _ in model.get_classifier().named_parameters()
     ]
     if hasattr(attached, "group_matcher"):
-        from timm.optim import param_groups_layer_decay
+        from timm.optim._param_groups import param_groups_layer_decay
 
         groups = param_groups_layer_decay(attached, layer_decay=0.7)
         assert sum(len(group["params"]) for group in groups) == len(list(attached.parameters()))
