@@ -48,10 +48,10 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
     """
     parts = patched_parts(patched)
     whole = unwrap(original)
-    return _joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
+    return joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
 
 
-def _joined(verifications: Mapping[str, Verification]) -> Verification:
+def joined(verifications: Mapping[str, Verification]) -> Verification:
     """One verification of all parts: their own checks where there is one part, else each check with all figures."""
     if len(verifications) == 1:
         return next(iter(verifications.values()))
