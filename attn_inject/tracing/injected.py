@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from ..types import Injection
-from .face import answer, face_of, is_answered, may_be_fixed, must_be_as_fixed, parameters_of, portable_face
+from .face import answer, face_of, forward_of, is_answered, may_be_fixed, portable_face
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
 
@@ -192,21 +192,9 @@ class InjectedModule(fx.GraphModule):
 
 def _install_forward(module: InjectedModule) -> None:
     """Give the instance's own class a `forward` with the model's argument names, which runs the current mode's code."""
-    fixed = module._inj_fixed
     graph = next(iter(module._inj_graphs.values()))
-    names = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
-    arguments = ", ".join(["self", *names])
-    checks = [
-        f"    if {name} is not inj_fixed[{name!r}]: inj_check({name!r}, {name}, inj_fixed[{name!r}])\n"
-        for name in fixed
-    ]
-    source = (
-        f"def forward({parameters_of(module._inj_face, names, fixed)}):\n{''.join(checks)}"
-        f"    return self._inj_codes['train' if self.training else 'eval'][0]({arguments})\n"
-    )
-    scope: dict[str, Any] = {"inj_fixed": fixed, "inj_check": must_be_as_fixed}
-    exec(source, scope)
-    type(module).forward = scope["forward"]
+    run = "self._inj_codes['train' if self.training else 'eval'][0]"
+    type(module).forward = forward_of(module._inj_face, graph, module._inj_fixed, run)
 
 
 def _rebuild(state: dict[str, Any]) -> InjectedModule:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import AttnInjectError, GuardError, PlanError, attach, find_sites, inject, remove, verify
+from attn_inject import AttnInjectError, GuardError, PlanError, attach, find_sites, inject, optimize, remove, verify
 from attn_inject.errors import ArgumentError
 from attn_inject.tracing.parts import patched_parts
 
@@ -117,6 +117,10 @@ def test_a_whole_finds_what_it_asks_for(call: Any) -> None:
         again.call = call
         assert torch.equal(again(IMAGE), gated(IMAGE))
     assert torch.equal(remove(gated)(IMAGE), model(IMAGE))
+    fast = optimize(gated)
+    for each in (fast, copy.copy(fast), copy.deepcopy(fast), pickle.loads(pickle.dumps(_without_call(fast)))):
+        each.call = call
+        torch.testing.assert_close(each(IMAGE), gated(IMAGE), rtol=1e-4, atol=1e-5)
 
 
 def _without_call(model: nn.Module) -> nn.Module:
@@ -188,6 +192,8 @@ def test_an_argument_that_the_graph_was_not_made_with_is_refused_when_it_runs() 
             ArgumentError, match=rf"^the graph was made with scale=2.0 and is given {scale}: attach\(\)"
         ):
             patched(IMAGE, scale=scale)
+        with pytest.raises(ArgumentError, match=r"^the graph was made with scale=2.0"):
+            optimize(patched)(IMAGE, scale=scale)
     assert issubclass(ArgumentError, GuardError)
     assert issubclass(ArgumentError, AttnInjectError)
 
