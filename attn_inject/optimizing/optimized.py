@@ -14,6 +14,7 @@ from ..errors import PlanError, RewriteError
 from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
 from ..tracing.face import answer, attributes_of, face_of, forward_of, is_answered, portable_face
+from ..tracing.methods import bind
 from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.portable import PortableGraph
 from .early_squeeze import split_gates, squeeze_early
@@ -51,6 +52,7 @@ class OptimizedModule(fx.GraphModule):
     rewritten: Rewritten
     _inj_face: type
     _inj_fixed: Mapping[str, Any]
+    _inj_methods: tuple[str, ...]
 
     def train(self, mode: bool = True) -> OptimizedModule:  # noqa: FBT001, FBT002  # torch's own signature
         """Only `train(False)` works: folded norms have no statistics to train with."""
@@ -81,6 +83,7 @@ class OptimizedModule(fx.GraphModule):
         if fixed := vars(self).get("_inj_fixed"):
             run = {"inj_run": type(self).forward}
             type(self).forward = forward_of(self._inj_face, self.graph, fixed, "inj_run", run)
+        bind(self, face_of(self), vars(self).get("_inj_methods", ()))
         return code
 
     def __getattr__(self, name: str) -> Any:
@@ -183,7 +186,8 @@ def _module(root: nn.Module, graph: fx.Graph, rewritten: Rewritten) -> Optimized
 
 def _kept(root: nn.Module) -> dict[str, Any]:
     """What the graph keeps of the module that it was made from, beside what it runs."""
-    return {**attributes_of(root), "_inj_face": face_of(root), "_inj_fixed": dict(vars(root).get("_inj_fixed", {}))}
+    own = {"_inj_fixed": {}, "_inj_methods": (), **vars(root), "_inj_face": face_of(root)}
+    return {**attributes_of(root), **{name: own[name] for name in ("_inj_face", "_inj_fixed", "_inj_methods")}}
 
 
 def _unpickled(held: dict[str, Any], packed: PortableGraph, rewritten: Rewritten) -> OptimizedModule:

@@ -1,7 +1,8 @@
 """What a graph keeps of the class that it was made from: what the model around it may ask, and how it may call it.
 
 F1. Properties and static methods are answered from the class. They run on the patched module, and take no image.
-F2. Methods are not: they would run the class's own code, without the attention. The error names `attach`.
+F2. Methods are kept where they reach the modules by the forward alone (`methods`). Others would run the class's own
+    code, without the attention: the error names `attach`.
 F3. An argument that the graph has no place for is taken, and must be what the graph was made with.
 """
 

@@ -82,14 +82,15 @@ def _with_gates(make: Any, model: nn.Module, wild: Wild, scope: str | None = Non
 def _scope(wild: Wild, model: Any) -> str:
     """The part of the network that finds features, as its package calls it."""
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    return "encoder" if wild.package == "segmentation_models_pytorch" else max(sizes, key=lambda name: sizes[name])
+    named = "encoder" if wild.package == "segmentation_models_pytorch" else "backbone"
+    return named if named in sizes else max(sizes, key=lambda name: sizes[name])
 
 
 def _has_one_part(wild: Wild) -> bool:
     """Every architecture once, and every classifier that takes other sizes than the one it is tried at."""
     if wild.name.startswith("MobileViTFor"):
         return False
-    return "ForImage" in wild.name or wild.name.endswith(("-resnet18", "Unet-mobilenet_v2"))
+    return "ForImage" in wild.name or wild.name.endswith(("-resnet18", "Unet-mobilenet_v2", "UperNet"))
 
 
 HEADED = [wild for wild in WILD if _has_one_part(wild)]
