@@ -12,7 +12,7 @@ from torch import nn
 from attn_inject import GuardError, PlanError, attach, find_sites, inject
 from attn_inject.tracing.inputs import tensors_in
 
-from .models import WILD, WITHOUT, Wild
+from .models import RECORDED, WILD, WITHOUT, Wild
 
 pytestmark = pytest.mark.wild
 
@@ -60,6 +60,20 @@ def test_other_peoples_models(wild: Wild) -> None:
     if None not in gated:
         assert _equal(gated[0], gated[1], image)
         assert not _equal(gated[0], model, image)
+
+
+@pytest.mark.parametrize("wild", [_available(wild) for wild in RECORDED])
+def test_networks_that_decide_on_data(wild: Wild) -> None:
+    torch.manual_seed(0)
+    model = wild.made().eval()
+    sites = find_sites(model, input_size=wild.size, kinds=("residual",))
+    assert sites.recorded
+    assert sorted(site.block for site in sites) == wild.expected(model) != []
+    image = torch.randn(2, *wild.size)
+    how: Any = {"input_size": wild.size, "kinds": ("residual",)}
+    attached = attach(model, "se", reduction=4, init="identity", **how).eval()
+    assert _equal(model, attached, image)
+    assert not _equal(model, attach(model, "se", reduction=4, **how).eval(), image)
 
 
 @pytest.mark.parametrize("wild", [_available(wild) for wild in WITHOUT])
