@@ -125,7 +125,7 @@ def _report(original: nn.Module, patched: nn.Module, job: Job, tell: Tell) -> Re
     whole = original.get_submodule(scope) if scope else original
     if not (job.optimize and job.report.bench):
         return report_with(job.report, whole, part, progress=tell)
-    from attn_inject.optimizing.optimized import fold_norms, optimize
+    from attn_inject.surgery.faster import fold_norms, optimize
 
     # The optimised graph computes the same, so only its speed is new; norms are folded in both, to be fair.
     inputs = inputs_of(part.graph_of("eval"))

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from ..errors import TraceError, first_line
 from ..tracing.alias import alias
-from ..tracing.inputs import Inputs
+from ..tracing.inputs import Inputs, tensors_in
 from . import flops
 from .amounts import Cost
 
@@ -39,15 +39,16 @@ from .amounts import Cost
 class Count:
     """One counted forward pass.
 
-    `total` and `parts` leave out what is held. `parts` has the work inside each watched module, `unknown` the
-    operations that no rule covers with how often each ran (their arithmetic is missing from `total.flops`, their
-    bytes are not).
+    `total` and `parts` leave out what is held. `parts` has the work inside each watched module and `shapes` the shape
+    of what it gave last, `unknown` the operations that no rule covers with how often each ran (their arithmetic is
+    missing from `total.flops`, their bytes are not).
     """
 
     total: Cost
     parts: Mapping[str, Cost]
     peak_bytes: int
     unknown: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def count(
@@ -73,14 +74,15 @@ def count(
     meta_inputs = given.map_tensors(stand_in)
     counter = _Counter(stand_in)
     counter.hold(meta_inputs.values)
-    with torch.no_grad(), _watching(aliased, watched, counter.owners), counter:
+    shapes: dict[str, tuple[int, ...]] = {}
+    with torch.no_grad(), _watching(aliased, watched, counter.owners, shapes), counter:
         try:
             meta_inputs.given_to(aliased)
         except Exception as error:
             # The model's own code refuses inputs with errors of any kind.
             raise TraceError(_refusal(error, meta_inputs)) from error
     parts = {path: counter.work.get(path, Cost()) for path in watched}
-    return Count(counter.total, parts, counter.peak, dict(counter.unknown))
+    return Count(counter.total, parts, counter.peak, dict(counter.unknown), shapes)
 
 
 def _on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -104,19 +106,25 @@ def _refusal(error: Exception, inputs: Inputs) -> str:
 
 
 @contextmanager
-def _watching(model: nn.Module, paths: Collection[str], owners: list[str]) -> Iterator[None]:
-    """Keep in `owners` the watched modules that are running, the innermost last."""
+def _watching(
+    model: nn.Module, paths: Collection[str], owners: list[str], shapes: dict[str, tuple[int, ...]]
+) -> Iterator[None]:
+    """Keep in `owners` the watched modules that are running, the innermost last; in `shapes`, what they gave."""
 
     def entering(path: str) -> Callable[..., None]:
         return lambda *_: owners.append(path)
 
-    def leaving(*_: object) -> None:
-        owners.pop()
+    def leaving(path: str) -> Callable[..., None]:
+        def note(*seen: Any) -> None:
+            owners.pop()
+            shapes.update((path, tuple(given.shape)) for given in tensors_in(seen[-1]))
+
+        return note
 
     handles = []
     for path in paths:
         module = model.get_submodule(path)
-        handles += [module.register_forward_pre_hook(entering(path)), module.register_forward_hook(leaving)]
+        handles += [module.register_forward_pre_hook(entering(path)), module.register_forward_hook(leaving(path))]
     try:
         yield
     finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,9 @@ from torch import fx, nn
 from ..errors import PlanError, RewriteError
 from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
-from ..tracing.parts import patched_parts
+from ..tracing.face import answer, attributes_of, face_of, forward_of, is_answered, portable_face
+from ..tracing.methods import bind
+from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.portable import PortableGraph
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
@@ -36,11 +38,21 @@ class Rewritten:
     adds_fused: int = 0
     gates_in_kernels: int = 0
 
+    def __add__(self, other: Rewritten) -> Rewritten:
+        """The counts of two parts together."""
+        return Rewritten(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Rewritten)))
+
 
 class OptimizedModule(fx.GraphModule):
-    """An inference graph; `rewritten` says what was done. `train()` is refused."""
+    """An inference graph; `rewritten` says what was done. `train()` is refused.
+
+    It answers what the patched model answers of its class (`tracing.face`), and keeps its plain attributes.
+    """
 
     rewritten: Rewritten
+    _inj_face: type
+    _inj_fixed: Mapping[str, Any]
+    _inj_methods: tuple[str, ...]
 
     def train(self, mode: bool = True) -> OptimizedModule:  # noqa: FBT001, FBT002  # torch's own signature
         """Only `train(False)` works: folded norms have no statistics to train with."""
@@ -55,12 +67,32 @@ class OptimizedModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptimizedModule:
         other = cast(OptimizedModule, super().__deepcopy__(memo))
+        vars(other).update(copy.deepcopy(_kept(self), memo))
         other.rewritten = self.rewritten
+        other.recompile()
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
         held = {key: vars(self)[key] for key in ("_modules", "_parameters", "_buffers")}
-        return _unpickled, (held, PortableGraph(self.graph), self.rewritten)
+        kept = {**_kept(self), "_inj_face": portable_face(face_of(self))}
+        return _unpickled, ({**held, **kept}, PortableGraph(self.graph), self.rewritten)
+
+    def recompile(self) -> Any:
+        """Regenerate the code after an edit of the graph."""
+        code = super().recompile()
+        if fixed := vars(self).get("_inj_fixed"):
+            run = {"inj_run": type(self).forward}
+            type(self).forward = forward_of(self._inj_face, self.graph, fixed, "inj_run", run)
+        bind(self, face_of(self), vars(self).get("_inj_methods", ()))
+        return code
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if is_answered(face_of(self), name):
+                return answer(self, name)
+            raise
 
 
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
@@ -69,13 +101,26 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
     if unknown:
         raise PlanError(f"the rewrites are {', '.join(REWRITES)}; there is no {unknown[0]!r}")
     parts = patched_parts(patched)
-    if "" not in parts:
-        places = " and ".join(f"optimize(model.get_submodule({path!r}))" for path in parts)
-        raise PlanError(f"submodules of this model were patched, and each is optimized by itself: {places}")
-    inner = parts[""]
-    graph = shaped_graph(inner, "eval", example_inputs)
-    modules = [insertion.module for insertion in inner.injection.plan.insertions]
-    return _optimized(inner, graph, modules, disable)
+    if example_inputs is not None and "" not in parts:
+        raise PlanError(f"example_inputs are for one part: optimize {' and '.join(parts)} by itself")
+    fast = {
+        path: _optimized(
+            part,
+            shaped_graph(patched, "eval", example_inputs, scope=path),
+            [insertion.module for insertion in part.injection.plan.insertions],
+            disable,
+        )
+        for path, part in parts.items()
+    }
+    return fast[""] if "" in fast else _around(patched, fast)  # type: ignore[return-value]
+
+
+def _around(patched: nn.Module, fast: Mapping[str, OptimizedModule]) -> nn.Module:
+    """The model around the parts again, in eval mode, with the fast ones in their places."""
+    outer = put_in_place(alias(patched), fast).eval().requires_grad_(requires_grad=False)
+    vars(outer).pop("injection", None)
+    vars(outer)["rewritten"] = sum((part.rewritten for part in fast.values()), Rewritten())
+    return outer
 
 
 def fold_norms(model: nn.Module, *, example_inputs: Any = None) -> OptimizedModule:
@@ -108,9 +153,17 @@ def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disabl
 def _module(root: nn.Module, graph: fx.Graph, rewritten: Rewritten) -> OptimizedModule:
     result = OptimizedModule(root, graph, class_name="OptimizedModule")
     result.rewritten = rewritten
+    vars(result).update(_kept(root))
+    result.recompile()
     result.requires_grad_(requires_grad=False)
     nn.Module.train(result, mode=False)
     return result
+
+
+def _kept(root: nn.Module) -> dict[str, Any]:
+    """What the graph keeps of the module that it was made from, beside what it runs."""
+    own = {"_inj_fixed": {}, "_inj_methods": (), **vars(root), "_inj_face": face_of(root)}
+    return {**attributes_of(root), **{name: own[name] for name in ("_inj_face", "_inj_fixed", "_inj_methods")}}
 
 
 def _unpickled(held: dict[str, Any], packed: PortableGraph, rewritten: Rewritten) -> OptimizedModule:

@@ -41,13 +41,15 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
     parts = patched_parts(patched)
     if example_inputs is not None and "" not in parts:
         raise PlanError(f"example_inputs are for one part: optimize {' and '.join(parts)} by itself")
-    faster = {path: _faster(part, example_inputs) for path, part in parts.items()}
+    faster = {
+        path: _faster(part, shaped_graph(patched, "train", example_inputs, scope=path)) for path, part in parts.items()
+    }
     return with_parts(patched, faster)  # type: ignore[return-value]
 
 
-def _faster(inner: InjectedModule, example_inputs: Any) -> InjectedModule:
+def _faster(inner: InjectedModule, shaped: fx.Graph) -> InjectedModule:
     modules = {insertion.module for insertion in inner.injection.plan.insertions}
-    graph = copy.deepcopy(shaped_graph(inner, "train", example_inputs))
+    graph = copy.deepcopy(shaped)
     for node in list(graph.nodes):
         called = node.op == "call_module" and str(node.target) in modules
         if called and isinstance(inner.get_submodule(str(node.target)), ChannelGate):

@@ -1,8 +1,8 @@
 """Two models in, one `ReportData` out: counts both, times both, and says what each new module adds.
 
 What a site adds is what runs inside its new module, less what ran inside the module it replaces. Whatever else differs
-between the two models is reported as `outside`, so that sites and outside always add up to the totals. Where only a
-submodule was patched (a scope), the report is about that submodule.
+between the two models is reported as `outside`, so that sites and outside always add up to the totals. What a report is
+about where submodules were patched is in `subject`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..cost.amounts import Cost
 from ..cost.counting import Count, count
 from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
-from ..errors import AttnInjectError, TraceError
-from ..tracing.injected import InjectedModule
+from ..errors import TraceError
+from ..sites.stage import stage_number
 from ..tracing.inputs import Inputs, dtype_of
 from ..tracing.prepare import unwrap
-from ..types import Injection, Insertion
+from ..types import Insertion
 from .data import Quantity, ReportData, SiteRow, StageRow
-from .diff import block_diffs
 from .inputs import input_rows, report_inputs
 from .settings import Convention, ReportSettings
 from .speed import Speeds, bench_settings, measure
+from .subject import Subject
 
 
 def gather(
@@ -41,24 +41,23 @@ def gather(
     """Make the report's data; without `settings.bench` nothing is run for real."""
     bench = bench_settings(settings)
     convention = settings.convention
-    scope, part, injection = _injected(unwrap(patched))
-    whole = unwrap(original)
-    original = whole.get_submodule(scope)
-    insertions = injection.plan.insertions if injection is not None else ()
-    given = report_inputs(original, part, injection, input_size=input_size, example_inputs=example_inputs)
-    inputs, before, after = _counted(original, part, insertions, given)
-    holdings = holding(original), holding(part)
-    added = [_added(insertion, original, part, before, after) for insertion in insertions]
+    subject = Subject.of(unwrap(original), unwrap(patched))
+    original, patched, insertions = subject.original, subject.patched, subject.insertions
+    given = report_inputs(original, patched, subject.plan, input_size=input_size, example_inputs=example_inputs)
+    inputs, before, after = _counted(original, patched, insertions, given)
+    holdings = holding(original), holding(patched)
+    added = [_added(insertion, original, patched, before, after) for insertion in insertions]
     everything = _cost(after, holdings[1]) - _cost(before, holdings[0])
     outside = everything - sum(added, Cost())
     rows = [_row(insertion, cost, convention) for insertion, cost in zip(insertions, added, strict=True)]
+    rows = [_as_run(row, after, inputs, is_parted=subject.is_parted) for row in rows]
     speeds = Speeds((), {})
     if settings.bench:
-        speeds = measure(original, part, inputs, insertions, bench, progress)
+        speeds = measure(original, patched, inputs, insertions, bench, progress)
     rows = _timed(rows, speeds.modules)
     taken = input_rows(original, inputs)
     return ReportData(
-        title=_title(whole, scope, injection),
+        title=subject.title,
         input_size=taken[0].size if taken else (),
         dtype=str(dtype_of(original)).removeprefix("torch."),
         convention=convention,
@@ -69,13 +68,13 @@ def gather(
         outside=_in_convention(outside, convention),
         speeds=speeds.races,
         unknown=_larger(before.unknown, after.unknown),
-        diffs=block_diffs(part) if isinstance(part, InjectedModule) else (),
-        notes=(*(injection.plan.notes if injection is not None else ()), *_batch_note(inputs)),
-        not_kept=injection.not_kept if injection is not None else (),
-        guards=injection.guards if injection is not None else (),
-        any_size=injection.any_size if injection is not None else True,
-        checks=injection.verification.checks if injection is not None and injection.verification is not None else (),
-        versions=dict(injection.versions) if injection is not None else {},
+        diffs=subject.diffs,
+        notes=(*subject.notes, *_batch_note(inputs)),
+        not_kept=subject.not_kept,
+        guards=subject.guards,
+        any_size=subject.any_size,
+        checks=subject.checks,
+        versions=subject.versions,
         inputs=taken,
     )
 
@@ -97,29 +96,6 @@ def _counted(
 
 def _batch_note(inputs: Inputs) -> tuple[str, ...]:
     return () if inputs.batch == 1 else (f"counted for a batch of {inputs.batch}: the model takes no single input",)
-
-
-def _injected(patched: nn.Module) -> tuple[str, nn.Module, Injection | None]:
-    """The patched part of a model with its path and record; all of it, without a record, where none is found."""
-    parts = [(path, module) for path, module in patched.named_modules() if isinstance(module, InjectedModule)]
-    if len(parts) > 1:
-        raise AttnInjectError(
-            f"a report is about one patched part, and {', '.join(path for path, _ in parts)} are patched: "
-            "report on each by itself, as report(original.get_submodule(path), patched.get_submodule(path))"
-        )
-    for path, module in parts:
-        return path, module, module.injection
-    record = getattr(patched, "injection", None)
-    return "", patched, record if isinstance(record, Injection) else None
-
-
-def _title(original: nn.Module, scope: str, injection: Injection | None) -> str:
-    name = type(original).__name__
-    if injection is None:
-        return name
-    name = name if injection.plan.source is None else str(injection.plan.source)
-    changed = "without its attention" if injection.plan.removals else f"+ {injection.plan.attention}"
-    return f"{name}{f' ({scope})' if scope else ''} {changed}"
 
 
 def _cost(counted: Count, held: Holding) -> Cost:
@@ -156,6 +132,15 @@ def _row(insertion: Insertion, cost: Cost, convention: Convention) -> SiteRow:
         replaces=insertion.replaces,
         added=_in_convention(cost, convention),
     )
+
+
+def _as_run(row: SiteRow, after: Count, inputs: Inputs, *, is_parted: bool) -> SiteRow:
+    """The row with the size that its map has on these inputs; a part knows its stages by its own input, not these."""
+    shape = after.shapes.get(row.module)
+    if shape is None:
+        return row
+    stage = stage_number(max((inputs.shape or ())[2:], default=1), shape[2:]) if is_parted else row.stage
+    return replace(row, size=shape[2:], stage=stage)
 
 
 def _timed(rows: Sequence[SiteRow], seconds: Mapping[str, float]) -> list[SiteRow]:

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import AttnInjectError
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, Signature, chosen_arguments, dtype_of, given_inputs, image, inputs_of, tensor_paths
-from ..types import Injection
+from ..types import Plan
 from ..zoo.sizes import input_size as made_for
 from .data import InputRow
 
@@ -20,7 +20,7 @@ from .data import InputRow
 def report_inputs(
     original: nn.Module,
     part: nn.Module,
-    injection: Injection | None,
+    plan: Plan | None,
     *,
     input_size: Sequence[int] | None,
     example_inputs: Any,
@@ -41,16 +41,16 @@ def report_inputs(
         return given.map_tensors(lambda x: x.to("meta", dtype if x.is_floating_point() else x.dtype))
     if given is not None and len(given.tensors) > 1:
         raise AttnInjectError("input_size is for models with one input: give example_inputs, with one value for each")
-    one = image(*_size(original, injection, input_size), dtype=dtype)
+    one = image(*_size(original, plan, input_size), dtype=dtype)
     return one if given is None else given.map_tensors(lambda _: one.tensors[0])
 
 
-def _size(original: nn.Module, injection: Injection | None, asked: Sequence[int] | None) -> tuple[int, ...]:
+def _size(original: nn.Module, plan: Plan | None, asked: Sequence[int] | None) -> tuple[int, ...]:
     """(channels, *spatial) of one image: as asked for, else as the plan has it, else what the model is made for."""
     if asked is not None:
         return tuple(asked)
-    if injection is not None and injection.plan.input_shape is not None:
-        return tuple(injection.plan.input_shape[1:])
+    if plan is not None and plan.input_shape is not None:
+        return tuple(plan.input_shape[1:])
     size = made_for(original)
     if size is None:
         raise AttnInjectError("the model does not say what input it takes; give input_size=(channels, height, width)")

@@ -193,12 +193,17 @@ def retrace(patched: InjectedModule) -> Trace:
     return Trace(alias(patched), graphs, {}, fixed_arguments=fixed, any_size=patched.injection.any_size)
 
 
-def shaped_graph(patched: InjectedModule, mode: str, example_inputs: Any = None) -> fx.Graph:
-    """The graph of `mode` with the shapes of its values, which a model that was unpickled has lost."""
-    graph = patched.graph_of(mode)
+def shaped_graph(model: nn.Module, mode: str, example_inputs: Any = None, *, scope: str = "") -> fx.Graph:
+    """The graph of a patched part with the shapes of its values, which a model that was unpickled has lost.
+
+    Raises:
+        TraceError: the part does not run on `example_inputs`, or on what the model around gives it.
+
+    """
+    graph: fx.Graph = submodule(model, scope).graph_of(mode)  # type: ignore[operator]
     if example_inputs is None and has_value(next(iter(graph.nodes))):
         return graph
-    return read(patched, example_inputs=example_inputs).trace.graphs[mode]
+    return read(model, example_inputs=example_inputs, scope=scope or None).trace.graphs[mode]
 
 
 def submodule(model: nn.Module, scope: str | None) -> nn.Module:

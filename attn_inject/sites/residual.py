@@ -13,7 +13,8 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
  R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution
      fusion (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or
      if one of its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block, as
-     does one whose branch goes down and comes back inside one child of the block (attention on a reduced map).
+     does one whose branch goes down and comes back inside one child of the block (attention on a reduced map). A branch
+     that is resampled last, to the size that it has, is such a fusion too if one of its values is read elsewhere.
  R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
  R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.

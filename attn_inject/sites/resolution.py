@@ -24,15 +24,20 @@ def is_multi_resolution(
 ) -> bool:
     """R6: whether the add `node` brings together what was computed at several resolutions."""
     rises = [any(True for _ in _ways_up(flow, operand, fork)) for operand in (shortcut, branch)]
+    if rises == [False, False] and flow.operations.upsamples(branch):
+        # Resampled to fit the other, whose size is its own here: a level of a pyramid, if it is read as such.
+        return _is_read_elsewhere(flow, branch, fork)
     if rises != [False, True] or _stays_in_one_child(flow, fork, branch, block_of(node)):
         return False
     if flow.holds_convolution(shortcut, fork):
         return True
+    return _is_read_elsewhere(flow, branch, fork) or not set(flow.region(branch, fork)).isdisjoint(joins)
+
+
+def _is_read_elsewhere(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:
+    """Whether a value on the way from `fork` to `branch` goes on somewhere else."""
     region = set(flow.region(branch, fork))
-    escapes = any(
-        user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user]
-    )
-    return escapes or not region.isdisjoint(joins)
+    return any(user not in region for node in region - {branch} for user in node.users if flow.operations.carries[user])
 
 
 def _ways_up(flow: Flow, operand: fx.Node, fork: fx.Node) -> Iterator[fx.Node]:

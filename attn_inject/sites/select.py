@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ from .found import GraphSites, Key, Located
 from .layout import channel_axes
 from .plain import find_plain
 from .residual import cells_of, find_residual
-from .stage import find_stages, spatial_size
+from .stage import find_stages, spatial_size, stage_number
 
 
 def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
@@ -95,7 +94,6 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
     axis = anatomy.channel_axis
     value = value_of(anatomy.gated)
     size = spatial_size(anatomy.gated, axis)
-    longest: int = max(size, default=0)
     return Site(
         kind=kind,
         block=block,
@@ -103,7 +101,7 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
         channels=int(value.shape[axis]),
         size=size,
         layout="channels_first" if axis == 1 else "channels_last",
-        stage=max(round(math.log2(extent / longest)), 0) if longest else 0,
+        stage=stage_number(extent, size),
         node=anatomy.gated.name,
         join=anatomy.join.name,
         calls=len(calls),

@@ -45,6 +45,16 @@ def find_stages(flow: Flow, axes: dict[fx.Node, int | None], output: fx.Node) ->
     return sites
 
 
+def stage_number(extent: int, size: tuple[int, ...]) -> int:
+    """The n for which maps of `size` are 2**n times smaller than an input of that extent, the longest of each.
+
+    >>> stage_number(224, (56, 56)), stage_number(224, ())
+    (2, 0)
+    """
+    longest = max(size, default=0)
+    return max(round(math.log2(extent / longest)), 0) if longest else 0
+
+
 def spatial_size(node: fx.Node, axis: int) -> tuple[int, ...]:
     """The extent of a value's spatial axes: all but batch and channels."""
     shape = value_of(node).shape

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..optimizing import optimized, training
 from ..optimizing.optimized import OptimizedModule
+from ..optimizing.optimized import fold_norms as fold_norms
 from ..tracing.injected import InjectedModule
 from .forms import as_graph
 
@@ -27,15 +28,15 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
     True
 
     Args:
-        patched: what `inject` or `attach` returned (without a scope); it stays as it is, and shares the weights that
-            did not change.
-        example_inputs: for models with several inputs; shapes are otherwise those of the trace.
+        patched: what `inject` or `attach` returned; it stays as it is, and shares the weights that did not change. With
+            scopes, every patched part is optimized in its place, and the model around stays what it is.
+        example_inputs: for models with several inputs; shapes are otherwise those of the trace. Not with scopes.
         disable: names of rewrites to leave out: "identity_removal", "norm_folding", "early_squeeze", "gate_add" or
             "gate_kernel".
 
     Raises:
-        PlanError: `patched` is no patched model, is one with a scope or without a graph, or an unknown rewrite; also on
-            `train()` of the result.
+        PlanError: `patched` is no patched model, has no graph, is one with a scope and has `example_inputs`, or an
+            unknown rewrite; also on `train()` of the result.
         RewriteError: a rewrite left a graph that is not sound.
         TraceError: the model does not run on `example_inputs`.
 

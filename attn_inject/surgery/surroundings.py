@@ -5,13 +5,14 @@ S2. The model around the part runs with the graph in its place, where it ran bef
 S3. It runs the graph as often as it ran the part, and no block that has attention past the graph.
 S4. With the graph as it was before any attention, it gives what it gave, to the bit.
 
-S2 and S3 are seen on the meta device, without arithmetic. What cannot be tried is said in the record.
+All of it in eval and in train mode. S2 and S3 are seen on the meta device, without arithmetic; S4 is a real pass on
+aliases with buffers of their own, from one seed. What cannot be tried is said in the record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from ..errors import ArgumentError, GuardError, PlanError, first_line
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
 from ..tracing.calls import calls_of, run_on_meta, usual_inputs
+from ..tracing.factories import Draws
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.parts import put_in_place, record_of
@@ -69,25 +71,37 @@ def in_surroundings(located: LocatedModel, patched: InjectedModule, *, compared:
     if not located.scope:
         return patched
     outer = put_in_place(alias(located.model), {located.scope: patched})
-    untried = _untried(located, patched, outer, compared=compared)
-    if untried:
-        loss = f"a trial of the model around {located.scope}: {untried}"
-        patched.injection = replace(patched.injection, not_kept=(*patched.injection.not_kept, loss))
+    untried = tuple(_untried(located, patched, outer, compared=compared))
+    patched.injection = replace(patched.injection, not_kept=(*patched.injection.not_kept, *untried))
     vars(outer)["injection"] = patched.injection
     vars(outer)["injection"] = record_of(outer)
     return outer
 
 
-def _untried(located: LocatedModel, patched: InjectedModule, outer: nn.Module, *, compared: bool) -> str:
-    """Try the whole; why it could not be, if so. What the original, or the part's guards, refuse says nothing."""
+def _untried(located: LocatedModel, patched: InjectedModule, outer: nn.Module, *, compared: bool) -> Iterator[str]:
+    """Try the whole in both modes; what could not be, and why. What the original refuses says nothing."""
+    has_weights = not any(t.is_meta for t in (*located.model.parameters(), *located.model.buffers()))
+    # A part that was patched before has been compared, and gives something else since.
+    compared = compared and has_weights and located.patched_part is None
+    said: list[str] = []
+    for training in (False, True):
+        ways = [_Way(training, hooked=hooked) for hooked in ([False, True] if _has_hooks(located.model) else [False])]
+        whys = [why for way in ways if (why := _untried_so(way, located, patched, outer, compared=compared))]
+        # Hooks may be what it needs to run at all.
+        if len(whys) == len(ways) and whys[0] not in said:
+            said.append(whys[0])
+            yield f"a trial of the model around {located.scope}{' in train mode' if training else ''}: {whys[0]}"
+
+
+def _untried_so(way: _Way, located: LocatedModel, patched: InjectedModule, outer: nn.Module, *, compared: bool) -> str:
     scope = located.scope or ""
-    before, after = _Trial(located.model, scope, patched), _Trial(outer, scope, patched)
+    before, after = _Trial(located.model, scope, patched, way), _Trial(outer, scope, patched, way)
     why = "it runs on no image of a usual size"
     for inputs in usual_inputs(before.whole):
         if not before.runs(inputs):
             continue
         if not before.calls and not before.ran:
-            return "it does not run that part in eval mode"
+            return "" if way.training else "it does not run that part in eval mode"
         try:
             after.run(inputs)
         except ArgumentError as error:
@@ -102,11 +116,30 @@ def _untried(located: LocatedModel, patched: InjectedModule, outer: nn.Module, *
             raise PlanError(
                 f"the model around {scope} runs what is in it past its forward, where a graph has no attention: {_MEND}"
             )
-        has_weights = not any(t.is_meta for t in (*located.model.parameters(), *located.model.buffers()))
-        # A part that was patched before has been compared, and gives something else since.
-        compared = compared and has_weights and located.patched_part is None
         return _different(located, patched, before, inputs) if compared else ""
     return why
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How the whole is tried: in which mode, and whether with the caller's hooks, which may record what they see."""
+
+    training: bool
+    hooked: bool
+
+    def alias_of(self, model: nn.Module) -> nn.Module:
+        """An alias with buffers of its own: what one run notes in them the next must not find."""
+        aliased = alias(model).train(mode=self.training)
+        own: dict[int, torch.Tensor] = {}
+        for module in aliased.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = own.setdefault(id(buffer), buffer.clone())
+        return aliased if self.hooked else without_hooks(aliased)
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(module._forward_hooks for module in model.modules())
 
 
 def _not_running(scope: str, error: Exception) -> PlanError:
@@ -115,14 +148,15 @@ def _not_running(scope: str, error: Exception) -> PlanError:
 
 
 class _Trial:
-    """A model on the meta device, in eval mode, that is watched: the calls of its part, and of modules in the part.
+    """A model on the meta device that is watched: the calls of its part, and of modules in the part.
 
     `ran` are the paths in the part of modules that ran by a call of their own, and `holding` those that lead to new
     attention: a graph runs what they hold, but not them.
     """
 
-    def __init__(self, model: nn.Module, scope: str, patched: InjectedModule) -> None:
-        self.whole = without_hooks(alias(model)).to("meta").eval()
+    def __init__(self, model: nn.Module, scope: str, patched: InjectedModule, way: _Way) -> None:
+        self.way = way
+        self.whole = way.alias_of(model).to("meta")
         part = self.whole.get_submodule(scope)
         self.calls = calls_of(part)
         self.ran: set[str] = set()
@@ -147,34 +181,39 @@ class _Trial:
 
 def _different(located: LocatedModel, patched: InjectedModule, before: _Trial, usual: Inputs) -> str:
     """S4, on the smallest image that will do; why it could not be seen, if so."""
-    scope = located.scope or ""
-    original = without_hooks(alias(located.model)).eval()
-    bare = without_hooks(put_in_place(alias(located.model), {scope: without_attention(patched)})).eval()
-    for inputs in _smaller_ones(usual):
+    scope, way = located.scope or "", before.way
+    for inputs in _smaller_ones(usual, batch=1 + way.training):
         if not before.runs(inputs):
             continue
-        real = _real(inputs, original)
+        real = _real(inputs, located.model)
         try:
-            ours = _outputs(original, real)
+            ours = _outputs(way.alias_of(located.model), real)
         except Exception:  # Shapes alone ran; the next size may have what this one lacks.
             continue
+        bare = put_in_place(alias(located.model), {scope: without_attention(patched)})
         try:
-            theirs = _outputs(bare, real)
+            theirs = _outputs(way.alias_of(bare), real)
         except GuardError:
             continue
         except Exception as error:
             raise _not_running(scope, error) from error
-        if len(ours) != len(theirs) or not all(map(equal_to_the_bit, ours, theirs)):
-            raise PlanError(f"the model around {scope} gives something else with a graph in its place: {_MEND}")
-        return ""
+        if _are_equal(ours, theirs):
+            return ""
+        if not _are_equal(ours, _outputs(way.alias_of(located.model), real)):
+            return "it gives something else each time that it runs"
+        raise PlanError(f"the model around {scope} gives something else with a graph in its place: {_MEND}")
     return "its outputs could not be compared on an image of a usual size"
 
 
-def _smaller_ones(usual: Inputs) -> Iterator[Inputs]:
+def _are_equal(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(map(equal_to_the_bit, ours, theirs))
+
+
+def _smaller_ones(usual: Inputs, batch: int) -> Iterator[Inputs]:
     (image,) = usual.tensors
     extent = max(image.shape[2:])
     for size in (*(size for size in TRIAL_EXTENTS if size < extent), extent):
-        smaller = image.new_empty((1, image.shape[1], *(size for _ in image.shape[2:])))
+        smaller = image.new_empty((batch, image.shape[1], *(size for _ in image.shape[2:])))
         yield usual.map(lambda _, smaller=smaller: smaller)  # type: ignore[misc]
 
 
@@ -187,6 +226,6 @@ def _real(inputs: Inputs, model: nn.Module) -> Inputs:
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     devices = [tensor.device.index for tensor in inputs.tensors if tensor.device.type == "cuda"]
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices), Draws().undone(), torch.no_grad():
         torch.manual_seed(0)
         return list(tensors_in(model(*inputs.positional, **inputs.named)))

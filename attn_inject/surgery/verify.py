@@ -35,7 +35,7 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
     """
     whole = unwrap(original)
     parts = patched_parts(as_graph(patched))
-    verification = _joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
+    verification = joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
     alike = [
         likeness(submodule(whole, path), part.inputs, submodule(patched, path), plan, parts[path])
         for part in attachments_of(patched)
@@ -46,7 +46,7 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
     return Verification((*verification.checks, *checks))
 
 
-def _joined(verifications: Mapping[str, Verification]) -> Verification:
+def joined(verifications: Mapping[str, Verification]) -> Verification:
     """One verification of all parts: their own checks where there is one part, else each check with all figures."""
     if len(verifications) == 1:
         return next(iter(verifications.values()))

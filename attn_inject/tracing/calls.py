@@ -13,6 +13,7 @@ from torch import nn
 
 from .alias import alias
 from .face import is_plain
+from .factories import Draws
 from .inputs import Inputs, tensors_in
 from .shapes import inputs_to_try
 
@@ -27,8 +28,8 @@ def usual_inputs(model: nn.Module) -> Iterator[Inputs]:
 
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:
-    """What `model`, which is on the meta device, gives: shapes without arithmetic."""
-    with torch.no_grad(), torch.device("meta"):
+    """What `model`, which is on the meta device, gives: shapes without arithmetic, and no number is drawn by it."""
+    with torch.no_grad(), torch.device("meta"), Draws().undone():
         return inputs.given_to(model)
 
 

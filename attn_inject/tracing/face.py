@@ -1,7 +1,8 @@
 """What a graph keeps of the class that it was made from: what the model around it may ask, and how it may call it.
 
 F1. Properties and static methods are answered from the class. They run on the patched module, and take no image.
-F2. Methods are not: they would run the class's own code, without the attention. The error names `attach`.
+F2. Methods are kept where they reach the modules by the forward alone (`methods`). Others would run the class's own
+    code, without the attention: the error names `attach`.
 F3. An argument that the graph has no place for is taken, and must be what the graph was made with.
 """
 
@@ -10,11 +11,11 @@ from __future__ import annotations
 import inspect
 import keyword
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from ..errors import ArgumentError
 
@@ -36,6 +37,16 @@ def answer(module: nn.Module, name: str) -> Any:
     """What the class of `module` says to `name`, which it answers."""
     face = face_of(module)
     return inspect.getattr_static(face, name).__get__(module, face)
+
+
+def attributes_of(module: nn.Module) -> dict[str, Any]:
+    """What the class, or whoever made the module, keeps on it beside what every module and every graph has."""
+    usual = vars(fx.GraphModule(nn.Module(), fx.Graph()))
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name not in usual and not name.startswith("_inj_") and name not in ("injection", "forward")
+    }
 
 
 def portable_face(face: type) -> type:
@@ -81,6 +92,28 @@ def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any]) -
     written = [f"{name}=inj_fixed[{name!r}]" for name in by_position]
     written += ["*", *(f"{name}=inj_fixed[{name!r}]" for name in by_name)] if by_name else []
     return ", ".join(["self", *places, *written])
+
+
+def forward_of(
+    face: type, graph: fx.Graph, fixed: Mapping[str, Any], run: str, scope: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """A forward with the arguments of the class's own, which checks F3 and gives the others to `run`.
+
+    That is the code of a function of the module and the values of the graph's places; `scope` has its names.
+    """
+    places = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
+    checks = [
+        f"    if {name} is not inj_fixed[{name!r}]: inj_check({name!r}, {name}, inj_fixed[{name!r}])\n"
+        for name in fixed
+    ]
+    source = (
+        f"def forward({parameters_of(face, places, fixed)}):\n{''.join(checks)}"
+        f"    return {run}({', '.join(['self', *places])})\n"
+    )
+    made: dict[str, Any] = {"inj_fixed": fixed, "inj_check": must_be_as_fixed, **(scope or {})}
+    exec(source, made)
+    forward: Callable[..., Any] = made["forward"]
+    return forward
 
 
 def must_be_as_fixed(name: str, given: Any, fixed: Any) -> None:

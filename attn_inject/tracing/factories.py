@@ -22,9 +22,9 @@ from ..errors import TraceError
 
 # Their arguments are parsed before torch, or older versions of it, asks whether somebody else wants to answer.
 _FACTORIES = (
-    "arange", "as_tensor", "cat", "empty", "empty_like", "eye", "full", "full_like", "linspace", "logspace", "ones",
-    "ones_like", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "stack", "tensor", "zeros",
-    "zeros_like",
+    "arange", "as_tensor", "cat", "empty", "empty_like", "eye", "finfo", "full", "full_like", "iinfo", "linspace",
+    "logspace", "ones", "ones_like", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "stack",
+    "tensor", "zeros", "zeros_like",
 )  # fmt: skip
 _DRAWS = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli})
 

@@ -16,14 +16,15 @@ import torch
 from torch import fx, nn
 
 from ..types import Injection
-from .face import answer, face_of, is_answered, may_be_fixed, must_be_as_fixed, parameters_of, portable_face
+from .face import answer, face_of, forward_of, is_answered, may_be_fixed, portable_face
+from .methods import bind, methods_for_graph
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
 from .rewritten import Writing, rewrite_forward
 
 _MODES = {True: "train", False: "eval"}
 # What belongs to the graph module itself, not to the model it was made from.
-_OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced", "_inj_face", "_inj_fixed")
+_OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced", "_inj_face", "_inj_fixed", "_inj_methods")
 
 
 class InjectedModule(fx.GraphModule):
@@ -41,6 +42,7 @@ class InjectedModule(fx.GraphModule):
     _inj_displaced: dict[str, nn.Module]
     _inj_face: type
     _inj_fixed: dict[str, Any]
+    _inj_methods: tuple[str, ...]
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class InjectedModule(fx.GraphModule):
             "_inj_codes": {},
             "_inj_face": face_of(skeleton),
             "_inj_fixed": {name: value for name, value in (fixed or {}).items() if may_be_fixed(name, value)},
+            "_inj_methods": methods_for_graph(face_of(skeleton), skeleton),
             "injection": injection,
         }
         vars(self).update(own)
@@ -199,22 +202,14 @@ class InjectedModule(fx.GraphModule):
 
 
 def _install_forward(module: InjectedModule) -> None:
-    """Give the instance's own class a `forward` with the model's argument names, which runs the current mode's code."""
-    fixed = module._inj_fixed
+    """Give the instance's own class a `forward` with the model's argument names, which runs the current mode's code.
+
+    And the methods of the model's class that run nothing else.
+    """
     graph = next(iter(module._inj_graphs.values()))
-    names = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
-    arguments = ", ".join(["self", *names])
-    checks = [
-        f"    if {name} is not inj_fixed[{name!r}]: inj_check({name!r}, {name}, inj_fixed[{name!r}])\n"
-        for name in fixed
-    ]
-    source = (
-        f"def forward({parameters_of(module._inj_face, names, fixed)}):\n{''.join(checks)}"
-        f"    return self._inj_codes['train' if self.training else 'eval'][0]({arguments})\n"
-    )
-    scope: dict[str, Any] = {"inj_fixed": fixed, "inj_check": must_be_as_fixed}
-    exec(source, scope)
-    type(module).forward = scope["forward"]
+    run = "self._inj_codes['train' if self.training else 'eval'][0]"
+    type(module).forward = forward_of(module._inj_face, graph, module._inj_fixed, run)
+    bind(module, module._inj_face, module._inj_methods)
 
 
 def _rebuild(state: dict[str, Any]) -> InjectedModule:
@@ -237,8 +232,8 @@ def _adopt(target: nn.Module, model: nn.Module) -> None:
             vars(target)[key] = value
     # By which the class's own `load_state_dict` knows what it is given.
     vars(target)["_version"] = model._version
-    # Constants of the class (not its code) are looked up on instances too.
-    for base in reversed(type(model).__mro__):
+    # Constants of the class (not its code) are looked up on instances too; the most derived class has the word.
+    for base in type(model).__mro__:
         if base.__module__.startswith("torch.nn.modules") or base in (
             object,
             nn.Module,

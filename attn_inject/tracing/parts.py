@@ -43,8 +43,8 @@ def injected_part(patched: nn.Module) -> tuple[InjectedModule, str]:
 
 
 def full_path(part: str, path: str) -> str:
-    """The path in the model of what has `path` in its patched part."""
-    return f"{part}.{path}" if part else path
+    """The path in the model of what has `path` in its patched part; the empty one is the part itself."""
+    return f"{part}.{path}" if part and path else part or path
 
 
 def record_of(patched: nn.Module) -> Injection:

@@ -17,6 +17,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from ..errors import TraceError
 from .face import face_of, is_answered
 from .inputs import Inputs
+from .methods import methods_for_graph
 
 # Forward hooks of modules that stay whole in the graph run there as before.
 _HOOKS = {
@@ -109,6 +110,7 @@ def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Mapp
         losses.append(f"argument {name}={value!r}: fixed at {why}")
     base, face = set(dir(nn.Module)), face_of(model)
     if not issubclass(face, fx.GraphModule):
+        base.update(methods_for_graph(face, model))
         methods = [
             name
             for name, value in inspect.getmembers(face)

@@ -213,23 +213,25 @@ def proxy_for(node: fx.Node, tracer: fx.Tracer) -> fx.Proxy:
 
 @contextmanager
 def types_answered(model: nn.Module) -> Iterator[None]:
-    """Let `isinstance` in the code of `model`'s packages say of a proxy what it will say of the value.
+    """Let `isinstance` and `callable` in the code of `model`'s packages say of a proxy what they will say of the value.
 
-    The name is given to the packages' modules: a proxy that bore its value's class would be taken for a tensor by
+    The names are given to the packages' modules: a proxy that bore its value's class would be taken for a tensor by
     compiled code too, which then reads its memory, and torch's compiler knows the builtin by its identity.
     """
-    homes = [vars(module) for module in modules_of(model) if "isinstance" not in vars(module)]
+    answers = {"isinstance": _is_instance, "callable": _is_callable}
+    packages = [vars(module) for module in modules_of(model)]
+    homes = [(home, name) for home in packages for name in answers if name not in home]
     is_tensor, of_script = torch.is_tensor, torch.jit.isinstance
-    for home in homes:
-        home["isinstance"] = _is_instance
+    for home, name in homes:
+        home[name] = answers[name]
     torch.is_tensor = lambda value: _is_instance(value, torch.Tensor)  # type: ignore[assignment]
     torch.jit.isinstance = lambda value, kinds: of_script(_known(value), kinds)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         torch.is_tensor, torch.jit.isinstance = is_tensor, of_script
-        for home in homes:
-            del home["isinstance"]
+        for home, name in homes:
+            del home[name]
 
 
 def modules_of(model: nn.Module) -> list[ModuleType]:
@@ -243,6 +245,10 @@ def modules_of(model: nn.Module) -> list[ModuleType]:
 
 def _is_instance(value: Any, kinds: Any) -> bool:
     return isinstance(value, kinds) or (isinstance(value, FollowingProxy) and isinstance(_known(value), kinds))
+
+
+def _is_callable(value: Any) -> bool:
+    return callable(_known(value) if isinstance(value, FollowingProxy) else value)
 
 
 def _known(value: Any) -> Any:

@@ -154,7 +154,12 @@ class Subject:
 
 
 def _gives_nothing(graph: fx.Graph) -> bool:
-    return not next(iter(reversed(graph.nodes))).all_input_nodes
+    """Whether nothing that the model is given reaches its output."""
+    reached = {node for node in graph.nodes if node.op == "output"}
+    for node in reversed(graph.nodes):
+        if node in reached:
+            reached.update(node.all_input_nodes)
+    return not any(node.op == "placeholder" for node in reached)
 
 
 def _traces_quietly(module: nn.Module) -> bool:

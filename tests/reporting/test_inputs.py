@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import jsonschema
 import pytest
 import torch
 from torch import nn
 
-from attn_inject import AttnInjectError, GuardError, inject, optimize, report
+from attn_inject import AttnInjectError, GuardError, attach, inject, optimize, report
 from attn_inject.reporting import schema
 from attn_inject.reporting.data import InputRow
 from attn_inject.reporting.views.console import to_text
@@ -97,3 +98,64 @@ def test_a_model_that_takes_no_single_image_is_counted_for_its_batch() -> None:
     assert "counted for a batch of 4: the model takes no single input" in made.notes
     made = report(model, patched, bench_seconds=0.05, device="cpu", batch=4)
     assert made.speeds[0].batch == 4
+
+
+class InDict(nn.Module):
+    """Its one image comes in a structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.block = Block(16)
+
+    def forward(self, given: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+        return self.block(self.stem(given["images"][0]))
+
+
+def macs(extent: int) -> int:
+    """Of a stem from 3 to 16 channels and a block of 16, on a square map."""
+    return extent**2 * 9 * (3 * 16 + 2 * 16 * 16)
+
+
+def test_an_image_size_goes_into_the_structure_that_the_model_was_traced_on() -> None:
+    model = InDict()
+    patched = inject(model, "eca", example_inputs={"given": {"images": [torch.randn(2, 3, 8, 8)]}})
+    made = report(model, patched, bench=False, input_size=(3, 12, 12))
+    assert made.inputs == (InputRow("given.images.0", (3, 12, 12), "float32"),)
+    assert made.total("MACs").before == macs(12)
+
+
+class Single(nn.Sequential):
+    """Takes an image, and says nothing of its size."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 16, 3, padding=1), Block(16))
+
+
+class Sized(Single):
+    """Says what it is made for."""
+
+    image_size = 24
+
+
+def test_what_has_no_traced_inputs_is_counted_at_the_size_of_the_plan() -> None:
+    model = Single()
+    unpickled = pickle.loads(pickle.dumps(inject(model, "eca", input_size=(3, 20, 12))))
+    for patched in (unpickled, attach(model, "eca", input_size=(3, 20, 12))):
+        made = report(model, patched, bench=False)
+        assert made.input_size == (3, 20, 12)
+        assert made.total("MACs").before == 20 * 12 * macs(1)
+        assert [row.block for row in made.sites] == ["1"]
+        assert made.total("parameters").difference == made.sites[0].added.parameters == 3
+
+
+def test_a_plain_pair_is_counted_at_the_size_that_the_model_is_made_for() -> None:
+    assert report(Single(), Single(), bench=False).input_size == (3, 224, 224)
+    assert report(Sized(), Sized(), bench=False).total("MACs").before == macs(24)
+
+
+def test_a_model_that_says_nothing_of_its_input_wants_a_size() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    with pytest.raises(AttnInjectError, match=r"^the model does not say what input it takes; give input_size="):
+        report(model, model, bench=False)
+    assert report(model, model, bench=False, input_size=(3, 2, 2)).total("MACs").before == 24

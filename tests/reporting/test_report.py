@@ -14,7 +14,6 @@ import attn_inject
 from attn_inject.cost.amounts import Cost
 from attn_inject.reporting.report import Report
 
-from ..parted import parted
 from .conftest import Net
 
 
@@ -186,16 +185,3 @@ def test_models_without_weights_are_counted_but_not_timed() -> None:
     assert attn_inject.report(model, model, bench=False, input_size=(3, 32, 32)).total("MACs").before > 0
     with pytest.raises(attn_inject.AttnInjectError, match="bench=False"):
         attn_inject.report(model, model, input_size=(3, 32, 32))
-
-
-def test_a_report_is_about_one_part_and_several_are_not_counted_as_one() -> None:
-    model = parted()
-    patched: nn.Module = model
-    for scope, size in (("encoder", (3, 16, 16)), ("inner.decoder", (16, 16, 16))):
-        patched = attn_inject.inject(patched, "eca", scope=scope, input_size=size)
-    with pytest.raises(attn_inject.AttnInjectError, match=r"one patched part, and encoder, inner.decoder are patched"):
-        attn_inject.report(model, patched, bench=False)
-    for path in ("encoder", "inner.decoder"):
-        alone = attn_inject.report(model.get_submodule(path), patched.get_submodule(path), bench=False)
-        assert len(alone.sites) == 1
-        assert_adds_up(alone)

@@ -122,6 +122,11 @@ def _down_and_up(m: Net, x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(m.b(torch.relu(m.down(x))), scale_factor=2.0)
 
 
+def _levels_of_one_size(m: Net, x: torch.Tensor) -> torch.Tensor:
+    top = m.q(_branch(m, x))
+    return torch.cat([m.p(x) + F.interpolate(top, size=(8, 8)), top], 0)
+
+
 def _looked_at_twice(m: Net, x: torch.Tensor) -> torch.Tensor:
     coarse = m.b(torch.relu(m.down(x)))
     return torch.cat([x + F.interpolate(coarse, scale_factor=2.0), F.interpolate(coarse, size=(8, 8))], 2)
@@ -370,6 +375,11 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
         ["adds maps of several resolutions (multi-resolution fusion): R6", "does not join along the channel axis: M1"],
         _looked_at_twice,
         {"down": toys.conv(16, 16, s=2)},
+    ),
+    "R6 a level of a pyramid of one size": (
+        ["adds maps of several resolutions (multi-resolution fusion): R6", "does not join along the channel axis: M1"],
+        _levels_of_one_size,
+        {"p": toys.conv(16, 16, 1), "q": toys.conv(16, 16, 1)},
     ),
     "R6 a block end on the way": (
         ["adds maps of several resolutions (multi-resolution fusion): R6"],

@@ -115,7 +115,9 @@ def test_a_plan_is_carried_out_at_the_size_it_was_made_for_unless_inputs_are_giv
 
 def test_what_is_not_kept_of_the_patched_part_is_in_the_record() -> None:
     class Rich(Toy):
-        def extra(self) -> None: ...
+        def extra(self, x: torch.Tensor) -> torch.Tensor:
+            stem: torch.Tensor = self.stem(x)
+            return stem
 
     model = nn.ModuleDict({"net": Rich(Block(lambda a, b: a + b))})
     plan = make_plan(model, "eca", input_size=SIZE, scope="net")
@@ -188,5 +190,5 @@ def test_removing_keeps_the_mode(training: bool, scope: str | None) -> None:
 
 
 def test_what_was_not_patched_has_nothing_to_remove() -> None:
-    with pytest.raises(PlanError, match=r"^Toy is not a model that inject\(\) returned$"):
+    with pytest.raises(PlanError, match=r"^Toy is not a model that inject\(\) or attach\(\) returned$"):
         remove(_model())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from typing import Any
 
 import pytest
@@ -167,13 +168,31 @@ def test_a_patched_model_in_anothers_place_counts_too() -> None:
     assert {name.split(".")[0] for name in attention_state_dict(holder)} == {"0"}
 
 
-def test_each_part_is_optimized_by_itself() -> None:
-    model = patched(parted(), (0, 1))
-    places = r"optimize\(model.get_submodule\('encoder'\)\) and optimize\(model.get_submodule\('inner.decoder'\)\)"
-    with pytest.raises(PlanError, match=rf"^submodules of this model were patched, .* by itself: {places}$"):
-        optimize(model)
-    x = torch.randn(2, 3, 16, 16)
-    part = model.get_submodule("encoder")
-    fast = optimize(part)
-    assert fast.rewritten.adds_fused == 1
-    torch.testing.assert_close(fast(x), part(x), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("order", [(0,), (0, 1, 2)])
+def test_every_part_is_optimized_in_its_place(order: tuple[int, ...]) -> None:
+    model = patched(parted().double(), order)
+    x = torch.randn(2, 3, 16, 16).double()
+    before, state, mode = model(x), model.state_dict(), [m.training for m in model.train().modules()]
+    fast = optimize(model)
+    assert type(fast) is type(model)
+    assert fast.rewritten.adds_fused == fast.rewritten.norms_folded == len(order)
+    assert [fast.get_submodule(SCOPES[i]).rewritten.adds_fused for i in order] == [1] * len(order)
+    assert not any(module.training for module in fast.modules())
+    assert not any(p.requires_grad for p in fast.parameters())
+    torch.testing.assert_close(fast(x), before, rtol=1e-10, atol=1e-10)
+    # The patched model is what it was.
+    assert mode == [m.training for m in model.modules()]
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.eval()(x), before)
+    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast)), optimize(pickle.loads(pickle.dumps(model)))):
+        assert torch.equal(again(x), fast(x))
+    with pytest.raises(PlanError, match="an optimized model is for inference"):
+        fast.train()
+    for verb in (patched_parts, optimize, attention_parameters):
+        with pytest.raises(PlanError, match="is not a model that inject"):
+            list(verb(fast))
+    one = optimize(model.get_submodule("encoder"))
+    torch.testing.assert_close(one(x), model.get_submodule("encoder")(x), rtol=1e-10, atol=1e-10)
+    with pytest.raises(PlanError, match=r"^example_inputs are for one part: optimize encoder"):
+        optimize(model, example_inputs=x)

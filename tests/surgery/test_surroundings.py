@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import AttnInjectError, GuardError, PlanError, attach, find_sites, inject, remove, verify
+from attn_inject import AttnInjectError, GuardError, PlanError, attach, find_sites, inject, optimize, remove, verify
 from attn_inject.errors import ArgumentError
 from attn_inject.tracing.parts import patched_parts
 
@@ -53,6 +55,9 @@ class Part(nn.Module):
     @staticmethod
     def area(side: int) -> int:
         return side * side
+
+    def scaled(self, x: torch.Tensor, **more: Any) -> Any:
+        return self(x, scale=self.width / 8, **more)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.block(self.stem(x))
@@ -96,6 +101,8 @@ IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         lambda part, x: part(x, 3.0, as_output=True).map,
         lambda part, x: (lambda out: out.map + out.level)(part(x, as_output=True)),
         lambda part, x: part(x, plus=2),
+        lambda part, x: part.scaled(x, as_output=False),
+        lambda part, x: part.scaled(x, as_output=True).map * part.scaled.__func__.__code__.co_argcount,
         lambda part, x: part(x) + part(x.flip(-1)),
     ],
 )
@@ -117,6 +124,10 @@ def test_a_whole_finds_what_it_asks_for(call: Any) -> None:
         again.call = call
         assert torch.equal(again(IMAGE), gated(IMAGE))
     assert torch.equal(remove(gated)(IMAGE), model(IMAGE))
+    fast = optimize(gated)
+    for each in (fast, copy.copy(fast), copy.deepcopy(fast), pickle.loads(pickle.dumps(_without_call(fast)))):
+        each.call = call
+        torch.testing.assert_close(each(IMAGE), gated(IMAGE), rtol=1e-4, atol=1e-5)
 
 
 def _without_call(model: nn.Module) -> nn.Module:
@@ -177,6 +188,89 @@ def test_what_could_not_be_tried_is_said(call: Any, why: str) -> None:
     assert any(f"a trial of the model around part: {why}" in loss for loss in patched.injection.not_kept)
 
 
+class Counting(nn.Module):
+    """Notes what runs, and draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.norm, self.drop = Part(), nn.BatchNorm2d(16), nn.Dropout(0.5)
+        self.seen: list[int] = []
+        self.runs: torch.Tensor
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        self.runs.add_(1)
+        made: torch.Tensor = self.drop(self.norm(self.part(x))) * random.random()
+        return made
+
+
+def test_a_trial_in_train_mode_changes_nothing() -> None:
+    model = Counting().eval()
+    state = copy.deepcopy(model.state_dict())
+    drawn = (random.getstate(), torch.get_rng_state())
+    patched: Any = inject(model, "se", reduction=4, init="identity", scope="part", name="gate")
+    assert random.getstate() == drawn[0]
+    assert not [loss for loss in patched.injection.not_kept if "trial" in loss]
+    assert (model.seen, model.training) == ([], False)
+    for each in (model, patched):
+        held = {name: value for name, value in each.state_dict().items() if ".gate." not in name}
+        assert held.keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in held.items())
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (
+            lambda part, x: part.features(x) if part.training else part(x),
+            r"does not run .* \(features\(\) was not kept",
+        ),
+        (lambda part, x: part(x) + part.block(part.stem(x)) * part.training, PAST),
+        (lambda part, x: part(x, 2.0 + part.training), r"calls it in several ways \(.* scale=2.0 and is given 3.0"),
+        (lambda part, x: part(x) * (2 if part.training and isinstance(part, Part) else 3), "gives something else"),
+    ],
+)
+def test_a_whole_that_asks_for_more_in_train_mode_is_refused(call: Any, reason: str) -> None:
+    with pytest.raises(PlanError, match=rf"{reason}.*: use attach\(\), which keeps the part's own class"):
+        inject(whole(call), "se", reduction=4, scope="part")
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (
+            lambda part, x: part(x["image"] if part.training else x),
+            "in train mode: it runs on no image of a usual size",
+        ),
+        (lambda part, x: part(x) * next(NUMBERS), ": it gives something else each time that it runs"),
+    ],
+)
+def test_what_could_not_be_tried_in_train_mode_is_said(call: Any, why: str) -> None:
+    patched = inject(whole(call), "se", reduction=4, scope="part")
+    said = [loss for loss in patched.injection.not_kept if "trial" in loss]
+    assert said == [f"a trial of the model around part{' ' * why.startswith('in')}{why}"]
+    assert not [
+        loss
+        for loss in inject(
+            whole(lambda part, x: x if part.training else part(x)), "eca", scope="part"
+        ).injection.not_kept
+        if "trial" in loss
+    ]
+
+
+NUMBERS: Iterator[int] = itertools.count(1)
+
+
+def test_a_whole_that_needs_its_hooks_is_tried_with_them() -> None:
+    model: Any = whole(lambda part, x: part(x) + found.pop())
+    found: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, given: found.append(given[0].mean()))
+    patched: Any = inject(model, "se", reduction=4, init="identity", scope="part")
+    assert not [loss for loss in patched.injection.not_kept if "trial" in loss]
+    assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+
+
 def test_an_argument_that_the_graph_was_not_made_with_is_refused_when_it_runs() -> None:
     model = whole(lambda part, x, scale=2.0: part(x, scale=scale))
     patched: nn.Module = inject(model, "se", reduction=4, scope="part")
@@ -188,6 +282,8 @@ def test_an_argument_that_the_graph_was_not_made_with_is_refused_when_it_runs() 
             ArgumentError, match=rf"^the graph was made with scale=2.0 and is given {scale}: attach\(\)"
         ):
             patched(IMAGE, scale=scale)
+        with pytest.raises(ArgumentError, match=r"^the graph was made with scale=2.0"):
+            optimize(patched)(IMAGE, scale=scale)
     assert issubclass(ArgumentError, GuardError)
     assert issubclass(ArgumentError, AttnInjectError)
 

@@ -90,6 +90,33 @@ def test_stochastic_depth_by_hand_stays_random() -> None:
     assert not torch.equal(given[1], given[2])
 
 
+class Masking(nn.Module):
+    """Fills with the least number of the map's type, whatever that comes to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(3, 16)
+        self.branch = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        x = x + self.branch(x)
+        least = torch.finfo(x.dtype).min / torch.iinfo(x.argmax().dtype).max
+        return x.masked_fill(x < 0, least)
+
+
+def test_the_limits_of_a_type_are_those_of_the_type_that_runs() -> None:
+    model = Masking().eval()
+    patched = inject(model, "eca", init="identity", input_size=8)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+        assert torch.equal(patched.eval().to(dtype)(x), model.to(dtype)(x))
+    assert torch.finfo is FINFO
+
+
+FINFO = torch.finfo
+
+
 def test_torch_is_as_it_was() -> None:
     before = {name: getattr(torch, name) for name in ("zeros", "rand", "tensor", "empty", "is_tensor")}
     of_script = torch.jit.isinstance

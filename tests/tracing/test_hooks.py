@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -106,6 +107,35 @@ def test_a_hook_that_nothing_hangs_on_is_not_shown_a_trace() -> None:
     inject(model, "eca", input_size=16)
     assert all(type(value) is torch.Tensor for value in seen)
     assert len(model[1]._forward_hooks) == 1
+
+
+class Collector:
+    def __init__(self) -> None:
+        self.found: list[torch.Tensor] = []
+
+    def __call__(self, _module: nn.Module, _given: Any, made: torch.Tensor) -> None:
+        self.found.append(made)
+
+
+@dataclass
+class Collected:
+    maps: tuple[torch.Tensor, ...]
+
+
+def test_what_hooks_collect_may_be_given_in_an_output_class() -> None:
+    class Collecting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(conv(3, 16), Block())
+            self.collector = Collector()
+            self.body.register_forward_hook(self.collector)
+
+        def forward(self, x: torch.Tensor) -> Collected:
+            self.collector.found.clear()
+            self.body(x)
+            return Collected(tuple(self.collector.found))
+
+    assert [site.block for site in find_sites(Collecting(), input_size=16)] == ["body.1"]
 
 
 def test_hooks_do_not_help_what_cannot_be_followed() -> None:

@@ -162,7 +162,10 @@ def test_other_sizes_and_batches() -> None:
 
 
 def test_attributes_flags_and_buffers_survive() -> None:
-    class Rich(toys.Toy):
+    class Plain(toys.Toy):
+        kind, level = "overridden", 1
+
+    class Rich(Plain):
         kind = "class attribute"
 
         def __init__(self) -> None:
@@ -174,16 +177,21 @@ def test_attributes_flags_and_buffers_survive() -> None:
             self.stem.weight.requires_grad_(False)
 
         def extra(self) -> int:
-            return 1
+            return self.head.in_features
+
+        def classes(self) -> int:
+            return self.num_classes
 
     model = Rich()
     patched = inject(model, "eca")
     assert (patched.kind, patched.num_classes, patched.default_cfg) == ("class attribute", 5, {"input_size": SIZE})
+    assert patched.level == 1
     assert torch.equal(patched.table, model.table)
     assert "table" not in patched.state_dict()
     assert patched.tied.weight is patched.head.weight
     assert not patched.stem.weight.requires_grad
-    assert any("method extra()" in loss for loss in patched.injection.not_kept)
+    assert patched.classes() == 5
+    assert [loss.partition(":")[0] for loss in patched.injection.not_kept if "method" in loss] == ["method extra()"]
     with pytest.raises(AttributeError, match="attach"):
         patched.extra()
 

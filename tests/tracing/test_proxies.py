@@ -89,6 +89,7 @@ def agrees(net: Net, trace: Trace, *size: int) -> bool:
         lambda m, x: m.conv(x) if isinstance(x, torch.Tensor) else x,
         lambda m, x: m.conv(x) if torch.is_tensor(x) else x,
         lambda m, x: m.conv(x) if torch.jit.isinstance(x, torch.Tensor) else x,
+        lambda m, x: m.conv(x() if callable(x) else x) if callable(m.conv) else x,
         lambda m, x: m.conv(x) if torch.jit.isinstance([x, x], list[torch.Tensor]) else x,
         lambda m, x: m.conv(torch.as_tensor(x)),
         lambda m, x: m.conv(Variable(x)) if isinstance(x, Variable) else x,

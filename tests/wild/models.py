@@ -144,6 +144,61 @@ _IN_OUT = {"in_channels": 1, "out_channels": 16}
 _UNET = {**_IN_OUT, "channels": (16, 32, 32), "strides": (2, 2)}
 
 
+def _resnet(package: Any, levels: int = 4) -> Any:
+    """The configuration of a small ResNet that gives its last `levels` stages."""
+    stages = [f"stage{i}" for i in (1, 2, 3, 4)]
+    return package.ResNetConfig(embedding_size=16, **_FOUR, out_features=stages[-levels:])
+
+
+def _detr(name: str, **sizes: Any) -> Wild:
+    """A detector of one layer each over a ResNet; its transformer works on sequences, which are no maps."""
+    narrow = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 5}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    plain = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
+
+    def build(package: Any) -> nn.Module:
+        config = getattr(package, f"{name}Config")
+        made: nn.Module = getattr(package, f"{name}ForObjectDetection")(
+            config(backbone_config=_resnet(package, 1), **narrow, **heads, **plain, **sizes)
+        )
+        # It freezes its first stages, whose blocks then have no gradient to be known by.
+        return made.requires_grad_(requires_grad=True)
+
+    return Wild("transformers", f"{name}ForObjectDetection", build, ("ResNetBottleNeckLayer",))
+
+
+def _uper_net_on_resnet(package: Any) -> nn.Module:
+    config = package.UperNetConfig(
+        backbone_config=_resnet(package), hidden_size=32, auxiliary_in_channels=32, num_labels=4
+    )
+    made: nn.Module = package.UperNetForSemanticSegmentation(config)
+    return made
+
+
+def _timm_backbone(package: Any) -> nn.Module:
+    config = package.TimmBackboneConfig(backbone="resnet18", use_pretrained_backbone=False, out_indices=[1, 2, 3, 4])
+    made: nn.Module = package.TimmBackbone(config)
+    return made
+
+
+def _vision_of_align(package: Any) -> nn.Module:
+    config = {"width_coefficient": 0.5, "depth_coefficient": 0.6, "image_size": 64, "hidden_dim": 640}
+    made: nn.Module = package.AlignVisionModel(package.AlignVisionConfig(**config))
+    return made
+
+
+def _depth_anything(package: Any) -> nn.Module:
+    backbone = package.Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
+        out_features=[f"stage{i}" for i in (1, 2, 3, 4)], reshape_hidden_states=False, apply_layernorm=True,
+    )  # fmt: skip
+    widths = {"neck_hidden_sizes": [16, 32, 32, 32], "fusion_hidden_size": 32, "reassemble_hidden_size": 32}
+    made: nn.Module = package.DepthAnythingForDepthEstimation(
+        package.DepthAnythingConfig(backbone_config=backbone, **widths)
+    )
+    return made
+
+
 def _uper_net(package: Any) -> nn.Module:
     backbone = package.ConvNextConfig(**_FOUR, out_features=[f"stage{i}" for i in (1, 2, 3, 4)])
     config = package.UperNetConfig(
@@ -194,6 +249,14 @@ WILD: tuple[Wild, ...] = (
     ),
     _hugging("TimmWrapper", {"architecture": "resnet18"}, ("BasicBlock",)),
     Wild("transformers", "UperNet", _uper_net, ("ConvNextLayer",), size=(3, 128, 128)),
+    Wild("transformers", "UperNet-ResNet", _uper_net_on_resnet, ("ResNetBottleNeckLayer",), size=(3, 128, 128)),
+    _hugging("DINOv3ConvNext", _FOUR, ("DINOv3ConvNextLayer",), head="Model"),
+    Wild("transformers", "TimmBackbone", _timm_backbone, ("BasicBlock",)),
+    Wild("transformers", "AlignVisionModel", _vision_of_align, ("AlignVisionFinalBlockLayer",), where=_has_skip),
+    # A transformer whose neck is of residual blocks, as MiDaS made it.
+    Wild(
+        "transformers", "DepthAnything", _depth_anything, ("DepthAnythingPreActResidualLayer",), size=(3, 56, 56),
+    ),
     *(
         _segmentation(name, encoder, (*blocks, *own), where=_has_skip, size=(3, 128, 128))
         for name, own in _ARCHITECTURES.items()
@@ -231,11 +294,22 @@ WILD: tuple[Wild, ...] = (
     ),
 )  # fmt: skip
 
+# Networks whose code decides on data: there is a recording of a run, which attach follows.
+RECORDED: tuple[Wild, ...] = (
+    _detr("Detr", d_model=32),
+    _detr("ConditionalDetr", d_model=32),
+    _detr("TableTransformer", d_model=32),
+)
+
 # Networks whose code has no add of a branch to its shortcut.
 WITHOUT: tuple[Wild, ...] = (
     _hugging("MobileNetV1", {"depth_multiplier": 0.25}, ()),
     _hugging("TextNet", {}, ()),
     _hugging("PPLCNet", {}, ()),
+    # Its convolutions are a linear modulation's, on tokens; its blocks add sequences.
+    _hugging("FocalNet", {"embed_dim": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "image_size": 64}, ()),
+    _hugging("Segformer", {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 64, 64]}, ()),
+    _hugging("Levit", {"image_size": 64}, ()),
     _yolo("yolov3-tiny", ()),
     _yolo("yolov6n", ()),
     *(

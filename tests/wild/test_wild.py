@@ -12,7 +12,7 @@ from torch import nn
 from attn_inject import GuardError, PlanError, attach, find_sites, inject
 from attn_inject.tracing.inputs import tensors_in
 
-from .models import WILD, WITHOUT, Wild
+from .models import RECORDED, WILD, WITHOUT, Wild
 
 pytestmark = pytest.mark.wild
 
@@ -62,6 +62,20 @@ def test_other_peoples_models(wild: Wild) -> None:
         assert not _equal(gated[0], model, image)
 
 
+@pytest.mark.parametrize("wild", [_available(wild) for wild in RECORDED])
+def test_networks_that_decide_on_data(wild: Wild) -> None:
+    torch.manual_seed(0)
+    model = wild.made().eval()
+    sites = find_sites(model, input_size=wild.size, kinds=("residual",))
+    assert sites.recorded
+    assert sorted(site.block for site in sites) == wild.expected(model) != []
+    image = torch.randn(2, *wild.size)
+    how: Any = {"input_size": wild.size, "kinds": ("residual",)}
+    attached = attach(model, "se", reduction=4, init="identity", **how).eval()
+    assert _equal(model, attached, image)
+    assert not _equal(model, attach(model, "se", reduction=4, **how).eval(), image)
+
+
 @pytest.mark.parametrize("wild", [_available(wild) for wild in WITHOUT])
 def test_networks_without_skip_adds(wild: Wild) -> None:
     sites = find_sites(wild.made(), input_size=wild.size, kinds=("residual",))
@@ -82,14 +96,15 @@ def _with_gates(make: Any, model: nn.Module, wild: Wild, scope: str | None = Non
 def _scope(wild: Wild, model: Any) -> str:
     """The part of the network that finds features, as its package calls it."""
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    return "encoder" if wild.package == "segmentation_models_pytorch" else max(sizes, key=lambda name: sizes[name])
+    named = "encoder" if wild.package == "segmentation_models_pytorch" else "backbone"
+    return named if named in sizes else max(sizes, key=lambda name: sizes[name])
 
 
 def _has_one_part(wild: Wild) -> bool:
     """Every architecture once, and every classifier that takes other sizes than the one it is tried at."""
     if wild.name.startswith("MobileViTFor"):
         return False
-    return "ForImage" in wild.name or wild.name.endswith(("-resnet18", "Unet-mobilenet_v2"))
+    return "ForImage" in wild.name or wild.name.endswith(("-resnet18", "Unet-mobilenet_v2", "UperNet"))
 
 
 HEADED = [wild for wild in WILD if _has_one_part(wild)]
