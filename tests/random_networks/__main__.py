@@ -8,20 +8,18 @@ import time
 import warnings
 
 from .checking import check
-from .waiting import WAITING
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Random networks whose sites are known by construction.")
     parser.add_argument("--seeds", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--waiting", nargs="*", default=(), choices=WAITING, help="draw from these as well")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     start, sites, failed = time.perf_counter(), 0, 0
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         try:
-            sites += check(seed, arguments.waiting)
+            sites += check(seed)
         # Whatever goes wrong in one network is told, and the next one is tried.
         except Exception as error:
             failed += 1

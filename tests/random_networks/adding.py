@@ -317,7 +317,38 @@ class Returning(nn.Module):
         return handed(self.returns, self.function(x) + self.shortcut(x))
 
 
+class ActivatedProjection(Basic):
+    """A block whose shortcut, where it has to change the shape, ends in an activation; its brothers' does not."""
+
+    def __init__(self, style: Style, i: int, o: int, s: int) -> None:
+        super().__init__(style, i, o, s)
+        self.project = style.unit(i, o, 1, s) if i != o or s > 1 else nn.Identity()
+
+
+class Stacked(Block):
+    """Parallel ways that are stacked along a new axis and summed over it (ESNet)."""
+
+    def __init__(self, style: Style, i: int, o: int, s: int) -> None:
+        super().__init__(style, i, o, s)
+        self.reduce = style.unit(i, o, 1, s)
+        self.ways = nn.ModuleList(style.affine(o, o) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.reduce(x)
+        return self.finish(torch.stack([way(y) for way in self.ways]).sum(0), x)
+
+
 ADDING: tuple[type[Block | Optional | Returning], ...] = (
     Basic, Bent, Bottleneck, Preactivated, Inverted, Depthwise, TwoPath, Rebuilt, Gated, SplitScale, DenseInside,
     PoolMixed, Optional, Returning,
+    ActivatedProjection, Stacked,
 )  # fmt: skip
+
+
+def settle(blocks: list[nn.Module]) -> None:
+    """Where no block has the same add and an affine shortcut, an activated one tells nobody that it is a shortcut."""
+    activated = [block for block in blocks if isinstance(block, ActivatedProjection)]
+    told = {block.spelling for block in activated if not isinstance(block.project, nn.Sequential)}
+    for block in activated:
+        if isinstance(block.project, nn.Sequential) and block.spelling not in told:
+            block.project = nn.Sequential(*list(block.project.children())[:-1])

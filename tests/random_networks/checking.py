@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,9 @@ ATTENTIONS: tuple[tuple[str, dict[str, object]], ...] = (("se", {"reduction": 2,
 PAPER_START = 4
 
 
-def check(seed: int, waiting: Collection[str] = ()) -> int:
+def check(seed: int) -> int:
     """Assert it all, and say how many sites there are."""
-    grown = grow(seed, waiting)
+    grown = grow(seed)
     if not grown.blocks:
         sites = find_sites(grown.model, input_size=grown.size)
         assert len(sites) == 0, f"too many: {[site.block for site in sites]}"
@@ -87,10 +86,31 @@ def _check_same(model: nn.Module, patched: nn.Module, x: Tensor) -> None:
         assert _equal(ours, theirs), f"not the identity in {'train' if mode else 'eval'} mode"
 
 
+class Reached:
+    """Whether what one attention hands over gets a gradient: behind a rectifier that is shut, it is all zeros."""
+
+    def __init__(self) -> None:
+        self.gradients: list[bool] = []
+
+    @property
+    def only_zeros(self) -> bool:
+        return bool(self.gradients) and not any(self.gradients)
+
+    def watch(self, _module: nn.Module, _inputs: object, out: Tensor) -> None:
+        out.register_hook(lambda gradient: self.gradients.append(bool(gradient.any())))
+
+
 def _check_acting(model: nn.Module, patched: nn.Module, x: Tensor) -> None:
-    before, after = outputs(model.eval(), x), outputs(patched.eval(), x)
+    before = outputs(model.eval(), x)
+    reached = {insertion.module: Reached() for insertion in patched.injection.plan.insertions}
+    handles = [patched.get_submodule(path).register_forward_hook(seen.watch) for path, seen in reached.items()]
+    after = outputs(patched.eval(), x)
+    for handle in handles:
+        handle.remove()
     assert not _equal(before, after), "the attention changes nothing"
     torch.stack([out.square().sum() for out in after]).sum().backward()
     for name, parameter in _new_parameters(patched).items():
         assert parameter.grad is not None, f"{name} has no gradient"
-        assert parameter.grad.any(), f"the gradient of {name} is zero"
+        (seen,) = [seen for path, seen in reached.items() if name.startswith(f"{path}.")]
+        assert parameter.grad.any() or seen.only_zeros, f"the gradient of {name} is zero"
+    assert not all(seen.only_zeros for seen in reached.values()), "no attention gets a gradient"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from random import Random
@@ -13,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import parts
-from .adding import ADDING, Style
-from .lookalikes import LOOKALIKES
+from .adding import ADDING, Style, settle
+from .lookalikes import LOOKALIKES, PAIRS
 from .mixing import MIXING, Reduction
 from .stages import HOLDERS, PLAIN_HOLDERS, Again, Unrolled
-from .waiting import WAITING_ADDING, WAITING_LOOKALIKES, WAITING_OUTPUTS, settle
 
-OUTPUTS = ("logits", "logits", "two", "auxiliary", "pyramid")
+# Predictions that are joined and handed out are a concat that is no block's.
+OUTPUTS = ("logits", "logits", "two", "auxiliary", "pyramid", "predictions")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,10 @@ class Grown:
 
 
 class Network(nn.Module):
-    """Stem, body, heads. `outputs`: logits, these and a map, a pyramid of maps, or an auxiliary in training."""
+    """Stem, body, heads.
+
+    `outputs`: logits, these and a map, a pyramid of maps, joined predictions, or an auxiliary in training.
+    """
 
     def __init__(self, stem: nn.Module, body: list[nn.Module], heads: nn.ModuleDict, outputs: str) -> None:
         super().__init__()
@@ -74,12 +76,10 @@ class Network(nn.Module):
 class Grower:
     """Draws a network, and remembers which modules end at a site."""
 
-    def __init__(self, seed: int, waiting: Collection[str] = ()) -> None:
+    def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
         self.ends: list[nn.Module] = []
-        self.adding = (*ADDING, *(kind for name, kind in WAITING_ADDING.items() if name in waiting))
-        self.lookalikes = (*LOOKALIKES, *(kind for name, kind in WAITING_LOOKALIKES.items() if name in waiting))
-        self.outputs = (*OUTPUTS, *(name for name in WAITING_OUTPUTS if name in waiting))
+        self.has_pairs = self.rng.random() < 0.3
 
     def style(self, *, plain: bool = False) -> Style:
         returns = "tensor" if plain else self.rng.choice(["tensor", "tuple", "dict"])
@@ -93,7 +93,7 @@ class Grower:
 
     def inner(self, style: Style, channels: int) -> nn.Module:
         """A residual block that keeps the shape and hands over a tensor, for look-alikes to hold."""
-        return self.site(self.rng.choice(self.adding)(Style(style.rng, style.norm), channels, channels, 1))
+        return self.site(self.rng.choice(ADDING)(Style(style.rng, style.norm), channels, channels, 1))
 
     def residual_stage(self, i: int, o: int, s: int) -> nn.Module:
         drawn = self.rng.random()
@@ -103,14 +103,14 @@ class Grower:
             self.ends += [stage] * 2
             return stage
         if i == o and s == 1 and drawn < 0.2:
-            return Again(self.site(self.rng.choice(self.adding)(self.style(), i, o, 1)))
+            return Again(self.site(self.rng.choice(ADDING)(self.style(), i, o, 1)))
         plain = self.rng.random() < 0.4
         style = self.style(plain=plain)
-        kind = self.rng.choice(self.adding)
+        kind = self.rng.choice(ADDING)
         blocks: list[nn.Module] = []
         for k in range(self.rng.choice([1, 2, 2, 3])):
             # Half of the stages mix their blocks.
-            kind = self.rng.choice(self.adding) if drawn > 0.6 else kind
+            kind = self.rng.choice(ADDING) if drawn > 0.6 else kind
             blocks.append(self.site(kind(style, i if k == 0 else o, o, s if k == 0 else 1)))
         return self.rng.choice(PLAIN_HOLDERS if plain else HOLDERS)(blocks)
 
@@ -131,10 +131,10 @@ class Grower:
 
     def stage(self, i: int, s: int) -> tuple[nn.Module, int]:
         drawn = self.rng.random()
-        if drawn < 0.25:
+        if drawn < 0.25 and not self.has_pairs:
             return self.mixed_stage(i, s)
         if drawn < 0.5 and s == 1:
-            return self.rng.choice(self.lookalikes)(self.style(plain=True), i, self.inner), i
+            return self.rng.choice((*LOOKALIKES, *PAIRS * self.has_pairs))(self.style(plain=True), i, self.inner), i
         o = i if self.rng.random() < 0.4 else self.rng.randint(3, 10)
         if s > 1 and self.rng.random() < 0.3:
             # Downsampled by a unit of its own, which has no skip.
@@ -178,7 +178,7 @@ class Grower:
             stage, width = self.stage(width, stride)
             body.append(stage)
             widths.append(width)
-        outputs = self.rng.choice(self.outputs)
+        outputs = self.rng.choice(OUTPUTS)
         model = Network(stem, body, self.heads(outputs, widths, strides), outputs)
         settle(self.ends)
         _shake(model)
@@ -200,7 +200,7 @@ def _shake(model: nn.Module) -> None:
                 module.bias.normal_(0, 0.2)
 
 
-def grow(seed: int, waiting: Collection[str] = ()) -> Grown:
-    """The network of a seed: the same each time. `waiting` names constructs of `waiting` to draw from as well."""
+def grow(seed: int) -> Grown:
+    """The network of a seed: the same each time."""
     torch.manual_seed(seed)
-    return Grower(seed, waiting).network()
+    return Grower(seed).network()

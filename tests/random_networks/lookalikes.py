@@ -180,7 +180,50 @@ class Attended(LookAlike):
         return x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
 
 
+class Downsampled(LookAlike):
+    """A convolution beside a pool of the same input (ENet's first layer)."""
+
+    def __init__(self, style: Style, channels: int, inner: Inner) -> None:
+        super().__init__(style, channels, inner)
+        self.main = conv(style.rng, channels, 4, 3, 2, groups=1)
+        self.norm = parts.NORMS[style.norm](channels + 4)
+        self.end = style.unit(channels + 4, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.main(x), F.max_pool2d(x, 2, ceil_mode=True)], 1)
+        return self.end(F.relu(self.norm(both)))
+
+
+class Factorised(LookAlike):
+    """DARTS' reduction: two convolutions that read every other position, one of them shifted."""
+
+    def __init__(self, style: Style, channels: int, inner: Inner) -> None:
+        super().__init__(style, channels, inner)
+        self.even, self.odd = nn.Conv2d(channels, 3, 1, 2), nn.Conv2d(channels, 3, 1, 2)
+        self.end = style.unit(6, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        return self.end(torch.cat([self.even(x), self.odd(F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1)))], 1))
+
+
+class ShallowUNet(LookAlike):
+    """A U-Net without blocks inside whose skip passes a convolution: no part of its concat derives from the other."""
+
+    def __init__(self, style: Style, channels: int, inner: Inner) -> None:
+        super().__init__(style, channels, inner)
+        self.lateral, self.low = style.unit(channels, channels, 1), style.unit(channels, channels, 3, 2)
+        self.decode = style.unit(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.interpolate(self.low(x), size=x.shape[2:])
+        return self.decode(torch.cat([self.lateral(x), low], 1))
+
+
 LOOKALIKES: tuple[type[LookAlike], ...] = (
     Dense, Aggregation, Reparameterised, Fusion, Exchange, Hourglass, UNet, CrossStage, Context, Positions, Chain,
-    Attended,
+    Attended, ShallowUNet,
 )  # fmt: skip
+# Where the network's blocks end in concats, these are taken for one of them, as Inception-v4's reductions are (M9): no
+# structure tells the two apart, so that they are drawn in networks without such blocks only.
+PAIRS: tuple[type[LookAlike], ...] = (Downsampled, Factorised)

@@ -14,9 +14,8 @@ from . import checking
 from .adding import ADDING
 from .checking import check
 from .growing import Grown, grow
-from .lookalikes import LOOKALIKES
+from .lookalikes import LOOKALIKES, PAIRS
 from .mixing import MIXING, Reduction
-from .waiting import WAITING
 
 SHORT, LONG = range(30), range(1000, 1300)
 
@@ -45,23 +44,16 @@ def test_a_seed_is_a_network() -> None:
 def test_few_seeds_grow_most_of_what_there_is() -> None:
     """What no seed draws is not tested: the modules of the short form are counted."""
     drawn = Counter(type(module).__name__ for seed in range(100) for module in grow(seed).model.modules())
-    assert {kind.__name__ for kind in (*ADDING, *LOOKALIKES, *MIXING, Reduction, nn.GroupNorm, nn.PReLU)} <= set(drawn)
-
-
-@pytest.mark.parametrize("name", WAITING)
-def test_what_waits_is_grown_by_name_only(name: str) -> None:
-    """With it, some seed has another network, which runs in both modes."""
-    seed = next(seed for seed in range(200) if str(grow(seed).model) != str(grow(seed, (name,)).model))
-    grown = grow(seed, (name,))
-    for mode in (False, True):
-        grown.model.train(mode)(torch.randn(2, *grown.size))
+    assert {
+        kind.__name__ for kind in (*ADDING, *LOOKALIKES, *PAIRS, *MIXING, Reduction, nn.GroupNorm, nn.PReLU)
+    } <= set(drawn)
 
 
 def test_the_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     grown = grow(0)
     assert grown.blocks
 
-    def lying(seed: int, waiting: object = ()) -> Grown:
+    def lying(seed: int) -> Grown:
         return Grown(grown.model, [*grown.blocks, "body.9"], grown.size)
 
     monkeypatch.setattr(checking, "grow", lying)
