@@ -28,7 +28,7 @@ from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path
 from ..tracing.regions import ordinary_mode
-from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, restore_forward, rewrite_forward
+from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, restore_forward, rewrite_forward, writing_of
 from ..types import (
     DEFAULT_KINDS,
     Existing,
@@ -130,6 +130,10 @@ def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.
     """`attach` for a model that has been read and planned."""
     if any(isinstance(module, InjectedModule) for module in located.model.modules()):
         raise PlanError("inject() patched this model before: use inject for its other parts too, or remove() it first")
+    if any(isinstance(writing_of(module), Passing) for module in located.part.modules()):
+        raise PlanError(
+            "some blocks run around attention that was attached before: detach() it, and attach all in one call"
+        )
     earlier = {insertion.module for insertion in located.earlier}
     todo = [insertion for insertion in plan.insertions if insertion.module not in earlier]
     if plan.removals or not todo:
@@ -154,31 +158,38 @@ def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.
     like = likeness(located.part, located.trace.inputs, part, plan, graph) if check else None
     if like is not None and not like.passed:
         raise RewriteError(f"what attach made is not what was planned: {like.figure}; use inject")
-    scope = located.scope or ""
-    before = [one for one in attachments_of(located.model) if (one.injection.plan.scope or "") != scope]
-    same = [one for one in attachments_of(located.model) if (one.injection.plan.scope or "") == scope]
     injection = Injection(
         plan,
         versions(),
         None if like is None else Verification((like,)),
-        before[0].injection.fingerprint
-        if before
-        else same[0].injection.fingerprint
-        if same
-        else fingerprint(located.model),
         not_kept=ways.reasons,
         guards=tuple(dict.fromkeys(guard for path in _paths(ways.spots) for guard in blocks.graphs(path).guards)),
         any_size=all(blocks.graphs(path).any_size for path in _paths(ways.spots)),
     )
-    places = {full_path(scope, path): module for path, module in kept.items()}
-    attachment = Attachment(
-        injection,
-        located.trace.inputs,
-        {**places, **{path: module for one in same for path, module in one.kept.items()}},
-        (*(name for one in same for name in one.constants), *(full_path(scope, name) for name in constants)),
-    )
-    keep_attachments(outer, (*before, attachment))
+    _note(outer, located, injection, kept, constants)
     return outer
+
+
+def _note(
+    outer: nn.Module,
+    located: LocatedModel,
+    injection: Injection,
+    kept: Mapping[str, nn.Module | None],
+    constants: Sequence[str],
+) -> None:
+    """Let the model know what was attached to it, with what was attached before to this part and to others."""
+    scope = located.scope or ""
+    earlier = attachments_of(located.model)
+    others, same = (
+        [one for one in earlier if ((one.injection.plan.scope or "") == scope) is wanted] for wanted in (False, True)
+    )
+    original = next((one.injection.fingerprint for one in earlier), None) or fingerprint(located.model)
+    places = {full_path(scope, path): module for path, module in kept.items()}
+    for one in same:
+        places.update(one.kept)
+    names = [*(name for one in same for name in one.constants), *(full_path(scope, name) for name in constants)]
+    attachment = Attachment(replace(injection, fingerprint=original), located.trace.inputs, places, tuple(names))
+    keep_attachments(outer, (*others, attachment))
 
 
 def _paths(spots: Iterable[Spot]) -> list[str]:

@@ -402,3 +402,38 @@ def test_a_frozen_argument_is_no_other_in_silence() -> None:
     assert str(inspect.signature(block.forward)) == "(x, twice=False)"
     with pytest.raises(ArgumentError, match=r"twice=False, and now True is given"):
         block(torch.randn(1, 16, 8, 8), twice=True)
+
+
+class Sized(nn.Module):
+    """Decides on the size of its map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(16, 16), conv(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = relu(self.a(x)) if x.shape[2] % 2 else torch.tanh(self.a(x))
+        return x + self.b(y)
+
+
+def test_a_block_that_decides_on_sizes_runs_its_own_code_around_the_attention() -> None:
+    torch.manual_seed(0)
+    model = Toy(nn.Sequential(Sized(), Sized())).eval()
+    attached: Any = attach(model, "se", reduction=4, input_size=SMALL, include="body.0")
+    (reason,) = attached.injection.not_kept
+    assert reason.startswith("body.0: its own forward runs, since its code decides on sizes")
+    assert "passed_through(self.get_submodule('b'), self.se)" in _code(attached, "body.0")
+    assert str(inspect.signature(attached.body[0].forward)) == "(x: 'torch.Tensor') -> 'torch.Tensor'"
+    patched = inject(model, "se", reduction=4, input_size=(3, 15, 15), include="body.0")
+    patched.load_state_dict(attached.state_dict())
+    odd = torch.randn(1, 3, 15, 15)
+    for twin in (attached, copy.deepcopy(attached), pickle.loads(pickle.dumps(attached))):
+        assert torch.equal(twin(odd), patched(odd))
+    attached.body[0].b = nn.Identity()
+    before = attached(odd)
+    with torch.no_grad():
+        attached.body[0].se.fc2.weight.add_(1)
+    assert not torch.equal(attached(odd), before)
+    with pytest.raises(PlanError, match=r"detach\(\) it, and attach all in one call"):
+        attach(attached, "se", reduction=4, input_size=SMALL)
+    assert type(detach(attached).body[0]) is Sized
