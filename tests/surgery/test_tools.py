@@ -90,7 +90,10 @@ SAME: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
-@pytest.mark.parametrize("tool", SAME)
+QUICK = ("copy.deepcopy", "pickle", "SyncBatchNorm", "fx.symbolic_trace", "torch.jit.script")
+
+
+@pytest.mark.parametrize("tool", [t if t in QUICK else pytest.param(t, marks=pytest.mark.zoo) for t in SAME])
 @pytest.mark.parametrize("form", FORMS)
 def test_what_keeps_the_function(form: Any, tool: str) -> None:
     model, patched = _made(form)
@@ -118,6 +121,7 @@ def _of_one_process(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("form", FORMS)
 def test_what_changes_the_function_keeps_the_attention(form: Any) -> None:
     _, patched = _made(form)
