@@ -19,6 +19,7 @@ from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ..errors import TraceError
+from .nodes import value_of
 
 # Their arguments are parsed before torch, or older versions of it, asks whether somebody else wants to answer.
 _FACTORIES = (
@@ -26,6 +27,12 @@ _FACTORIES = (
     "logspace", "ones", "ones_like", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "stack",
     "tensor", "zeros", "zeros_like",
 )  # fmt: skip
+# What asserts a fact of sizes or of data: each with the one that asserts a truth value.
+_CHECKS = {
+    "_check": "_check", "_check_index": "_check_index", "_check_not_implemented": "_check_not_implemented",
+    "_check_tensor_all": "_check", "_check_tensor_all_with": "_check_with", "_check_type": "_check_type",
+    "_check_value": "_check_value", "_check_with": "_check_with",
+}  # fmt: skip
 _DRAWS = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli})
 
 Record = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -47,9 +54,11 @@ def factories_followed(
     def aside() -> bool:
         return bool(over) or threading.get_ident() != owner or quiet()
 
-    kept = {name: getattr(torch, name) for name in _FACTORIES}
-    for name, function in kept.items():
-        setattr(torch, name, _asking(function, function, record, aside))
+    kept = {name: getattr(torch, name) for name in (*_FACTORIES, *_CHECKS)}
+    for name in _FACTORIES:
+        setattr(torch, name, _asking(kept[name], kept[name], record, aside))
+    for name, plain in _CHECKS.items():
+        setattr(torch, name, _deciding(kept[name], kept[plain], aside))
     apply = vars(torch.autograd.Function)["apply"]
     torch.autograd.Function.apply = classmethod(
         lambda cls, *args, **kwargs: _asking(apply.__get__(None, cls), Applied(cls), record, aside)(*args, **kwargs)
@@ -73,6 +82,24 @@ def factories_followed(
         torch.autograd.Function.apply = apply
         for name, function in kept.items():
             setattr(torch, name, function)
+
+
+def _deciding(check: Callable[..., Any], plain: Callable[..., Any], aside: Callable[[], bool]) -> Callable[..., Any]:
+    """`check`, which takes truth values or tensors only, for proxies too: what they come to decides, as in an `if`."""
+
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        if aside() or not any(issubclass(type(value), fx.Proxy) for value in given):
+            return check(*args, **kwargs)
+        return plain(*map(_decided, args), **{name: _decided(value) for name, value in kwargs.items()})
+
+    return checking
+
+
+def _decided(value: Any) -> Any:
+    if not issubclass(type(value), fx.Proxy):
+        return value
+    return bool(value.all()) if isinstance(value_of(value.node), torch.Tensor) else bool(value)
 
 
 def _applies(value: Any) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import TraceError, inject
+from attn_inject import GuardError, TraceError, attach, inject
 from attn_inject.tracing.shapes import trace_at_a_size
 
 from ..sites.graphs import Net
@@ -115,6 +115,40 @@ def test_the_limits_of_a_type_are_those_of_the_type_that_runs() -> None:
 
 
 FINFO = torch.finfo
+
+
+class Checking(Masking):
+    """Asserts with torch's own functions, which take truth values and tensors only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._check_with(ValueError, x.shape[2] % 2 == 0, lambda: "odd")
+        torch._check(cond=x.shape[1] == 3)
+        y = self.conv(x)
+        return y + self.branch(y)
+
+
+class CheckingData(Masking):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        torch._check_tensor_all(y == y, lambda: "not a number")
+        return y
+
+
+def test_what_torch_checks_of_sizes_is_a_guard_and_of_data_has_no_graph() -> None:
+    before = torch._check_with, torch._check
+    patched = inject(Checking().eval(), "eca", input_size=8)
+    assert {guard.outcome for guard in patched.injection.guards} == {"True"}
+    with pytest.raises(GuardError, match=r"x.shape\[2\] % 2 == 0"):
+        patched.eval()(torch.randn(1, 3, 7, 8))
+    with pytest.raises(TraceError, match=r"stopped at .*_check_with.*\(odd\)"):
+        inject(Checking(), "eca", input_size=(7, 8))
+    with pytest.raises(TraceError, match=r"attach\(\) needs no graph"):
+        inject(CheckingData().eval(), "eca", input_size=8)
+    model: Any = CheckingData().eval()
+    attached = attach(model, "eca", init="identity", input_size=8)
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(attached(x), model(x))
+    assert (torch._check_with, torch._check) == before
 
 
 def test_torch_is_as_it_was() -> None:
