@@ -13,7 +13,7 @@ from torch import fx, nn
 from ..errors import PlanError, RewriteError
 from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
-from ..tracing.face import answer, attributes_of, face_of, forward_of, is_answered, portable_face
+from ..tracing.face import Faced, attributes_of, face_of, forward_of, portable_face
 from ..tracing.methods import bind
 from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.portable import PortableGraph
@@ -43,7 +43,7 @@ class Rewritten:
         return Rewritten(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Rewritten)))
 
 
-class OptimizedModule(fx.GraphModule):
+class OptimizedModule(Faced, fx.GraphModule):
     """An inference graph; `rewritten` says what was done. `train()` is refused.
 
     It answers what the patched model answers of its class (`tracing.face`), and keeps its plain attributes.
@@ -85,14 +85,6 @@ class OptimizedModule(fx.GraphModule):
             type(self).forward = forward_of(self._inj_face, self.graph, fixed, "inj_run", run)
         bind(self, face_of(self), vars(self).get("_inj_methods", ()))
         return code
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if is_answered(face_of(self), name):
-                return answer(self, name)
-            raise
 
 
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:

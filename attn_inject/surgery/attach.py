@@ -4,23 +4,20 @@
 the same class, sharing the weights, whose blocks hold the attention (`layer1.0.se`) and call it: so children can be
 sliced, wrapped and replaced, and `forward_features` and every other method see it too.
 
-A1. Whose `forward` calls the attention is `blocks.py`'s to say. It is rewritten with its children as single calls.
-A2. A plain Sequential whose own the attention is runs it as one more element, right after what it gates.
-A3. Where a block has no graph, or one for certain sizes only, its own code runs, and what a child of it returns passes
-    through the attention meanwhile. The record says so.
-A4. What comes out gives what `inject` gives, to the bit, with gates that do something (`likeness.py`).
+Who calls each attention is found in `blocks.py` and decided in `ways.py`; `forwards.py` writes the code, and what comes
+out is held against what `inject` gives (`likeness.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from ..attention.registry import attentions_of
-from ..errors import PlanError, RewriteError, first_line
+from ..errors import PlanError, RewriteError
 from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
 from ..sites.reading import LocatedModel, submodule
@@ -28,7 +25,7 @@ from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path
 from ..tracing.regions import ordinary_mode
-from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, restore_forward, rewrite_forward, writing_of
+from ..tracing.rewritten import Passing, restore_forward, writing_of
 from ..types import (
     DEFAULT_KINDS,
     Existing,
@@ -41,14 +38,14 @@ from ..types import (
     Preset,
     Source,
     Verification,
-    block_name,
 )
 from .attachment import Attachment, attachments_of, keep_attachments
-from .blocks import Blocks, Spot
+from .blocks import Blocks
+from .forwards import write_forwards
 from .likeness import likeness
-from .makers import maker
 from .provenance import fingerprint, versions
-from .rewrite import edit_forward, install, rewrite
+from .rewrite import install, rewrite
+from .ways import ways_of
 
 
 @explaining_choices
@@ -115,18 +112,8 @@ def attach_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any 
     return attach_plan(*locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True))
 
 
-@dataclass(frozen=True)
-class _Ways:
-    """How each attention of a plan is called: in a rewritten forward, or around the class's own, with the reasons."""
-
-    spots: tuple[Spot, ...] = ()
-    makers: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-
 @ordinary_mode()
-def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.Module:
+def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     """`attach` for a model that has been read and planned."""
     if any(isinstance(module, InjectedModule) for module in located.model.modules()):
         raise PlanError("inject() patched this model before: use inject for its other parts too, or remove() it first")
@@ -139,7 +126,7 @@ def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.
     if plan.removals or not todo:
         raise PlanError("attach only puts attention in: use inject to take it out")
     blocks = Blocks(located)
-    ways = _ways(located, blocks, todo)
+    ways = ways_of(located, blocks, todo)
     if len(ways.left_out) == len(todo):
         raise PlanError(f"{next(iter(ways.left_out.values()))}: attach cannot reach it; use inject")
     plan = replace(
@@ -147,24 +134,22 @@ def attach_plan(located: LocatedModel, plan: Plan, *, check: bool = True) -> nn.
         insertions=tuple(insertion for insertion in plan.insertions if insertion.module not in ways.left_out),
         notes=(*plan.notes, *(f"left out: {reason}" for reason in ways.left_out.values())),
     )
-    todo = [insertion for insertion in todo if insertion.module not in ways.left_out]
     graph = None if located.trace.recorded else rewrite(located, plan)
     outer = alias(located.model)
     part = submodule(outer, located.scope)
-    holders = {insertion.module: part.get_submodule(insertion.module.rpartition(".")[0]) for insertion in todo}
-    kept = _put_in(part, plan, todo, graph)
-    constants = _rewrite(part, blocks, ways.spots, holders, kept)
-    _pass_through(holders, ways.makers)
-    like = likeness(located.part, located.trace.inputs, part, plan, graph) if check else None
-    if like is not None and not like.passed:
-        raise RewriteError(f"what attach made is not what was planned: {like.figure}; use inject")
+    kept = _put_in(part, plan, [insertion for insertion in todo if insertion in plan.insertions], graph)
+    constants = write_forwards(part, blocks, ways, kept)
+    like = likeness(located.part, located.trace.inputs, part, plan, graph)
+    if like.check is not None and not like.check.passed:
+        raise RewriteError(f"what attach made is not what was planned: {like.check.figure}; use inject")
+    traces = [blocks.graphs(path) for path in ways.paths]
     injection = Injection(
         plan,
         versions(),
-        None if like is None else Verification((like,)),
-        not_kept=ways.reasons,
-        guards=tuple(dict.fromkeys(guard for path in _paths(ways.spots) for guard in blocks.graphs(path).guards)),
-        any_size=all(blocks.graphs(path).any_size for path in _paths(ways.spots)),
+        None if like.check is None else Verification((like.check,)),
+        not_kept=(*ways.reasons, *(f"a comparison with what inject gives: {reason}" for reason in like.untried)),
+        guards=tuple(dict.fromkeys(guard for trace in traces for guard in trace.guards)),
+        any_size=all(trace.any_size for trace in traces),
     )
     _note(outer, located, injection, kept, constants)
     return outer
@@ -192,54 +177,6 @@ def _note(
     keep_attachments(outer, (*others, attachment))
 
 
-def _paths(spots: Iterable[Spot]) -> list[str]:
-    return list(dict.fromkeys(spot.path for spot in spots))
-
-
-def _ways(located: LocatedModel, blocks: Blocks, todo: Sequence[Insertion]) -> _Ways:
-    spots: list[Spot] = []
-    makers: dict[str, tuple[str, tuple[int, ...] | None]] = {}
-    reasons: list[str] = []
-    left_out: dict[str, str] = {}
-    for insertion in todo:
-        spot = blocks.spot(insertion)
-        if isinstance(spot, Spot) and not blocks.graphs(spot.path).guards:
-            spots.append(spot)
-            continue
-        block = block_name(insertion.site.block)
-        try:
-            child, order = maker(located, insertion)
-            home, _, name = insertion.module.rpartition(".")
-            if hasattr(located.part.get_submodule(home), name):
-                raise PlanError(f"{block}: its own code may run what is called {name!r}")
-        except PlanError:
-            if isinstance(spot, Spot):
-                spots.append(spot)
-            else:
-                left_out[insertion.module] = f"{block}: {spot}"
-            continue
-        makers[insertion.module] = child, order
-        why = "its code decides on sizes" if isinstance(spot, Spot) else spot
-        reasons.append(
-            f"{block}: its own forward runs, since {why}; compilers and scripts do not follow the attention around it"
-        )
-    homes = {module.rpartition(".")[0] for module in makers}
-    for spot in [spot for spot in spots if spot.path in homes]:
-        # A forward is either rewritten or run as it is.
-        spots.remove(spot)
-        left_out[spot.insertion.module] = f"{block_name(spot.path)}: its code decides on sizes"
-    return _Ways(tuple(spots), makers, tuple(reasons), left_out)
-
-
-def _pass_through(holders: Mapping[str, nn.Module], makers: Mapping[str, tuple[str, tuple[int, ...] | None]]) -> None:
-    """A3, for the attentions in `makers`."""
-    by_holder: dict[nn.Module, list[tuple[str, str, tuple[int, ...] | None]]] = {}
-    for module, (child, order) in makers.items():
-        by_holder.setdefault(holders[module], []).append((child, module.rpartition(".")[2], order))
-    for holder, gates in by_holder.items():
-        rewrite_forward(holder, Passing(own_class(holder), tuple(gates)), None)
-
-
 def _put_in(
     part: nn.Module, plan: Plan, todo: Sequence[Insertion], graph: InjectedModule | None
 ) -> dict[str, nn.Module | None]:
@@ -260,78 +197,6 @@ def _put_in(
             home, _, child = path.rpartition(".")
             kept[path] = part.get_submodule(home)._modules.pop(child)
     return kept
-
-
-def _rewrite(
-    part: nn.Module,
-    blocks: Blocks,
-    spots: Sequence[Spot],
-    holders: Mapping[str, nn.Module],
-    kept: Mapping[str, nn.Module | None],
-) -> list[str]:
-    """Let each spot's module call its attention; the paths of the constants that this takes.
-
-    `kept` is what stood in the places of new modules.
-    """
-    constants: list[str] = []
-    taken: dict[str, list[str]] = {}
-    for spot in spots:
-        home, _, child = spot.insertion.module.rpartition(".")
-        if spot.path != home and spot.insertion.module in kept:
-            taken.setdefault(home, []).append(child)
-    writings: dict[tuple[type, str], Writing] = {}
-    # Whose own code knows a name under which a new module stands now, which another module's code calls.
-    knowing = [path for path in taken if path not in _paths(spots)]
-    for path in [*_paths(spots), *knowing]:
-        here = [spot for spot in spots if spot.path == path]
-        module = part.get_submodule(path)
-        if _is_plain_sequence(module) and all(holders[spot.insertion.module] is module for spot in here):
-            for spot in here:
-                _follow(module, blocks.edits(spot)["eval"].value, spot.insertion)
-            continue
-        trace = blocks.graphs(path)
-        outside = {holders[spot.insertion.module] for spot in here} - set(module.modules())
-        if len(outside) > 1:
-            raise PlanError(f"{block_name(path)} would call attention of several blocks: use inject")
-        # All are looked up before the first is made.
-        edits = [(_seen_from(spot.insertion, module, holders), blocks.edits(spot)) for spot in here]
-        for mode, graph in trace.graphs.items():
-            edit_forward(graph, [(name, by_mode[mode]) for name, by_mode in edits], taken.get(path, ()))
-        for name, tensor in trace.constants.items():
-            module.register_buffer(name, tensor.detach(), persistent=False)
-            constants.append(f"{path}.{name}" if path else name)
-        writing = Writing(own_class(module), trace.graphs, trace.fixed_arguments)
-        # Blocks that do the same have one class.
-        writing = writings.setdefault((writing.base, writing.source), writing) if not trace.constants else writing
-        try:
-            rewrite_forward(module, writing, next(iter(outside), None))
-        except TypeError as error:
-            raise PlanError(f"{block_name(path)}: its class allows no other forward ({first_line(error)})") from error
-    return constants
-
-
-def _seen_from(insertion: Insertion, module: nn.Module, holders: Mapping[str, nn.Module]) -> str:
-    """The path of a new module as the code of `module` has it."""
-    holder, child = holders[insertion.module], insertion.module.rpartition(".")[2]
-    if holder is module:
-        return child
-    inside = {inner: name for name, inner in module.named_modules()}
-    return f"{inside[holder]}.{child}" if holder in inside else f"{HOLDER}.{child}"
-
-
-def _is_plain_sequence(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward and own_class(module) is type(module)
-
-
-def _follow(sequence: nn.Module, value: fx.Node, insertion: Insertion) -> None:
-    """A2: let the new module follow the element that gives the value."""
-    child = insertion.module.rpartition(".")[2]
-    element = str(value.target).partition(".")[0]
-    new = sequence._modules.pop(child)
-    order = list(sequence._modules.items())
-    at = 1 + next(index for index, (name, _) in enumerate(order) if name == element)
-    sequence._modules.clear()
-    sequence._modules.update([*order[:at], (child, new), *order[at:]])
 
 
 def detach(model: nn.Module) -> nn.Module:

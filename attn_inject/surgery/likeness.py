@@ -9,8 +9,8 @@ L2. Where there is no graph to compare with, each new module runs as often as pl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,113 +23,116 @@ from ..tracing.recording import real_inputs
 from ..tracing.trace import MODES
 from ..types import Check, Plan
 from .passes import doubled, equal_to_the_bit, size_of, smaller
-from .trial import without_hooks
+from .runs import Runs, without_hooks
 
 _FAINT = 1e-2
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """What was compared, with its figure, and what could not be, each with the reason."""
+
+    check: Check | None = None
+    untried: tuple[str, ...] = ()
+
+
 def likeness(
     original: nn.Module, inputs: Inputs, part: nn.Module, plan: Plan, graph: InjectedModule | None
-) -> Check | None:
-    """What was compared, with its figure; None for a model that has shapes only.
+) -> Likeness:
+    """Compare `part`, which `attach` made from `original`, with `graph`, which `inject` makes of it.
 
-    `original` is what `part` was made from, `inputs` what it was read on, and `graph` what `inject` makes of it.
+    `inputs` are what it was read on; without a graph L2 is tried. A model that has shapes only is not compared.
     """
     if any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
-        return None
+        return Likeness(untried=("the model has shapes only",))
     if graph is None:
         return _as_recorded(original, inputs, part, plan)
     return _as_the_graph(original, part, plan, graph)
 
 
-def _as_the_graph(original: nn.Module, part: nn.Module, plan: Plan, graph: InjectedModule) -> Check:
-    ours, theirs, hooked = _trial(part), _trial(graph), alias(part)
-    _let_gates_do_something(plan, ours, theirs, hooked)
-    pristine = graph.pristine_graph_of("eval")
+def _as_the_graph(original: nn.Module, part: nn.Module, plan: Plan, graph: InjectedModule) -> Likeness:
+    trials, theirs = [Runs(without_hooks(alias(part))), Runs(alias(part))], Runs(without_hooks(alias(graph)))
+    _let_gates_do_something(plan, *(each.model for each in (*trials, theirs)))
     chosen = chosen_arguments(original.forward, graph.fixed)
     device = next((tensor.device for tensor in graph.parameters()), torch.device("cpu"))
-    wanted = input_values(pristine) or ()
     figures: list[str] = []
+    untried: list[str] = []
     for mode in MODES:
-        own = input_values(graph.pristine_graph_of(mode)) or ()
-        tried = [*smaller(wanted), own] if mode == "eval" else [*map(doubled, smaller(wanted)), own]
-        for shapes in tried:
-            inputs = real_values(shapes, device)
-            args, kwargs = arguments_of(pristine, inputs)
+        pristine = graph.pristine_graph_of(mode)
+        for shapes in _shapes(graph, mode):
+            values = real_values(shapes, device)
             try:
-                with _fresh(graph, theirs, mode):
-                    expected = [*tensors_in(theirs(*inputs)), *theirs.buffers()]
+                with theirs.run(mode):
+                    expected = list(tensors_in(theirs.model(*values)))
             except Exception:  # Too small, or of another size than the network is made for.
                 continue
+            args, kwargs = arguments_of(pristine, values)
             try:
-                promised = len(expected) - len(list(theirs.buffers()))
-                ours, given = _outputs(part, [ours, hooked], mode, promised, (args, {**kwargs, **chosen}))
+                ours, given = _outputs(trials, mode, len(expected), Inputs(args, kwargs, chosen))
             except Exception as error:
-                return Check("inject", passed=False, figure=f"{mode}: it ends in {type(error).__name__}: {error}")
-            given += _ordered(ours, theirs)
-            if len(expected) != len(given) or not all(map(equal_to_the_bit, expected, given)):
-                return Check("inject", passed=False, figure=f"{mode}: its outputs are not those of inject's graph")
-            figures.append(f"{mode} equal to the bit on {size_of(inputs)}")
+                ending = f"{type(error).__name__}: {error}"
+                return Likeness(Check("inject", passed=False, figure=f"{mode}: it ends in {ending}"))
+            pairs = [*zip(expected, given, strict=False), *_statistics(theirs.model, ours.model)]
+            if len(expected) != len(given) or not all(equal_to_the_bit(*pair) for pair in pairs):
+                return Likeness(
+                    Check("inject", passed=False, figure=f"{mode}: its outputs are not those of inject's graph")
+                )
+            figures.append(f"{mode} equal to the bit on {size_of(values)}")
             break
         else:
-            figures.append(f"{mode} not compared: the graph runs on no image")
-    return Check("inject", passed=True, figure="; ".join(figures))
+            untried.append(f"in {mode} mode the graph runs on no image that was tried")
+    # Where nothing was compared there is nothing that holds.
+    check = Check("inject", passed=True, figure="; ".join(figures)) if figures else None
+    return Likeness(check, tuple(untried))
 
 
-def _outputs(
-    part: nn.Module, trials: list[nn.Module], mode: str, promised: int, call: tuple[tuple[Any, ...], dict[str, Any]]
-) -> tuple[nn.Module, list[torch.Tensor]]:
-    """(the trial that gave so many outputs as promised, these): hooks may be how a model collects them."""
+def _shapes(graph: InjectedModule, mode: str) -> list[tuple[Any, ...]]:
+    """The inputs to try, the smallest first; in train mode in twos, since statistics need more than one value."""
+    wanted = input_values(graph.pristine_graph_of("eval")) or ()
+    own = input_values(graph.pristine_graph_of(mode)) or ()
+    return [*(doubled(each) if mode == "train" else each for each in smaller(wanted)), own]
+
+
+def _outputs(trials: Sequence[Runs], mode: str, promised: int, inputs: Inputs) -> tuple[Runs, list[torch.Tensor]]:
+    """(the first trial that gives so many outputs as promised, these): hooks may be how a model collects them."""
     *others, last = trials
-    args, kwargs = call
     for trial in others:
         try:
-            with _fresh(part, trial, mode):
-                given = list(tensors_in(trial(*args, **kwargs)))
-        except Exception:
+            with trial.run(mode):
+                given = list(tensors_in(inputs.given_to(trial.model)))
+        except Exception:  # Without its hooks it may lack what it goes on with.
             continue
         if len(given) == promised:
             return trial, given
-    with _fresh(part, last, mode):
-        return last, list(tensors_in(last(*args, **kwargs)))
+    with last.run(mode):
+        return last, list(tensors_in(inputs.given_to(last.model)))
 
 
-def _ordered(ours: nn.Module, theirs: nn.Module) -> list[torch.Tensor]:
-    """Our statistics in the order of theirs; constants of the graph's own have no like in ours."""
+def _statistics(theirs: nn.Module, ours: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The buffers of both after a run; constants of the graph's own have no like in ours."""
     held = dict(ours.named_buffers())
-    return [held.get(name, buffer) for name, buffer in theirs.named_buffers()]
+    return [(buffer, held[name]) for name, buffer in theirs.named_buffers() if name in held]
 
 
-def _trial(module: nn.Module) -> nn.Module:
-    """An alias without the caller's hooks."""
-    return without_hooks(alias(module))
-
-
-def _let_gates_do_something(plan: Plan, *models: nn.Module) -> None:
+def _let_gates_do_something(plan: Plan, *aliases: nn.Module) -> None:
     """Give random values to the new modules' weights, and to gains and norms that start near zero: what such a branch
     gives, gated or not, would not be seen.
+
+    The aliases get parameters of their own for that: what they hold is the caller's memory.
     """
     generator = torch.Generator().manual_seed(0)
     new = tuple(f"{insertion.module}." for insertion in plan.insertions)
-    tables = [dict(model.named_parameters()) for model in models]
-    for name, first in tables[0].items():
+    chosen: dict[str, nn.Parameter] = {}
+    for name, first in aliases[0].named_parameters():
         if first.is_floating_point() and (name.startswith(new) or (first.numel() and first.abs().max() < _FAINT)):
-            values = torch.randn(first.shape, generator=generator)
-            for table in tables:
-                table[name].data = values.to(device=first.device, dtype=first.dtype)
-
-
-@contextmanager
-def _fresh(source: nn.Module, model: nn.Module, mode: str) -> Iterator[None]:
-    """Let an alias of `source` run in `mode`, from the source's statistics, which stay as they are."""
-    model.train(mode=mode == "train")
-    for theirs, ours in zip(source.modules(), model.modules(), strict=True):
-        for name, buffer in theirs._buffers.items():
-            ours._buffers[name] = None if buffer is None else buffer.clone()
-    devices = {tensor.device.index for tensor in source.parameters() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
-        torch.manual_seed(0)
-        yield
+            values = torch.randn(first.shape, generator=generator).to(device=first.device, dtype=first.dtype)
+            chosen[name] = nn.Parameter(values, requires_grad=False)
+    for aliased in aliases:
+        held = {id(parameter): chosen[name] for name, parameter in aliased.named_parameters() if name in chosen}
+        for module in aliased.modules():
+            for name, parameter in module._parameters.items():
+                if id(parameter) in held:
+                    module._parameters[name] = held[id(parameter)]
 
 
 class _Watched(nn.Module):
@@ -145,22 +148,22 @@ class _Watched(nn.Module):
         return x
 
 
-def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, plan: Plan) -> Check:
+def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, plan: Plan) -> Likeness:
     """L2."""
-    ours, before = _trial(part), _trial(original)
+    ours, before = without_hooks(alias(part)), without_hooks(alias(original))
     seen: Counter[tuple[str, int]] = Counter()
     for insertion in plan.insertions:
         home, _, child = insertion.module.rpartition(".")
         ours.get_submodule(home)._modules[child] = _Watched(seen, insertion.module)
-    untouched = alias(ours)
     real = real_inputs(inputs, before)
-    with _fresh(original, before, "eval"):
-        expected = list(tensors_in(real.given_to(before)))
-    with _fresh(untouched, ours, "eval"):
-        given = list(tensors_in(real.given_to(ours)))
+    outputs = []
+    for model in (before, ours):
+        with Runs(model).run("eval"):
+            outputs.append(list(tensors_in(real.given_to(model))))
+    expected, given = outputs
     wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in plan.insertions}
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
     if len(expected) != len(given) or not all(map(equal_to_the_bit, expected, given)):
         wrong.append("it gives something else where no gate does anything")
-    figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode; train mode not compared"
-    return Check("calls", passed=not wrong, figure=figure)
+    figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
+    return Likeness(Check("calls", passed=not wrong, figure=figure), ("in train mode there is no graph to run beside",))

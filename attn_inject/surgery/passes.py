@@ -24,7 +24,8 @@ from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, real_values, tensors_in
 from ..tracing.trace import MODES
 from ..types import Check, Plan
-from .trial import Trial, without_hooks
+from .runs import without_hooks
+from .trial import Trial
 
 TRIAL_EXTENTS = (32, 64, 128, 192)
 

@@ -21,7 +21,6 @@ from ..errors import ArgumentError, GuardError, PlanError, first_line
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
 from ..tracing.calls import calls_of, run_on_meta, usual_inputs
-from ..tracing.factories import Draws
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.parts import put_in_place, record_of
@@ -29,7 +28,7 @@ from ..tracing.rewritten import writing_of
 from .attachment import attachments_of
 from .passes import TRIAL_EXTENTS, equal_to_the_bit
 from .pristine import without_attention
-from .trial import without_hooks
+from .runs import Runs, without_hooks
 
 _MEND = "use attach(), which keeps the part's own class, or inject without a scope"
 
@@ -128,14 +127,14 @@ class _Way:
     hooked: bool
 
     def alias_of(self, model: nn.Module) -> nn.Module:
-        """An alias with buffers of its own: what one run notes in them the next must not find."""
         aliased = alias(model).train(mode=self.training)
-        own: dict[int, torch.Tensor] = {}
-        for module in aliased.modules():
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = own.setdefault(id(buffer), buffer.clone())
         return aliased if self.hooked else without_hooks(aliased)
+
+    def outputs(self, model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+        """What an alias of `model` gives, with statistics and generators of its own."""
+        aliased = self.alias_of(model)
+        with Runs(aliased).run("train" if self.training else "eval"):
+            return list(tensors_in(aliased(*inputs.positional, **inputs.named)))
 
 
 def _has_hooks(model: nn.Module) -> bool:
@@ -187,19 +186,19 @@ def _different(located: LocatedModel, patched: InjectedModule, before: _Trial, u
             continue
         real = _real(inputs, located.model)
         try:
-            ours = _outputs(way.alias_of(located.model), real)
+            ours = way.outputs(located.model, real)
         except Exception:  # Shapes alone ran; the next size may have what this one lacks.
             continue
         bare = put_in_place(alias(located.model), {scope: without_attention(patched)})
         try:
-            theirs = _outputs(way.alias_of(bare), real)
+            theirs = way.outputs(bare, real)
         except GuardError:
             continue
         except Exception as error:
             raise _not_running(scope, error) from error
         if _are_equal(ours, theirs):
             return ""
-        if not _are_equal(ours, _outputs(way.alias_of(located.model), real)):
+        if not _are_equal(ours, way.outputs(located.model, real)):
             return "it gives something else each time that it runs"
         raise PlanError(f"the model around {scope} gives something else with a graph in its place: {_MEND}")
     return "its outputs could not be compared on an image of a usual size"
@@ -222,10 +221,3 @@ def _real(inputs: Inputs, model: nn.Module) -> Inputs:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     values = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=image.dtype)
     return inputs.map(lambda _: values)
-
-
-def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    devices = [tensor.device.index for tensor in inputs.tensors if tensor.device.type == "cuda"]
-    with torch.random.fork_rng(devices=devices), Draws().undone(), torch.no_grad():
-        torch.manual_seed(0)
-        return list(tensors_in(model(*inputs.positional, **inputs.named)))

@@ -14,6 +14,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.inputs import arguments_of, chosen_arguments, tensors_in
 from ..tracing.nodes import value_of
 from ..tracing.values import fetch
+from .runs import Runs, without_hooks
 
 # What gives the same for the same input, and does nothing else: most of the time of a network is in these.
 _PURE = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear}
@@ -32,16 +33,11 @@ class Trial:
         without_hooks(self._model)
         self._part = part
         self._calls = _Calls()
-        self._buffers = [
-            (module, name, buffer)
-            for module in self._model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        self._runs = Runs(self._model)
 
     def statistics(self) -> list[torch.Tensor]:
         """The buffers after the last run."""
-        return [module._buffers[name] for module, name, _ in self._buffers]  # type: ignore[misc]
+        return self._runs.statistics()
 
     def of_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
         """What the model's own code gives; with hooks, where it does not give what the graph gives without them."""
@@ -62,7 +58,7 @@ class Trial:
     def _code(self, graph: fx.Graph, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
         args, kwargs = arguments_of(graph, inputs)
         chosen = chosen_arguments(self._model.forward, self._part.fixed)
-        with self._fresh(mode, inputs), self._calls.noted(self._model):
+        with self._runs.run(mode), self._calls.noted(self._model):
             return list(tensors_in(self._model(*args, **kwargs, **chosen)))
 
     def of_graph(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
@@ -75,18 +71,8 @@ class Trial:
             if node.op == "get_attr" and not _has(self._model, str(node.target)):
                 setattr(self._model, str(node.target), fetch(self._part, str(node.target)))
         interpreter = _Replay(self._model, graph, self._calls)
-        with self._fresh(mode, inputs):
+        with self._runs.run(mode):
             return list(tensors_in(interpreter.run(*inputs, enable_io_processing=False)))
-
-    @contextmanager
-    def _fresh(self, mode: str, inputs: tuple[Any, ...]) -> Iterator[None]:
-        for module, name, buffer in self._buffers:
-            module._buffers[name] = buffer.clone()
-        self._model.train(mode=mode == "train")
-        devices = {tensor.device.index for tensor in tensors_in(inputs) if tensor.device.type == "cuda"}
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
-            torch.manual_seed(0)
-            yield
 
 
 def _has(model: nn.Module, path: str) -> bool:
@@ -95,14 +81,6 @@ def _has(model: nn.Module, path: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def without_hooks(aliased: nn.Module) -> nn.Module:
-    """Take the caller's forward and backward hooks off an alias: they may record what they see."""
-    for module in aliased.modules():
-        for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
-            hooks.clear()
-    return aliased
 
 
 class _Calls:

@@ -42,7 +42,7 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
         for plan in (part.injection.plan,)
         for path in (plan.scope or "",)
     ]
-    checks = [check for check in alike if check is not None]
+    checks = [like.check for like in alike if like.check is not None]
     return Verification((*verification.checks, *checks))
 
 

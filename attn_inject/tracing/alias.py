@@ -59,15 +59,22 @@ def copied(model: nn.Module) -> nn.Module:
     Gradients and tensors with a history, which `copy.deepcopy` refuses, stay the caller's.
     """
     other = alias(model)
-    clones: dict[int, torch.Tensor] = {}
+    own: dict[int, Any] = {}
     for module in other.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None and id(parameter) not in clones:
-                clones[id(parameter)] = parameter.data = parameter.detach().clone()
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = clones.setdefault(id(buffer), buffer.clone())
+        for table in (module._parameters, module._buffers):
+            for name, held in table.items():
+                if held is not None:
+                    # A parameter of somebody's own kind is the caller's, in an alias too.
+                    table[name] = own[id(held)] if id(held) in own else own.setdefault(id(held), _own(held))
     return other
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    if type(tensor) is not nn.Parameter:
+        return copy.deepcopy(tensor) if isinstance(tensor, nn.Parameter) else tensor.clone()
+    cloned = nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad)
+    vars(cloned).update(vars(tensor))
+    return cloned
 
 
 def _alias_parameter(parameter: nn.Parameter) -> nn.Parameter:

@@ -12,7 +12,7 @@ import inspect
 import keyword
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from torch import fx, nn
@@ -116,28 +116,32 @@ def forward_of(
     return forward
 
 
-def must_be_as_fixed(name: str, given: Any, fixed: Any) -> None:
+def must_be_as_fixed(
+    name: str, given: Any, fixed: Any, what: str = "graph", mend: str = "attach() keeps the class, which takes it"
+) -> None:
     """F3.
 
     Raises:
-        ArgumentError: another value than the graph was made with.
+        ArgumentError: another value than `what` was made with; `mend` is the way out.
 
     """
     if type(given) is not type(fixed) or given != fixed:
-        raise ArgumentError(
-            f"the graph was made with {name}={fixed!r} and is given {given!r}: attach() keeps the class, which takes it"
-        )
+        raise ArgumentError(f"the {what} was made with {name}={fixed!r} and is given {given!r}: {mend}")
 
 
-def must_be_as_written(name: str, given: Any, written: Any) -> None:
-    """F3 for a forward that is written for certain arguments.
+must_be_as_written = partial(
+    must_be_as_fixed, what="forward with attention", mend="attach with example_inputs that lead to this call"
+)
+"""F3 for a forward that `attach` wrote."""
 
-    Raises:
-        ArgumentError: another value than the forward is written for.
 
-    """
-    if type(given) is not type(written) or given != written:
-        raise ArgumentError(
-            f"attention was attached to a forward that was called with {name}={written!r}, and now {given!r} is given: "
-            "attach with example_inputs that lead to this call"
-        )
+class Faced(nn.Module):
+    """What answers F1 of a class that it no longer is of."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if is_answered(face_of(self), name):
+                return answer(self, name)
+            raise

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from ..types import Injection
-from .face import answer, face_of, forward_of, is_answered, may_be_fixed, portable_face
+from .face import Faced, face_of, forward_of, may_be_fixed, portable_face
 from .methods import bind, methods_for_graph
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
@@ -27,7 +27,7 @@ _MODES = {True: "train", False: "eval"}
 _OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced", "_inj_face", "_inj_fixed", "_inj_methods")
 
 
-class InjectedModule(fx.GraphModule):
+class InjectedModule(Faced, fx.GraphModule):
     """A model with attention in it.
 
     Attributes:
@@ -190,8 +190,6 @@ class InjectedModule(fx.GraphModule):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if is_answered(face_of(self), name):
-                return answer(self, name)
             losses = getattr(vars(self).get("injection"), "not_kept", ())
             if any(loss.startswith(f"method {name}()") for loss in losses):
                 raise AttributeError(

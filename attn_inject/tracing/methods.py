@@ -3,11 +3,11 @@
 A model may call a part by another name than `forward`: `def features(self, x, **more): return self(x)`. Bound to the
 graph, such a method runs the graph, with the attention. Its code is read, not run:
 
-M1. What it takes from `self` are settings, properties, `training`, the forward, and methods of which the same is true.
+K1. What it takes from `self` are settings, properties, `training`, the forward, and methods of which the same is true.
     No module, parameter or buffer, in no structure either, and no method of `nn.Module`, which would give them.
-M2. `self` is called, or asked for an attribute; it is given to nobody else.
-M3. Nothing of `self` is set or changed: the graph was made with what was there.
-M4. The code is there to read, and no decorator stands before it.
+K2. `self` is called, or asked for an attribute; it is given to nobody else.
+K3. Nothing of `self` is set or changed: the graph was made with what was there.
+K4. The code is there to read, and no decorator stands before it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _is_setting(module: nn.Module, name: str, of_class: Any) -> bool:
 
 @cache
 def _taken(method: FunctionType) -> frozenset[str] | None:
-    """The attributes that a method takes from its `self`; None for what M2 to M4 rule out."""
+    """The attributes that a method takes from its `self`; None for what K2 to K4 rule out."""
     parameters = list(inspect.signature(method).parameters)
     if not parameters or hasattr(method, "__wrapped__"):
         return None
@@ -120,7 +120,7 @@ def _taken(method: FunctionType) -> frozenset[str] | None:
 
 
 def _may_change(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """M3, for an attribute of `self`: set or deleted, in it or below, or a method called of what it holds."""
+    """K3, for an attribute of `self`: set or deleted, in it or below, or a method called of what it holds."""
     depth = 0
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         if not isinstance(node.ctx, ast.Load):

@@ -1,4 +1,4 @@
-"""What has no graph is recorded: the data flow of one run, good for finding sites and for hooks.
+"""What has no graph is recorded: the data flow of one run, good for finding sites and for `attach`.
 
 Code that decides on the data (a detector's selection of boxes), computes in numpy, or draws numbers has no graph that
 is right for every input. Its modules are called all the same, and one run shows which value goes where. The run is the

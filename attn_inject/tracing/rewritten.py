@@ -96,6 +96,11 @@ class Writing(Rewritten):
         # Graphs that were pickled know less of their values.
         super().__init__(base, source or made, {**scope, "must_be_as_written": must_be_as_written}, has_regions=regions)
 
+    @property
+    def identity(self) -> Any:
+        """Equal for two that do the same: the code, and what its names mean."""
+        return self.base, self.source, tuple((name, id(self._scope[name])) for name in sorted(self._scope))
+
     def __reduce__(self) -> Any:
         return _written, (self.base, self._graphs, self.fixed, self.source)
 

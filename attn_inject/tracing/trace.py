@@ -34,7 +34,7 @@ class Trace:
     "eval" to a graph; `constants` maps the attribute names of tensors that neither parameters nor buffers hold;
     `calls` has the calls of modules in each mode, as long as the graphs are as they were traced.
     `any_size` is whether another input size and batch gives the same graphs. `recorded` says why there is no graph,
-    but the data flow of one run in eval mode, good for finding sites and for hooks, not for running.
+    but the data flow of one run in eval mode, good for finding sites and for `attach`, not for running.
     """
 
     skeleton: nn.Module

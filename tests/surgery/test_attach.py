@@ -400,7 +400,9 @@ def test_a_frozen_argument_is_no_other_in_silence() -> None:
     attached = attach(model, "se", reduction=4, input_size=SMALL)
     block: Any = attached.body
     assert str(inspect.signature(block.forward)) == "(x, twice=False)"
-    with pytest.raises(ArgumentError, match=r"twice=False, and now True is given"):
+    with pytest.raises(
+        ArgumentError, match=r"^the forward with attention was made with twice=False and is given True: "
+    ):
         block(torch.randn(1, 16, 8, 8), twice=True)
 
 

@@ -1,0 +1,114 @@
+"""Forwards written anew, so that the modules of a part call the attention that stands in its blocks.
+
+N1. A rewritten forward is made from the graph of the module alone, in which its children are single calls.
+N2. A plain Sequential whose own the attention is runs it as one more element, right after what it gates.
+N3. Whose own code knows a name under which a new module stands now (timm's `se`) is rewritten too, if another module's
+    code calls that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from torch import fx, nn
+
+from ..errors import PlanError, first_line
+from ..tracing.parts import full_path
+from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, rewrite_forward
+from ..types import Insertion, block_name
+from .blocks import Blocks, Spot
+from .rewrite import edit_forward
+from .ways import Ways
+
+
+def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: Collection[str]) -> list[str]:
+    """Let the modules of `part` call the new ones, which stand in their blocks; the paths of the buffers this takes.
+
+    `kept` are the paths of new modules in whose place something stood.
+
+    Raises:
+        PlanError: a module that would have to call attention of several blocks, or whose class allows no other forward.
+
+    """
+    constants: list[str] = []
+    written: dict[Any, Writing] = {}
+    taken = _taken(ways.spots, kept)
+    for path in dict.fromkeys((*ways.paths, *taken)):
+        spots = [spot for spot in ways.spots if spot.path == path]
+        module = part.get_submodule(path)
+        holders = {spot.insertion.module: _holder(part, spot.insertion) for spot in spots}
+        if _is_plain_sequence(module) and spots and all(holder is module for holder in holders.values()):
+            for spot in spots:
+                _follow(module, blocks.edits(spot)["eval"].value, spot.insertion)
+            continue
+        trace = blocks.graphs(path)
+        outside = set(holders.values()) - set(module.modules())
+        if len(outside) > 1:
+            raise PlanError(f"{block_name(path)} would call attention of several blocks: use inject")
+        # All are looked up before the first is made.
+        edits = [
+            (_seen_from(module, holders[spot.insertion.module], spot.insertion), blocks.edits(spot)) for spot in spots
+        ]
+        for mode, graph in trace.graphs.items():
+            edit_forward(graph, [(name, by_mode[mode]) for name, by_mode in edits], taken.get(path, ()))
+        for name, tensor in trace.constants.items():
+            module.register_buffer(name, tensor.detach(), persistent=False)
+            constants.append(full_path(path, name))
+        writing = Writing(own_class(module), trace.graphs, trace.fixed_arguments)
+        # Blocks that do the same have one class.
+        writing = written.setdefault(writing.identity, writing)
+        try:
+            rewrite_forward(module, writing, next(iter(outside), None))
+        except TypeError as error:
+            raise PlanError(f"{block_name(path)}: its class allows no other forward ({first_line(error)})") from error
+    _pass_through(part, ways)
+    return constants
+
+
+def _taken(spots: Iterable[Spot], kept: Collection[str]) -> dict[str, list[str]]:
+    """N3: by block, the names of new modules that other modules call, under which the block had something."""
+    taken: dict[str, list[str]] = {}
+    for spot in spots:
+        home, _, child = spot.insertion.module.rpartition(".")
+        if spot.path != home and spot.insertion.module in kept:
+            taken.setdefault(home, []).append(child)
+    return taken
+
+
+def _holder(part: nn.Module, insertion: Insertion) -> nn.Module:
+    """The block that holds a new module."""
+    return part.get_submodule(insertion.module.rpartition(".")[0])
+
+
+def _seen_from(module: nn.Module, holder: nn.Module, insertion: Insertion) -> str:
+    """The path of a new module as the code of `module` has it."""
+    child = insertion.module.rpartition(".")[2]
+    inside = {inner: name for name, inner in module.named_modules()}
+    return full_path(inside.get(holder, HOLDER), child)
+
+
+def _is_plain_sequence(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward and own_class(module) is type(module)
+
+
+def _follow(sequence: nn.Module, value: fx.Node, insertion: Insertion) -> None:
+    """N2: let the new module follow the element that gives the value."""
+    child = insertion.module.rpartition(".")[2]
+    element = str(value.target).partition(".")[0]
+    new = sequence._modules.pop(child)
+    order = list(sequence._modules.items())
+    at = 1 + next(index for index, (name, _) in enumerate(order) if name == element)
+    sequence._modules.clear()
+    sequence._modules.update([*order[:at], (child, new), *order[at:]])
+
+
+def _pass_through(part: nn.Module, ways: Ways) -> None:
+    """Let blocks run their own forward while what children return passes through the attention."""
+    by_home: dict[str, list[tuple[str, str, tuple[int, ...] | None]]] = {}
+    for module, (child, order) in ways.makers.items():
+        home, _, name = module.rpartition(".")
+        by_home.setdefault(home, []).append((child, name, order))
+    for home, gates in by_home.items():
+        holder = part.get_submodule(home)
+        rewrite_forward(holder, Passing(own_class(holder), tuple(gates)), None)

@@ -1,0 +1,49 @@
+"""Real runs of an alias that leave nothing behind: not in the caller's statistics, nor generators, nor hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..tracing.factories import Draws
+
+
+class Runs:
+    """Runs of an alias, each from the statistics that it has now, under one seed, without gradients."""
+
+    def __init__(self, aliased: nn.Module) -> None:
+        self.model = aliased
+        self._buffers = [
+            (module, name, buffer)
+            for module in aliased.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def statistics(self) -> list[torch.Tensor]:
+        """The buffers after the last run."""
+        return [module._buffers[name] for module, name, _ in self._buffers]  # type: ignore[misc]
+
+    @contextmanager
+    def run(self, mode: str) -> Iterator[None]:
+        """Let the alias run in `mode`, on buffers of its own: the caller's stay as they are, and so do generators."""
+        own: dict[int, torch.Tensor] = {}
+        for module, name, buffer in self._buffers:
+            module._buffers[name] = own[id(buffer)] if id(buffer) in own else own.setdefault(id(buffer), buffer.clone())
+        self.model.train(mode=mode == "train")
+        tensors = (*self.model.parameters(), *own.values())
+        devices = {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
+        with torch.random.fork_rng(devices=list(devices)), Draws().undone(), torch.no_grad():
+            torch.manual_seed(0)
+            yield
+
+
+def without_hooks(aliased: nn.Module) -> nn.Module:
+    """Take the caller's forward and backward hooks off an alias: they may record what they see."""
+    for module in aliased.modules():
+        for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
+            hooks.clear()
+    return aliased

@@ -1,0 +1,71 @@
+"""How each attention of a plan is called where the model keeps its classes: in a rewritten forward, or around the own.
+
+Y1. A spot (`blocks.py`) whose module has a graph without guards is rewritten.
+Y2. Where the module has none, or one for certain sizes only, the forward of the block that holds the attention runs as
+    it is, and what a child of it returns (`makers.py`) passes through the attention meanwhile.
+Y3. What neither reaches is rewritten with its guards, or left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import PlanError
+from ..sites.reading import LocatedModel
+from ..types import Insertion, block_name
+from .blocks import Blocks, Spot
+from .makers import maker
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The spots to rewrite; by the new module's path, (the child in its block, the order of axes) to pass through; why
+    that is so; and by the same what is left out, with the reason.
+    """
+
+    spots: tuple[Spot, ...] = ()
+    makers: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        """The modules whose forward is rewritten."""
+        return list(dict.fromkeys(spot.path for spot in self.spots))
+
+
+def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertion]) -> Ways:
+    """The way of each insertion."""
+    spots: list[Spot] = []
+    makers: dict[str, tuple[str, tuple[int, ...] | None]] = {}
+    reasons: list[str] = []
+    left_out: dict[str, str] = {}
+    for insertion in insertions:
+        spot = blocks.spot(insertion)
+        if isinstance(spot, Spot) and not blocks.graphs(spot.path).guards:
+            spots.append(spot)
+            continue
+        block = block_name(insertion.site.block)
+        try:
+            child, order = maker(located, insertion)
+            home, _, name = insertion.module.rpartition(".")
+            if hasattr(located.part.get_submodule(home), name):
+                raise PlanError(f"{block}: its own code may run what is called {name!r}")
+        except PlanError:
+            if isinstance(spot, Spot):
+                spots.append(spot)
+            else:
+                left_out[insertion.module] = f"{block}: {spot}"
+            continue
+        makers[insertion.module] = child, order
+        why = "its code decides on sizes" if isinstance(spot, Spot) else spot
+        reasons.append(
+            f"{block}: its own forward runs, since {why}; compilers and scripts do not follow the attention around it"
+        )
+    homes = {module.rpartition(".")[0] for module in makers}
+    for spot in [spot for spot in spots if spot.path in homes]:
+        # A forward is either rewritten or run as it is.
+        spots.remove(spot)
+        left_out[spot.insertion.module] = f"{block_name(spot.path)}: its code decides on sizes"
+    return Ways(tuple(spots), makers, tuple(reasons), left_out)
