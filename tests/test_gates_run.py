@@ -18,6 +18,7 @@ from attn_inject import (
     apply_plan,
     attach,
     detach,
+    freeze_original,
     inject,
     load,
     make_plan,
@@ -29,6 +30,7 @@ from attn_inject import (
 from attn_inject.attention.se import SE
 from attn_inject.cli.main import run
 from attn_inject.optimizing.optimized import OptimizedModule
+from attn_inject.surgery.forms import as_graph
 
 from . import twice
 
@@ -74,6 +76,43 @@ def _restored(model: nn.Module, _: Path) -> nn.Module:
     return fresh
 
 
+def _attached(model: nn.Module, **choices: Any) -> nn.Module:
+    return attach(model, "se", **{**CHOICES, **choices})
+
+
+def _saved_attached(suffix: str, form: Any, **options: Any) -> Callable[[nn.Module, Path], nn.Module]:
+    def way(model: nn.Module, folder: Path) -> nn.Module:
+        save(_attached(model), folder / f"m{suffix}", **options)
+        made: nn.Module = load(folder / f"m{suffix}", model, form=form)
+        return made
+
+    return way
+
+
+def _attached_by_command(model: nn.Module, folder: Path) -> nn.Module:
+    source = f"{Path(twice.__file__)}:make"
+    words = [source, "-a", "se", "--reduction", "4", "--input-size", "16", "--no-bench", "--form", "module", "--out"]
+    assert run([*words, str(folder / "m.pt")]) == 0
+    return load(folder / "m.pt", model, form="module")
+
+
+def _attached_again(model: nn.Module, _: Path) -> nn.Module:
+    return _attached(_attached(model, include="body.last"))
+
+
+def _through_a_pickle_of_torch(model: nn.Module, folder: Path) -> nn.Module:
+    torch.save(_attached(model), folder / "whole.pt")
+    made: nn.Module = torch.load(folder / "whole.pt", weights_only=False)
+    return made
+
+
+def _filled(model: nn.Module, _: Path) -> nn.Module:
+    """Attached, then given a graph's weights, strictly."""
+    attached = _attached(model)
+    attached.load_state_dict(_injected(twice.make(type(model))).state_dict())
+    return attached
+
+
 WAYS: dict[str, Callable[[nn.Module, Path], nn.Module]] = {
     "inject": lambda model, _: _injected(model),
     "inject twice": _used_again,
@@ -82,6 +121,24 @@ WAYS: dict[str, Callable[[nn.Module, Path], nn.Module]] = {
     "attach": lambda model, _: attach(model, "se", **CHOICES),
     "attach, copied": lambda model, _: copy.deepcopy(attach(model, "se", **CHOICES)),
     "attach, pickled": lambda model, _: pickle.loads(pickle.dumps(attach(model, "se", **CHOICES))),
+    "attach, a copy": lambda model, _: _attached(model, copy=True),
+    "attach, twice": _attached_again,
+    "attach a scope": lambda model, _: attach(model, "se", scope="body", reduction=4, input_size=(16, 16, 16)),
+    "attach, torch.save": _through_a_pickle_of_torch,
+    "attach, state dict": _filled,
+    "attach, frozen": lambda model, _: freeze_original(_attached(model)),
+    "attach, float64": lambda model, _: _attached(model).double(),
+    "attach, in a Sequential": lambda model, _: nn.Sequential(_attached(model)),
+    "attach, in DataParallel": lambda model, _: nn.DataParallel(_attached(model)),
+    "attach, .pt": _saved_attached(".pt", "module"),
+    "attach, .safetensors": _saved_attached(".safetensors", "module"),
+    "attach, .pt, attention only": _saved_attached(".pt", "module", attention_only=True),
+    "attached, .pt as a graph": _saved_attached(".pt", "graph"),
+    "attached, as a graph": lambda model, _: as_graph(_attached(model)),
+    "attached, optimize_training": lambda model, _: optimize_training(_attached(model)),
+    "attach, command line": _attached_by_command,
+    "inject, a copy": lambda model, _: inject(model, "se", copy=True, **CHOICES),
+    "inject, frozen": lambda model, _: freeze_original(_injected(model)),
     "copied": lambda model, _: copy.deepcopy(_injected(model)),
     "copied flat": lambda model, _: copy.copy(_injected(model)),
     "pickled": lambda model, _: pickle.loads(pickle.dumps(_injected(model))),
@@ -131,7 +188,7 @@ def test_every_gate_runs_as_often_as_its_block(way: str, training: bool, gates: 
     assert not torch.allclose(changed.float(), _output(twice.make().train(training)), atol=1e-3)
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "optimize_training"])
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.endswith("optimize_training")])
 def test_hooks_on_the_gates_fire(way: str, tmp_path: Path) -> None:
     """`optimize_training` says that in its train mode they do not."""
     made = WAYS[way](twice.make(), tmp_path).eval()
@@ -155,20 +212,26 @@ def _named(suffix: str) -> Callable[[nn.Module, Path], nn.Module]:
     return way
 
 
+NO_GRAPH = ("attach, state dict", "attach, command line", "attach, float64")
 # Networks whose code asks, takes or shares what plain ones do not, and the ways to patch each.
 OTHERS: dict[str, tuple[type[twice.Twice], Callable[[nn.Module, Path], nn.Module]]] = {
-    **{f"asking, {way}": (twice.Asking, WAYS[way]) for way in WAYS if way not in ("command line", "float64")},
+    **{f"asking, {way}": (twice.Asking, WAYS[way]) for way in WAYS if not way.endswith(("command line", "float64"))},
     "named, inject": (twice.Named, lambda model, _: inject(model, "se", **NAMED)),
     "named, attach": (twice.Named, lambda model, _: attach(model, "se", **NAMED)),
     "named, pickled": (twice.Named, lambda model, _: pickle.loads(pickle.dumps(inject(model, "se", **NAMED)))),
     "named, .pt": (twice.Named, _named(".pt")),
     "named, .safetensors": (twice.Named, _named(".safetensors")),
-    **{f"deciding, {way}": (twice.Deciding, WAYS[way]) for way in WAYS if way.startswith("attach")},
+    **{
+        f"deciding, {way}": (twice.Deciding, WAYS[way])
+        for way in WAYS
+        # It has no graph: only its body, which the scope is, has a state dict of one to be filled with.
+        if way.startswith("attach") and not way.startswith("attached") and way not in NO_GRAPH
+    },
     "deciding, inject a scope": (twice.Deciding, WAYS["inject a scope"]),
     **{
         f"one activation, {way}": (twice.OneActivation, WAYS[way])
         for way in WAYS
-        if way.startswith(("attach", "inject"))
+        if way.startswith(("attach", "inject")) and not way.endswith(("command line", "float64"))
     },
 }
 
@@ -200,9 +263,10 @@ FAST: dict[str, Callable[[OptimizedModule], nn.Module]] = {
 }
 
 
+@pytest.mark.parametrize("form", [_injected, _attached])
 @pytest.mark.parametrize("way", FAST)
-def test_an_optimized_graph_works_every_gate_out(way: str, gates: Counter[int]) -> None:
-    fast = optimize(_injected(twice.make()))
+def test_an_optimized_graph_works_every_gate_out(way: str, form: Any, gates: Counter[int]) -> None:
+    fast = optimize(form(twice.make()))
     made = FAST[way](fast)
     gates.clear()
     changed = _output(made)
@@ -216,10 +280,18 @@ def test_an_optimized_graph_works_every_gate_out(way: str, gates: Counter[int]) 
     assert again.rewritten == fast.rewritten
 
 
-@pytest.mark.parametrize("back", ["remove", "detach"])
+BACK: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "remove": lambda model: remove(_injected(model)),
+    "detach": lambda model: detach(_attached(model)),
+    "remove what was attached": lambda model: remove(_attached(model)),
+    "detach a pickle": lambda model: detach(pickle.loads(pickle.dumps(_attached(model)))),
+}
+
+
+@pytest.mark.parametrize("back", BACK)
 def test_the_way_back_leaves_no_gate(back: str, gates: Counter[int]) -> None:
     model = twice.make().eval()
-    plain = remove(_injected(model)) if back == "remove" else detach(attach(model, "se", **CHOICES))
+    plain = BACK[back](model)
     gates.clear()
     assert torch.equal(_output(plain.eval()), _output(model))
     assert not gates

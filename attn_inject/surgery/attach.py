@@ -137,9 +137,10 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     graph = None if located.trace.recorded else rewrite(located, plan)
     outer = alias(located.model)
     part = submodule(outer, located.scope)
-    kept = _put_in(part, plan, [insertion for insertion in todo if insertion in plan.insertions], graph)
+    new = [insertion for insertion in todo if insertion.module not in ways.left_out]
+    kept = _put_in(part, plan, new, graph)
     constants = write_forwards(part, blocks, ways, kept)
-    like = likeness(located.part, located.trace.inputs, part, plan, graph)
+    like = likeness(located.part, located.trace.inputs, part, new, graph)
     if like.check is not None and not like.check.passed:
         raise RewriteError(f"what attach made is not what was planned: {like.check.figure}; use inject")
     traces = [blocks.graphs(path) for path in ways.paths]

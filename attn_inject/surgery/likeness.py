@@ -21,7 +21,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, arguments_of, chosen_arguments, input_values, real_values, tensors_in
 from ..tracing.recording import real_inputs
 from ..tracing.trace import MODES
-from ..types import Check, Plan
+from ..types import Check, Insertion
 from .passes import doubled, equal_to_the_bit, size_of, smaller
 from .runs import Runs, without_hooks
 
@@ -37,22 +37,23 @@ class Likeness:
 
 
 def likeness(
-    original: nn.Module, inputs: Inputs, part: nn.Module, plan: Plan, graph: InjectedModule | None
+    original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule | None
 ) -> Likeness:
     """Compare `part`, which `attach` made from `original`, with `graph`, which `inject` makes of it.
 
-    `inputs` are what it was read on; without a graph L2 is tried. A model that has shapes only is not compared.
+    `inputs` are what it was read on, `new` what was put in now; without a graph L2 is tried. A model that has shapes
+    only is not compared.
     """
     if any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
         return Likeness(untried=("the model has shapes only",))
     if graph is None:
-        return _as_recorded(original, inputs, part, plan)
-    return _as_the_graph(original, part, plan, graph)
+        return _as_recorded(original, inputs, part, new)
+    return _as_the_graph(original, part, new, graph)
 
 
-def _as_the_graph(original: nn.Module, part: nn.Module, plan: Plan, graph: InjectedModule) -> Likeness:
+def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> Likeness:
     trials, theirs = [Runs(without_hooks(alias(part))), Runs(alias(part))], Runs(without_hooks(alias(graph)))
-    _let_gates_do_something(plan, *(each.model for each in (*trials, theirs)))
+    _let_gates_do_something(new, *(each.model for each in (*trials, theirs)))
     chosen = chosen_arguments(original.forward, graph.fixed)
     device = next((tensor.device for tensor in graph.parameters()), torch.device("cpu"))
     figures: list[str] = []
@@ -114,14 +115,14 @@ def _statistics(theirs: nn.Module, ours: nn.Module) -> list[tuple[torch.Tensor, 
     return [(buffer, held[name]) for name, buffer in theirs.named_buffers() if name in held]
 
 
-def _let_gates_do_something(plan: Plan, *aliases: nn.Module) -> None:
+def _let_gates_do_something(insertions: Sequence[Insertion], *aliases: nn.Module) -> None:
     """Give random values to the new modules' weights, and to gains and norms that start near zero: what such a branch
     gives, gated or not, would not be seen.
 
     The aliases get parameters of their own for that: what they hold is the caller's memory.
     """
     generator = torch.Generator().manual_seed(0)
-    new = tuple(f"{insertion.module}." for insertion in plan.insertions)
+    new = tuple(f"{insertion.module}." for insertion in insertions)
     chosen: dict[str, nn.Parameter] = {}
     for name, first in aliases[0].named_parameters():
         if first.is_floating_point() and (name.startswith(new) or (first.numel() and first.abs().max() < _FAINT)):
@@ -148,11 +149,11 @@ class _Watched(nn.Module):
         return x
 
 
-def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, plan: Plan) -> Likeness:
+def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequence[Insertion]) -> Likeness:
     """L2."""
     ours, before = without_hooks(alias(part)), without_hooks(alias(original))
     seen: Counter[tuple[str, int]] = Counter()
-    for insertion in plan.insertions:
+    for insertion in new:
         home, _, child = insertion.module.rpartition(".")
         ours.get_submodule(home)._modules[child] = _Watched(seen, insertion.module)
     real = real_inputs(inputs, before)
@@ -161,7 +162,7 @@ def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, plan: Pla
         with Runs(model).run("eval"):
             outputs.append(list(tensors_in(real.given_to(model))))
     expected, given = outputs
-    wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in plan.insertions}
+    wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
     if len(expected) != len(given) or not all(map(equal_to_the_bit, expected, given)):
         wrong.append("it gives something else where no gate does anything")

@@ -37,7 +37,7 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
     parts = patched_parts(as_graph(patched))
     verification = joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
     alike = [
-        likeness(submodule(whole, path), part.inputs, submodule(patched, path), plan, parts[path])
+        likeness(submodule(whole, path), part.inputs, submodule(patched, path), plan.insertions, parts[path])
         for part in attachments_of(patched)
         for plan in (part.injection.plan,)
         for path in (plan.scope or "",)

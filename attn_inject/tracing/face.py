@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, PlanError
 
 _ANSWERED = (property, cached_property, staticmethod)
 
@@ -108,12 +108,32 @@ def forward_of(
     ]
     source = (
         f"def forward({parameters_of(face, places, fixed)}):\n{''.join(checks)}"
-        f"    return {run}({', '.join(['self', *places])})\n"
+        "    try:\n"
+        f"        return {run}({', '.join(['self', *places])})\n"
+        "    except RuntimeError as error:\n"
+        "        inj_explain(self, error)\n"
+        "        raise\n"
     )
-    made: dict[str, Any] = {"inj_fixed": fixed, "inj_check": must_be_as_fixed, **(scope or {})}
+    made: dict[str, Any] = {
+        "inj_fixed": fixed, "inj_check": must_be_as_fixed, "inj_explain": must_be_sharded_whole, **(scope or {})
+    }  # fmt: skip
     exec(source, made)
     forward: Callable[..., Any] = made["forward"]
     return forward
+
+
+def must_be_sharded_whole(graph: nn.Module, error: RuntimeError) -> None:
+    """Explain what comes of sharding one block of a graph, which calls what the block holds, but not the block.
+
+    Raises:
+        PlanError: says what to shard instead.
+
+    """
+    if "DTensor" in str(error) and any(hasattr(parameter, "device_mesh") for parameter in graph.parameters()):
+        raise PlanError(
+            "this graph never calls its blocks, so that fully_shard(block) does not reach them: shard the graph as a "
+            "whole, with fully_shard(model) alone, or use attach(), whose blocks are called"
+        ) from error
 
 
 def must_be_as_fixed(

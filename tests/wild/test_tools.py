@@ -73,6 +73,47 @@ def _opacus(tool: Any, model: nn.Module) -> None:
     assert _counted(fixed) == 8
 
 
+def _openvino(tool: Any, model: nn.Module) -> None:
+    converted = tool.convert_model(model, example_input=IMAGE)
+    compiled = tool.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert torch.allclose(torch.from_numpy(compiled(IMAGE.numpy())[0].copy()), model(IMAGE), atol=1e-4)
+
+
+def _pt2e(tool: Any, model: nn.Module) -> None:
+    """With a quantizer that asks for the linear layers, which are the classifier's and the gates'."""
+    specs = tool.quantizer
+    observer = importlib.import_module("torchao.quantization.pt2e").MinMaxObserver
+    spec = specs.QuantizationSpec(
+        dtype=torch.int8,
+        observer_or_fake_quant_ctr=observer,
+        quant_min=-128,
+        quant_max=127,
+        qscheme=torch.per_tensor_affine,
+    )
+
+    class Linears(specs.Quantizer):  # type: ignore[misc, name-defined]
+        def annotate(self, model: Any) -> Any:
+            for node in model.graph.nodes:
+                if node.target is torch.ops.aten.linear.default:
+                    asked = {node.args[0]: spec, node.args[1]: spec}
+                    node.meta["quantization_annotation"] = specs.QuantizationAnnotation(
+                        input_qspec_map=asked, _annotated=True
+                    )
+            return model
+
+        def validate(self, model: Any) -> None: ...
+
+    before = model(IMAGE)
+    exported = torch.export.export(model, (IMAGE,)).module()
+    prepared = tool.quantize_pt2e.prepare_pt2e(exported, Linears())
+    prepared(IMAGE)
+    converted = tool.quantize_pt2e.convert_pt2e(prepared)
+    linears = [node for node in converted.graph.nodes if node.target is torch.ops.aten.linear.default]
+    assert len(linears) == 2 * 8 + 1
+    assert all("dequantize" in str(node.args[0].target) for node in linears)
+    assert torch.nn.functional.cosine_similarity(converted(IMAGE), before).min() > 0.99
+
+
 TOOLS: dict[str, Callable[[Any, nn.Module], None]] = {
     "torchinfo": _torchinfo,
     "fvcore.nn": _fvcore,
@@ -80,6 +121,8 @@ TOOLS: dict[str, Callable[[Any, nn.Module], None]] = {
     "torch_pruning": _torch_pruning,
     "torchao.quantization": _torchao,
     "opacus.validators": _opacus,
+    "openvino": _openvino,
+    "torchao.quantization.pt2e": _pt2e,
 }
 
 
@@ -87,6 +130,9 @@ TOOLS: dict[str, Callable[[Any, nn.Module], None]] = {
 @pytest.mark.parametrize("name", TOOLS)
 def test_the_attention_is_there_for_tools_of_others(name: str, form: Any) -> None:
     tool = pytest.importorskip(name)
+    if name.endswith("pt2e"):
+        importlib.import_module(f"{name}.quantize_pt2e")
+        importlib.import_module(f"{name}.quantizer")
     model = _made(form)
     TOOLS[name](tool, model)
     assert _counted(model) == 8
