@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -38,8 +39,23 @@ Calls = Mapping[Frame, Call]
 
 def with_nodes(structure: Any) -> Any:
     """The same structure with nodes in the place of proxies."""
+    kind = type(structure)
     # A proxy answers `isinstance` for what it stands for.
-    return tree_map(lambda part: part.node if issubclass(type(part), fx.Proxy) else part, structure)
+    if issubclass(kind, fx.Proxy):
+        return structure.node
+    # Every call of every module comes by here, mostly with one value: torch's own walk takes longer to set out.
+    if kind in (tuple, list):
+        return kind(with_nodes(part) for part in structure)
+    if kind is dict:
+        return {key: with_nodes(part) for key, part in structure.items()}
+    return structure if kind in _PLAIN else tree_map(_node_of, structure)
+
+
+_PLAIN = (bool, int, float, str, type(None), torch.Tensor)
+
+
+def _node_of(part: Any) -> Any:
+    return part.node if issubclass(type(part), fx.Proxy) else part
 
 
 def nodes_in(structure: Any) -> Iterator[fx.Node]:

@@ -4,6 +4,8 @@ Python's stack is at its end.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,28 @@ class _Place:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A function by the module and the name that it stands under, where its own name would not find it again.
+
+    Some of torch's (`torch.nn.functional.max_pool2d`) are made within others.
+    """
+
+    module: str
+    name: str
+
+    @classmethod
+    def of(cls, target: Any) -> Any:
+        """The target, or what stands for it."""
+        home, name = getattr(target, "__module__", None), getattr(target, "__name__", "")
+        if not callable(target) or "<locals>" not in getattr(target, "__qualname__", "") or home not in sys.modules:
+            return target
+        return cls(home, name) if getattr(sys.modules[home], name, None) is target else target
+
+    def target(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
+
+
 class PortableGraph:
     """A graph as a list of its nodes, which know only what pickles: meta tensors stay behind."""
 
@@ -27,7 +51,7 @@ class PortableGraph:
         self._nodes = [
             (
                 node.op,
-                node.target,
+                _Named.of(node.target),
                 fx.node.map_arg(node.args, places.__getitem__),
                 fx.node.map_arg(node.kwargs, places.__getitem__),
                 node.name,
@@ -47,7 +71,8 @@ class PortableGraph:
 
         for op, target, args, kwargs, name, kind, meta in self._nodes:
             reads = fx.node.map_aggregate(args, there), fx.node.map_aggregate(kwargs, there)
-            node = graph.create_node(op, target, *reads, name, kind)
+            named = target.target() if isinstance(target, _Named) else target
+            node = graph.create_node(op, named, *reads, name, kind)
             node.meta = dict(meta)
             made.append(node)
         return graph

@@ -98,7 +98,7 @@ class Tracer(fx.Tracer):
         self._index(skeleton)
 
     def run(self) -> None:
-        """Trace; afterwards the skeleton is as it was.
+        """Trace; afterwards the skeleton is as it was, and so are the caller's generators.
 
         Raises:
             StaysWhole: a module that may stay whole decides on a size.
@@ -107,6 +107,7 @@ class Tracer(fx.Tracer):
         """
         with (
             _ALONE,
+            Draws().undone(),
             _as_it_was(self.skeleton, self.mode),
             _private_buffers(self.skeleton, self),
             self.hooks.restored(),

@@ -126,3 +126,15 @@ def test_a_plot_needs_a_known_ending_and_something_to_draw(fixed: Report, tmp_pa
         fixed.plot(tmp_path / "chart.doc")
     with pytest.raises(AttnInjectError, match="neither"):
         replace(fixed, sites=(), speeds=()).plot(tmp_path / "chart.png")
+
+
+def test_methods_that_a_graph_leaves_behind_are_one_line(fixed: Report) -> None:
+    methods = tuple(f"method {name}(): it runs the class's own code" for name in ("features", "head", "reset", "init"))
+    hook = "forward hook on layer1: register it again, on a module that the graph calls"
+    lines = [line for line in words.remarks(replace(fixed, not_kept=(*methods, hook))) if line.startswith("not kept")]
+    assert lines == [
+        f"not kept: {hook}",
+        "not kept: 4 methods of the class's own code (features(), head(), reset(), ...): "
+        "attach() and --form module keep them",
+    ]
+    assert f"not kept: {methods[0]}" in words.remarks(replace(fixed, not_kept=methods[:1]))

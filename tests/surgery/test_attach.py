@@ -8,6 +8,7 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -439,3 +440,91 @@ def test_a_block_that_decides_on_sizes_runs_its_own_code_around_the_attention() 
     with pytest.raises(PlanError, match=r"detach\(\) it, and attach all in one call"):
         attach(attached, "se", reduction=4, input_size=SMALL)
     assert type(detach(attached).body[0]) is Sized
+
+
+class Odd(nn.Parameter):
+    """Somebody's own kind of parameter."""
+
+
+class Drawing(nn.Module):
+    """Draws in numpy, where no trace follows: it is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Toy(_residual())
+        self.body.stem.weight = Odd(self.body.stem.weight.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.body(x) * (1 + np.random.rand() * 0)  # noqa: NPY002
+        return made
+
+
+def test_what_the_caller_has_stays_as_it_is_while_attached_models_are_compared() -> None:
+    torch.manual_seed(0)
+    plain: Any = Toy(_residual())
+    plain.stem.weight = Odd(torch.full_like(plain.stem.weight, 1e-3))
+    plain.body.register_buffer("seen", torch.zeros(1))
+    weights = {name: value.clone() for name, value in plain.state_dict().items()}
+    gates = attach(plain, "se", reduction=4, input_size=SMALL)
+    assert type(plain.stem.weight) is Odd
+    assert all(torch.equal(value, weights[name]) for name, value in plain.state_dict().items())
+    assert float(gates.get_submodule("body.se.fc1").weight.abs().max()) < 1
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    attach(Drawing().eval(), "se", reduction=4, input_size=SMALL, init="identity")
+    assert (np.random.get_state()[1] == before[0]).all()  # noqa: NPY002
+
+
+def test_a_copy_of_somebodys_own_kind_of_parameter_is_a_copy() -> None:
+    model: Any = Toy(_residual())
+    model.stem.weight = Odd(model.stem.weight.detach())
+    made: Any = attach(model, "se", reduction=4, input_size=SMALL, copy=True)
+    assert type(made.stem.weight) is Odd
+    assert made.stem.weight.data_ptr() != model.stem.weight.data_ptr()
+
+
+def test_what_could_not_be_compared_is_said() -> None:
+    recorded: Any = attach(Drawing().eval(), "se", reduction=4, input_size=SMALL)
+    said = "a comparison with what inject gives: in train mode there is no graph to run beside"
+    assert said in recorded.injection.not_kept
+    with torch.device("meta"):
+        model = Toy(_residual())
+    shapes: Any = attach(model, "se", reduction=4, input_size=SMALL)
+    assert shapes.injection.verification is None
+    assert shapes.injection.not_kept == ("a comparison with what inject gives: the model has shapes only",)
+    compared: Any = attach(Toy(_residual()), "se", reduction=4, input_size=SMALL)
+    assert compared.injection.not_kept == ()
+
+
+def test_blocks_of_one_class_share_one_more_if_they_do_the_same() -> None:
+    model = Toy(
+        nn.Sequential(
+            Sized(), *(Lambda(lambda m, x: x + m.b(relu(m.a(x))), a=conv(16, 16), b=conv(16, 16)) for _ in "ab")
+        )
+    )
+    attached: Any = attach(model, "se", reduction=4, input_size=SMALL, include=["body.1", "body.2"])
+    assert type(attached.body[1]) is type(attached.body[2])
+
+    def made(function: Any) -> Lambda:
+        def act(x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = function(x)
+            return made
+
+        fx_kept = Kept(act)
+        return Lambda(lambda m, x: x + m.b(m.act(m.a(x))), a=conv(16, 16), b=conv(16, 16), act=fx_kept)
+
+    two = Toy(nn.Sequential(made(torch.relu), made(torch.tanh))).eval()
+    _as_inject_does(two, attach(two, "se", reduction=4, input_size=SMALL))
+
+
+class Kept(nn.Module):
+    """Runs a function that it was given."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.function(x)
+        return made

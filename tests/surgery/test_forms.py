@@ -160,6 +160,18 @@ def test_two_scopes_in_either_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [inject, attach])
+def test_a_plain_state_dict_loads_into_both_forms(make: Any) -> None:
+    """As a checkpoint of the network without attention is: all that is missing is the attention."""
+    torch.manual_seed(2)
+    trained, patched = _toy(), make(_toy(), "se", reduction=4, input_size=SMALL, init="identity")
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter)
+    missing, unexpected = patched.load_state_dict(trained.state_dict(), strict=False)
+    assert (set(missing), unexpected) == (set(attention_state_dict(patched)), [])
+    assert torch.equal(patched.eval()(IMAGE), trained(IMAGE))
+
+
+@pytest.mark.parametrize("make", [inject, attach])
 def test_frozen_norms_stay_as_they_are(make: Any) -> None:
     frozen = freeze_original(make(_toy(), "se", reduction=4, input_size=SMALL)).train()
     before = {name: value.clone() for name, value in frozen.state_dict().items()}

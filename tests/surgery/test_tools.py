@@ -8,21 +8,28 @@ import multiprocessing
 import operator
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import timm
 import torch
 import torchvision
-from torch import fx, nn
+from timm.layers.norm_act import convert_sync_batchnorm as convert_timms
+from torch import distributed, fx, nn
 from torch.ao.quantization import get_default_qconfig_mapping, quantize_dynamic
 from torch.ao.quantization.quantize_fx import prepare_fx
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.fx.experimental.optimization import fuse
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from attn_inject import attach, inject
+from attn_inject import PlanError, attach, inject
 from attn_inject.attention.gating import ChannelGate
 
 FORMS = [inject, attach]
@@ -74,6 +81,19 @@ def _replicated(model: nn.Module) -> Any:
     return lambda _: torch.vmap(one)(parameters, buffers)[1]
 
 
+def _by_onnx(model: nn.Module, *, dynamo: bool) -> Any:
+    file = io.BytesIO()
+    if dynamo:
+        program = torch.onnx.export(model, (IMAGE,), dynamo=True, verbose=False)
+        assert program is not None
+        program.save(file)
+    else:
+        torch.onnx.export(model, (IMAGE,), file, dynamo=False)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    (name,) = (each.name for each in session.get_inputs())
+    return lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0])
+
+
 SAME: dict[str, Callable[[nn.Module], Any]] = {
     "copy.deepcopy": copy.deepcopy,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
@@ -88,6 +108,8 @@ SAME: dict[str, Callable[[nn.Module], Any]] = {
     "torch.compile": lambda model: torch.compile(model, backend="eager", fullgraph=True),
     "torch.export": lambda model: torch.export.export(model, (IMAGE,)).module(),
     "stack_module_state": _replicated,
+    "ONNX, from the exported program": lambda model: _by_onnx(model, dynamo=True),
+    "ONNX, from TorchScript": lambda model: _by_onnx(model, dynamo=False),
     "double and back": lambda model: model.double().float(),
 }
 
@@ -104,7 +126,6 @@ def test_what_keeps_the_function(form: Any, tool: str) -> None:
         warnings.simplefilter("ignore")
         made = SAME[tool](patched)
         if tool == "SyncBatchNorm":
-            # It runs on GPUs only.
             assert sum(isinstance(module, nn.SyncBatchNorm) for module in made.modules()) == 20
             made = _of_one_process(made)
         after = made(IMAGE)
@@ -117,7 +138,7 @@ def _of_one_process(model: nn.Module) -> nn.Module:
     for home in list(model.modules()):
         for name, child in home.named_children():
             if isinstance(child, nn.SyncBatchNorm):
-                plain = nn.BatchNorm2d(child.num_features).eval()
+                plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum).eval()
                 plain.load_state_dict(child.state_dict())
                 setattr(home, name, plain)
     return model
@@ -189,3 +210,163 @@ def test_networks_whose_blocks_have_other_forms_script() -> None:
             for form in FORMS:
                 _, patched = _made(form, name)
                 assert torch.equal(torch.jit.script(patched)(IMAGE), patched(IMAGE))
+
+
+# What people do with models, on networks whose gates lie in other places: a name that the class knows, channels last,
+# a plain Sequential, a concat, a scope within a whole that is not called, code that decides on data.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+    "resnet18": (torchvision.models.resnet18, {}),
+    "mobilenetv2_100": (lambda: timm.create_model("mobilenetv2_100"), {"min_width": 2}),
+    "convnext_atto": (lambda: timm.create_model("convnext_atto", ls_init_value=1.0), {}),
+    "vgg16": (torchvision.models.vgg16, {"kinds": ("stage",)}),
+    "inception_v3": (lambda: torchvision.models.inception_v3(init_weights=False), {}),
+    "deeplabv3_resnet50": (
+        lambda: torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None),
+        {},
+    ),
+    "fasterrcnn": (
+        lambda: torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None),
+        {},
+    ),
+}
+SCRIPTED = ("resnet18", "mobilenetv2_100", "vgg16", "inception_v3", "deeplabv3_resnet50")
+
+
+def _large() -> torch.Tensor:
+    return torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+
+
+def _given(model: nn.Module) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [x for x in torch.utils._pytree.tree_leaves(model(_input_of(model))) if isinstance(x, torch.Tensor)]
+
+
+def _input_of(model: nn.Module) -> Any:
+    # Detectors take images in a list.
+    return [_large()[0]] if hasattr(model, "roi_heads") else _large()
+
+
+def _same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    # Random networks give numbers of any size.
+    sizes = [float(b.abs().max()) if b.numel() else 0.0 for b in theirs]
+    return len(ours) == len(theirs) and all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-4 * size) for a, b, size in zip(ours, theirs, sizes, strict=True)
+    )
+
+
+def _counted(model: nn.Module) -> int:
+    ran: list[nn.Module] = []
+    handles = [gate.register_forward_hook(lambda module, *_: ran.append(module)) for gate in _gates(model)]
+    _given(model)
+    for handle in handles:
+        handle.remove()
+    return len(ran)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_people_do_with_what_was_attached(name: str) -> None:
+    torch.manual_seed(0)
+    make, choices = NETWORKS[name]
+    model = make().eval()
+    attached: Any = attach(model, "se", **choices).eval()
+    gates, before = len(_gates(attached)), _given(attached)
+    assert gates == len(attached.injection.plan.insertions)
+    assert _counted(attached) == gates
+    for made in (copy.deepcopy(attached), pickle.loads(pickle.dumps(attached)), _through_a_file(attached)):
+        assert _counted(made) == gates
+        assert _same(_given(made), before)
+    # timm's norms hold an activation, which torch's own conversion drops.
+    convert = convert_timms if "_" in name else nn.SyncBatchNorm.convert_sync_batchnorm
+    converted = convert(copy.deepcopy(attached)).eval()
+    assert _counted(converted) == gates
+    assert _same(_given(converted), before)
+    if name != "fasterrcnn":
+        assert _same(_given(fx.symbolic_trace(attached)), before)
+    if name in SCRIPTED:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            given = torch.jit.script(attached)(_large())
+        # A scripted Inception gives its logits in a tuple with what training adds.
+        found = [x for x in torch.utils._pytree.tree_leaves(given) if isinstance(x, torch.Tensor)]
+        assert _same(found[: len(before)], before)
+    # Hooked: each block that holds a gate is called, and sees it.
+    blocks = {path.rpartition(".")[0] for path, module in attached.named_modules() if isinstance(module, ChannelGate)}
+    called: list[str] = []
+    for path in blocks:
+        attached.get_submodule(path).register_forward_hook(lambda *_, path=path: called.append(path))
+    _given(attached)
+    assert set(called) == blocks
+
+
+@pytest.mark.zoo
+def test_slices_of_what_was_attached_hold_their_gates() -> None:
+    torch.manual_seed(0)
+    attached: Any = attach(torchvision.models.vgg16().eval(), "se", kinds=("stage",))
+    # The third of the gates is the sixteenth element before it, two elements later.
+    names = list(dict(attached.features.named_children()))
+    until = names.index("se3") + 1
+    first = attached.features[:until]
+    assert len(_gates(first)) == 3
+    assert torch.equal(attached.features[until:](first(_large())), attached.features(_large()))
+    inception: Any = attach(torchvision.models.inception_v3(init_weights=False).eval(), "se")
+    ran: list[nn.Module] = []
+    for gate in _gates(inception):
+        gate.register_forward_hook(lambda module, *_: ran.append(module))
+    inception.Mixed_5b(torch.randn(1, 192, 8, 8))
+    assert ran == [inception.Mixed_5b.se]
+    lab: Any = attach(
+        torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None).eval(), "se"
+    )
+    assert len(_gates(lab.backbone)) == 16
+    with torch.no_grad():
+        assert set(lab.backbone(_large())) == {"out"}
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_are_sharded_where_blocks_are_called(form: Any, tmp_path: Path) -> None:
+    _, patched = _made(form)
+    before = patched(IMAGE)
+    with _group(tmp_path):
+        mesh = _mesh()
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            for block in patched.get_submodule(stage).children():
+                fully_shard(block, mesh=mesh)
+        fully_shard(patched, mesh=mesh)
+        if form is inject:
+            with pytest.raises(PlanError, match=r"never calls its blocks.*or use attach\(\)"):
+                patched(IMAGE)
+            return
+        assert _runs(patched) == len(_gates(patched))
+        assert torch.allclose(patched(IMAGE), before, atol=1e-5)
+        patched.train()(IMAGE).square().mean().backward()
+        assert all(parameter.grad is not None for parameter in patched.parameters())
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("wrap", [DistributedDataParallel, lambda model: fully_shard(model, mesh=_mesh())])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_whole_is_distributed_in_both_forms(form: Any, wrap: Any, tmp_path: Path) -> None:
+    _, patched = _made(form)
+    before = patched(IMAGE)
+    with _group(tmp_path):
+        wrapped = wrap(patched)
+        assert _runs(wrapped) == len(_gates(wrapped)) == 8
+        assert torch.allclose(wrapped(IMAGE), before, atol=1e-5)
+        wrapped.train()(IMAGE).square().mean().backward()
+        assert all(parameter.grad is not None for parameter in wrapped.parameters())
+
+
+def _mesh() -> Any:
+    return init_device_mesh("cpu", (1,))
+
+
+@contextmanager
+def _group(folder: Path) -> Iterator[None]:
+    """A group of this one process."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'group'}", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

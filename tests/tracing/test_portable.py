@@ -55,3 +55,11 @@ def test_a_deep_network_pickles(optimized: bool) -> None:
     model = optimize(patched) if optimized else patched
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
+@pytest.mark.parametrize("function", [torch.nn.functional.max_pool2d, torch.nn.functional.fractional_max_pool2d])
+def test_functions_that_are_made_within_others_are_found_by_where_they_stand(function: object) -> None:
+    graph = fx.Graph()
+    graph.output(graph.call_function(function, (graph.placeholder("x"), 2)))
+    again = pickle.loads(pickle.dumps(PortableGraph(graph))).graph()
+    assert [node.target for node in again.nodes][1] is function

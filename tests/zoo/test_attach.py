@@ -162,3 +162,25 @@ def test_what_timms_models_can_do(name: str) -> None:
     given = all_run(attached(image))
     given.square().mean().backward()
     assert all(p.grad is not None for p in attached.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", ["resnet26d", "regnetx_002", "mobilenetv2_100", "convnext_atto", "hrnet_w18_small"])
+def test_what_gives_features_only(name: str) -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name, features_only=True).eval()
+    attached: Any = attach(model, "se", min_width=4)
+    gates = [attached.get_submodule(path) for path in attached_modules(attached)]
+    ran: list[nn.Module] = []
+    for gate in gates:
+        gate.register_forward_hook(lambda module, *_: ran.append(module))
+    image = torch.randn(1, 3, 64, 64)
+    maps = attached(image)
+    assert [each.shape for each in maps] == [each.shape for each in model(image)]
+    assert ran == gates
+    assert attached.feature_info.channels() == model.feature_info.channels()
+
+
+def test_a_model_without_a_classifier() -> None:
+    model: Any = timm.create_model("resnet26d", num_classes=0).eval()
+    attached: Any = attach(model, "se")
+    assert attached(torch.randn(1, 3, 64, 64)).shape == (1, model.num_features)
