@@ -50,13 +50,16 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
         try:
             child, order = maker(located, insertion)
             home, _, name = insertion.module.rpartition(".")
-            if hasattr(located.part.get_submodule(home), name):
+            holder = located.part.get_submodule(home)
+            if hasattr(holder, name):
                 raise PlanError(f"{block}: its own code may run what is called {name!r}")
+            if "forward" in vars(holder):
+                raise PlanError(f"{block}: it has a forward of its own, which its class's does not change")
         except PlanError:
             if isinstance(spot, Spot):
                 spots.append(spot)
             else:
-                left_out[insertion.module] = f"{block}: {spot}"
+                left_out[insertion.module] = spot if spot.startswith(f"{block} ") else f"{block}: {spot}"
             continue
         makers[insertion.module] = child, order
         why = "its code decides on sizes" if isinstance(spot, Spot) else spot

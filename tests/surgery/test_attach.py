@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -528,3 +529,16 @@ class Kept(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = self.function(x)
         return made
+
+
+def test_a_block_with_a_forward_of_its_own_is_left_out_and_said() -> None:
+    """As accelerate's hooks leave it: what that does besides would be lost with it."""
+    model: Any = Toy(nn.Sequential(_residual(), _residual())).eval()
+    own = model.body[0]
+    own.forward = MethodType(lambda m, x: x + m.b(relu(m.a(x))), own)
+    attached: Any = attach(model, "se", reduction=4, input_size=SMALL)
+    assert [insertion.module for insertion in attached.injection.plan.insertions] == ["body.1.se"]
+    assert attached.injection.plan.notes[-1] == ("left out: body.0 has a forward of its own, beside its class's")
+    assert not hasattr(attached.body[0], "se")
+    x = torch.randn(2, *SMALL)
+    assert torch.equal(detach(attached)(x), model(x))
