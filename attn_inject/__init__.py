@@ -38,7 +38,7 @@ _HOME = {
     "find_sites": "sites.reading",
     "freeze_original": "surgery.parameters",
     "inject": "surgery.inject",
-    "load": "saving.checkpoint",
+    "load": "saving.loading",
     "make_plan": "planning.plan",
     "optimize": "surgery.faster",
     "optimize_training": "surgery.faster",

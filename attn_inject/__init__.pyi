@@ -12,8 +12,8 @@ from .errors import TraceError as TraceError
 from .planning.plan import make_plan as make_plan
 from .reporting.report import Report as Report
 from .reporting.report import report as report
-from .saving.checkpoint import load as load
 from .saving.checkpoint import save as save
+from .saving.loading import load as load
 from .sites.reading import find_sites as find_sites
 from .surgery.apply import apply_plan as apply_plan
 from .surgery.apply import remove as remove

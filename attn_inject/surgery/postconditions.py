@@ -19,8 +19,8 @@ from ..errors import TraceError
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, tensors_in
 from ..tracing.nodes import frame_of, has_frame, value_of
+from ..tracing.propagation import propagate
 from ..tracing.regions import ordinary_mode
-from ..tracing.shapes import propagate
 from ..tracing.trace import MODES
 from ..types import Check, Plan, Verification
 from .passes import passes

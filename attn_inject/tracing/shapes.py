@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,10 +13,9 @@ from ..errors import AttnInjectError, TraceError
 from .explain import CodeError, SizeError
 from .guards import erase_guards, guards_of, idle_guards, needs_more_sizes, same_graph
 from .inputs import Inputs, Signature, dtype_of
-from .nodes import has_value, set_value, value_of
+from .propagation import propagate
 from .trace import MODES, Draft, Subject, Trace
 from .usual_sizes import Convolution, candidate_shapes, first_convolution
-from .values import Values, to_meta
 
 _MAX_ELEMENTS = 2**40
 # How a second image is made larger, which shows what depends on its size: (times, plus). Twice the size divides as the
@@ -244,59 +242,3 @@ def _propagate_mode(trace: Trace, graph: fx.Graph, inputs: Inputs, mode: str) ->
             except TraceError:
                 continue
         raise
-
-
-def propagate(
-    root: nn.Module,
-    graph: fx.Graph,
-    inputs: tuple[Any, ...],
-    constants: dict[str, torch.Tensor] | None = None,
-    *,
-    known: fx.Graph | None = None,
-) -> Any:
-    """Run `graph` of `root` on meta `inputs`, one for each placeholder; keeps each node's value, returns the output's.
-
-    `known` is a graph of which this one is an edit, with values for the same inputs and modules: a node that is there
-    too, with inputs of the same form, has the value that it has there.
-
-    Raises:
-        TraceError: naming the node that does not run on these inputs.
-
-    """
-    values = Values(root, constants or {})
-    given = iter(inputs)
-    twins = {} if known is None else {node.name: node for node in known.nodes}
-    for node in graph.nodes:
-        twin = twins.get(node.name)
-        try:
-            if node.op == "placeholder":
-                set_value(node, to_meta(next(given)))
-            elif twin is not None and _does_as(node, twin):
-                set_value(node, value_of(twin))
-            else:
-                set_value(node, values.of(node))
-        except TraceError:
-            raise
-        except Exception as error:
-            raise SizeError(node, Inputs(inputs).sizes, error) from error
-    return values.of(node)
-
-
-def _does_as(node: fx.Node, twin: fx.Node) -> bool:
-    """Whether both do the same to values of the same form, so that they give the same."""
-
-    def forms(each: fx.Node) -> tuple[Any, ...]:
-        return (each.op, each.target, *fx.node.map_arg((each.args, each.kwargs), lambda n: _form(value_of(n))))
-
-    return has_value(twin) and forms(node) == forms(twin)
-
-
-def _form(value: Any) -> Any:
-    """What shapes come of: equal for equal forms, and equal to nothing where that cannot be told."""
-    if isinstance(value, torch.Tensor):
-        return ("tensor", tuple(value.shape), value.stride(), value.dtype)
-    if isinstance(value, (tuple, list)):
-        return tuple(_form(part) for part in value)
-    if isinstance(value, (bool, int, float, str, torch.dtype, torch.device)) or value is None:
-        return value
-    return object()

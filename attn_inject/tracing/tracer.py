@@ -21,10 +21,9 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 
 from __future__ import annotations
 
-import copy
 import operator
 import threading
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -41,8 +40,10 @@ from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import Frame, has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
-from .proxies import Unfollowable, WeightProxy, modules_of, proxy_for, types_answered
+from .proxies import Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
+from .restoring import as_it_was, private_buffers
+from .types_asked import modules_of, types_answered
 from .values import Values
 
 # Whose functions and layers draw from torch's generator of the meta device at most.
@@ -108,11 +109,12 @@ class Tracer(fx.Tracer):
         with (
             _ALONE,
             Draws().undone(),
-            _as_it_was(self.skeleton, self.mode),
-            _private_buffers(self.skeleton, self),
+            as_it_was(self.skeleton, self.mode),
+            private_buffers(self.skeleton, self.is_leaf_module) as buffers,
             self.hooks.restored(),
             self._following(),
         ):
+            self._index_buffers(buffers)
             self.trace(self.skeleton)
 
     @contextmanager
@@ -137,7 +139,7 @@ class Tracer(fx.Tracer):
         for name, parameter in skeleton.named_parameters():
             self._names[id(parameter)] = name
 
-    def index_buffers(self, buffers: Mapping[str, torch.Tensor]) -> None:
+    def _index_buffers(self, buffers: Mapping[str, torch.Tensor]) -> None:
         for name, buffer in buffers.items():
             self._names.setdefault(id(buffer), name)
 
@@ -310,74 +312,3 @@ class Tracer(fx.Tracer):
             if self.records:
                 return a
             raise
-
-
-@contextmanager
-def _as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
-    """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced."""
-    attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
-    helpers = {id(v): v for _, held in attributes for v in held.values() if _is_helper(v)}
-    attributes += [(helper, dict(vars(helper))) for helper in helpers.values()]
-    tables = [
-        (table, copy.copy(table))
-        for _, held in attributes
-        for name, value in held.items()
-        if type(value) in _TABLES and name not in _BOOKKEEPING
-        for table in _tables_in(value)
-    ]
-    skeleton.train(mode=mode == "train")
-    try:
-        yield
-    finally:
-        for owner, held in attributes:
-            vars(owner).clear()
-            vars(owner).update(held)
-        for table, before in tables:
-            table.clear()
-            (table.extend if isinstance(table, list) else table.update)(before)
-
-
-def _tables_in(table: Any, levels: int = 3) -> Iterator[Any]:
-    """The table, and those that it holds, to a depth."""
-    yield table
-    for part in table.values() if isinstance(table, dict) else table:
-        if levels and type(part) in _TABLES:
-            yield from _tables_in(part, levels - 1)
-
-
-_TABLES = (dict, OrderedDict, defaultdict, list, set)
-
-
-def _is_helper(value: Any) -> bool:
-    """An object of somebody's class that a module keeps things in."""
-    if isinstance(value, (nn.Module, torch.Tensor, type)) or type(value).__module__.partition(".")[0] in _NO_STATE:
-        return False
-    return type(getattr(value, "__dict__", None)) is dict
-
-
-_NO_STATE = frozenset({"builtins", "torch", "functools", "enum", "types"})
-# What every module has; of these, code that runs adds to its modules at most.
-_BOOKKEEPING = frozenset(vars(nn.Module())) - {"_modules"}
-
-
-@contextmanager
-def _private_buffers(skeleton: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Put clones in the place of buffers: code that updates one while it is traced must not update the caller's."""
-    swapped: list[tuple[nn.Module, str, torch.Tensor]] = []
-    clones: dict[int, torch.Tensor] = {}
-    named: dict[str, torch.Tensor] = {}
-    for path, module in skeleton.named_modules():
-        if tracer.is_leaf_module(module, path) or isinstance(module, torch.jit.ScriptModule):
-            continue
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                clone = clones.setdefault(id(buffer), buffer.clone())
-                swapped.append((module, name, buffer))
-                module._buffers[name] = clone
-                named.setdefault(f"{path}.{name}" if path else name, clone)
-    tracer.index_buffers(named)
-    try:
-        yield
-    finally:
-        for module, name, buffer in swapped:
-            module._buffers[name] = buffer

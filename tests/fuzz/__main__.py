@@ -208,6 +208,7 @@ def _covered(run: Run, inputs: list[bytes]) -> None:
         "planning/recipe",
         "zoo/weights",
         "saving/checkpoint",
+        "saving/loading",
         "saving/formats",
         "saving/inspection",
         "saving/refusals",
@@ -268,5 +269,6 @@ if __name__ == "__main__":
         with atheris.instrument_imports(include=["attn_inject"]):
             import attn_inject.planning.recipe
             import attn_inject.saving.checkpoint
+            import attn_inject.saving.loading
             import attn_inject.zoo.weights  # noqa: F401
     sys.exit(main())

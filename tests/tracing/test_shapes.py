@@ -11,7 +11,8 @@ from torch import nn
 from attn_inject import TraceError
 from attn_inject.tracing.inputs import Inputs
 from attn_inject.tracing.nodes import has_value, value_of
-from attn_inject.tracing.shapes import annotate, propagate
+from attn_inject.tracing.propagation import propagate
+from attn_inject.tracing.shapes import annotate
 from attn_inject.tracing.trace import Trace, trace
 
 from .. import toys

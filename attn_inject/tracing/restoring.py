@@ -1,0 +1,86 @@
+"""What a trace takes back: the mode of the model, what its code notes on itself, and its buffers."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
+    """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced."""
+    attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
+    helpers = {id(v): v for _, held in attributes for v in held.values() if _is_helper(v)}
+    attributes += [(helper, dict(vars(helper))) for helper in helpers.values()]
+    tables = [
+        (table, copy.copy(table))
+        for _, held in attributes
+        for name, value in held.items()
+        if type(value) in _TABLES and name not in _BOOKKEEPING
+        for table in _tables_in(value)
+    ]
+    skeleton.train(mode=mode == "train")
+    try:
+        yield
+    finally:
+        for owner, held in attributes:
+            vars(owner).clear()
+            vars(owner).update(held)
+        for table, before in tables:
+            table.clear()
+            (table.extend if isinstance(table, list) else table.update)(before)
+
+
+def _tables_in(table: Any, levels: int = 3) -> Iterator[Any]:
+    """The table, and those that it holds, to a depth."""
+    yield table
+    for part in table.values() if isinstance(table, dict) else table:
+        if levels and type(part) in _TABLES:
+            yield from _tables_in(part, levels - 1)
+
+
+_TABLES = (dict, OrderedDict, defaultdict, list, set)
+
+
+def _is_helper(value: Any) -> bool:
+    """An object of somebody's class that a module keeps things in."""
+    if isinstance(value, (nn.Module, torch.Tensor, type)) or type(value).__module__.partition(".")[0] in _NO_STATE:
+        return False
+    return type(getattr(value, "__dict__", None)) is dict
+
+
+_NO_STATE = frozenset({"builtins", "torch", "functools", "enum", "types"})
+# What every module has; of these, code that runs adds to its modules at most.
+_BOOKKEEPING = frozenset(vars(nn.Module())) - {"_modules"}
+
+
+@contextmanager
+def private_buffers(
+    skeleton: nn.Module, is_leaf: Callable[[nn.Module, str], bool]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Put clones in the place of buffers, which are given by name: code that updates one while it is traced must not
+    update the caller's. What a leaf holds stays.
+    """
+    swapped: list[tuple[nn.Module, str, torch.Tensor]] = []
+    clones: dict[int, torch.Tensor] = {}
+    named: dict[str, torch.Tensor] = {}
+    for path, module in skeleton.named_modules():
+        if is_leaf(module, path) or isinstance(module, torch.jit.ScriptModule):
+            continue
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                clone = clones.setdefault(id(buffer), buffer.clone())
+                swapped.append((module, name, buffer))
+                module._buffers[name] = clone
+                named.setdefault(f"{path}.{name}" if path else name, clone)
+    try:
+        yield named
+    finally:
+        for module, name, buffer in swapped:
+            module._buffers[name] = buffer

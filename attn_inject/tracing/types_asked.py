@@ -1,0 +1,65 @@
+"""What the code of a model is told where it asks for the type of a value that a trace has a proxy for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from .nodes import has_value, value_of
+from .proxies import FollowingProxy
+
+
+@contextmanager
+def types_answered(model: nn.Module) -> Iterator[None]:
+    """Let `isinstance` and `callable` in the code of `model`'s packages say of a proxy what they will say of the value.
+
+    The names are given to the packages' modules: a proxy that bore its value's class would be taken for a tensor by
+    compiled code too, which then reads its memory, and torch's compiler knows the builtin by its identity.
+    """
+    answers = {"isinstance": _is_instance, "callable": _is_callable}
+    packages = [vars(module) for module in modules_of(model)]
+    homes = [(home, name) for home in packages for name in answers if name not in home]
+    is_tensor, of_script = torch.is_tensor, torch.jit.isinstance
+    for home, name in homes:
+        home[name] = answers[name]
+    torch.is_tensor = lambda value: _is_instance(value, torch.Tensor)  # type: ignore[assignment]
+    torch.jit.isinstance = lambda value, kinds: of_script(_known(value), kinds)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.is_tensor, torch.jit.isinstance = is_tensor, of_script
+        for home, name in homes:
+            del home[name]
+
+
+def modules_of(model: nn.Module) -> list[ModuleType]:
+    """The loaded modules of every package that has a class of `model`, but for torch, Python and this one."""
+    bases = {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
+    packages = {base.__module__.partition(".")[0] for base in bases} - {"torch", "attn_inject"}
+    packages -= sys.stdlib_module_names - {"__main__"}
+    loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    return [module for module in loaded if type(getattr(module, "__dict__", None)) is dict]
+
+
+def _is_instance(value: Any, kinds: Any) -> bool:
+    return isinstance(value, kinds) or (isinstance(value, FollowingProxy) and isinstance(_known(value), kinds))
+
+
+def _is_callable(value: Any) -> bool:
+    return callable(_known(value) if isinstance(value, FollowingProxy) else value)
+
+
+def _known(value: Any) -> Any:
+    """What a proxy stands for, also in lists, tuples and dicts; anything else as it is."""
+    if isinstance(value, FollowingProxy):
+        held = vars(value).get("_held")
+        return held if held is not None else value_of(value.node) if has_value(value.node) else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_known, value))
+    return {key: _known(part) for key, part in value.items()} if type(value) is dict else value
