@@ -6,12 +6,16 @@ import inspect
 import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import AttentionError, nearest
 
 # Arguments that the plan decides, not the user.
 _RESERVED = ("init", "ndim", "self")
+
+# How the literature sorts attentions: by what their weights are about (Guo et al. 2022, "Attention mechanisms in
+# computer vision: a survey", https://arxiv.org/abs/2111.07624, and GCNet for "context"); "" where nobody has said.
+Family = Literal["channel", "spatial", "both", "context", "branch", ""]
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Attention:
 
     `child` is the attribute name of new modules; `options` the accepted keyword arguments; `kind` is "gate" where the
     output is x times one weight per channel, else "features". `open_options` marks a factory that takes any keyword;
-    `ndim` is the number of spatial axes that it works on, None if it takes all maps.
+    `ndim` is the number of spatial axes that it works on, None if it takes all maps. `family` and `year` (of the paper)
+    are for listings.
     """
 
     name: str
@@ -32,6 +37,8 @@ class Attention:
     kind: str = "features"
     open_options: bool = False
     ndim: int | None = None
+    family: Family = ""
+    year: int = 0
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the attention does not take.

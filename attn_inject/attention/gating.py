@@ -89,9 +89,14 @@ def for_each_position(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 class ChannelGate(nn.Module):
-    """Base of the gates: subclasses give `squeeze`, (N, C) -> (N, H), and `excite`, (N, H) -> (N, C), if H is not C."""
+    """Base of the gates: subclasses give `squeeze`, (N, C) -> (N, H), and `excite`, (N, H) -> (N, C), if H is not C.
+
+    A gate whose `pool` is another statistic than the mean over space says `pools_mean = False`: a mean commutes with
+    1x1 convolutions and norms, so that rewrites may take it earlier; other statistics do not.
+    """
 
     traced_whole = True
+    pools_mean = True
 
     def __init__(self, *, gate: str = "sigmoid", init: str = "paper", gain: float | None = None) -> None:
         super().__init__()

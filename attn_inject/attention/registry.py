@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AttentionError, nearest
 from ..types import Init, Insertion, Plan
-from .base import Attention, foreign, options_of, parameters_of
+from .base import Attention, Family, foreign, options_of, parameters_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,23 +26,54 @@ class _Line:
     child: str
     summary: str
     paper: str
+    family: Family
+    year: int
     kind: str = "gate"
 
 
 _TABLE: dict[str, _Line] = {
-    "se": _Line("se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507"),
+    "se": _Line(
+        "se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507", "channel", 2017
+    ),
     "eca": _Line(
-        "eca", "ECA", "eca", "Efficient Channel Attention: one kernel of k weights across the channels", "1910.03151"
+        "eca",
+        "ECA",
+        "eca",
+        "Efficient Channel Attention: one kernel of k weights across the channels",
+        "1910.03151",
+        "channel",
+        2019,
     ),
     "psa": _Line(
-        "psa", "PSA", "psa", "Pyramid Squeeze Attention: four kernel sizes, weighted", "2105.14447", "features"
+        "psa",
+        "PSA",
+        "psa",
+        "Pyramid Squeeze Attention: four kernel sizes, weighted",
+        "2105.14447",
+        "branch",
+        2021,
+        "features",
     ),
-    "se-var1": _Line("variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151"),
-    "se-var2": _Line("variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151"),
-    "se-var3": _Line("variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151"),
-    "se-gc": _Line("variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151"),
+    "se-var1": _Line(
+        "variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151", "channel", 2019
+    ),
+    "se-var2": _Line(
+        "variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151", "channel", 2019
+    ),
+    "se-var3": _Line(
+        "variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151", "channel", 2019
+    ),
+    "se-gc": _Line(
+        "variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151", "channel", 2019
+    ),
     "eca-ns": _Line(
-        "variants", "ECANS", "eca_ns", "ECA paper, Table 2: k weights per channel, not shared", "1910.03151"
+        "variants",
+        "ECANS",
+        "eca_ns",
+        "ECA paper, Table 2: k weights per channel, not shared",
+        "1910.03151",
+        "channel",
+        2019,
     ),
 }
 _registered: dict[str, Callable[..., Any]] = {}
@@ -235,7 +266,17 @@ def _by_name(name: str) -> Attention:
 def _of_table(name: str) -> Attention:
     line = _TABLE[name]
     cls = getattr(importlib.import_module(f"{__package__}.{line.home}"), line.cls)
-    return Attention(name, line.child, cls, options_of(cls), line.summary, line.paper, line.kind)
+    return Attention(
+        name,
+        line.child,
+        cls,
+        options_of(cls),
+        line.summary,
+        line.paper,
+        line.kind,
+        family=line.family,
+        year=line.year,
+    )
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -81,10 +81,11 @@ def _rewrite(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
 
 def _pooled(root: nn.Module, graph: fx.Graph, node: fx.Node, value: fx.Node) -> tuple[fx.Node, fx.Node]:
     """(the pooled vector, the gated value) as nodes; T2 where it holds."""
+    gate_module = cast(ChannelGate, root.get_submodule(str(node.target)))
     norm = _module(root, graph, value)
     conv_node = value.args[0] if type(norm) in _NORMS else value
     conv = _module(root, graph, conv_node) if isinstance(conv_node, fx.Node) else None
-    if conv is None or not commutes_with_pool(conv):
+    if conv is None or not gate_module.pools_mean or not commutes_with_pool(conv):
         with graph.inserting_before(node):
             gate = graph.get_attr(str(node.target))
             return graph.call_function(pool_of, (gate, value)), value
