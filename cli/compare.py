@@ -42,6 +42,7 @@ def command(
     batch: options.Batch = None,
     channels_last: options.ChannelsLast = False,
     compile: options.Compile = False,
+    threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:
     """Compare attentions, placements and models: parameters, arithmetic and speed."""
@@ -74,6 +75,7 @@ def command(
         batch=batch,
         channels_last=channels_last,
         compile=compile,
+        threads=threads,
     )
     sources = [source_of(model, {}) for model in models]
     for name in attention:

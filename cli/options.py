@@ -180,6 +180,7 @@ Dtype = Annotated[str | None, _speed("--dtype", metavar="NAME", help="float32, b
 Batch = Annotated[int | None, _speed("--batch", metavar="N", min=1, help="Images at once.")]
 ChannelsLast = Annotated[bool, _speed("--channels-last", help="Measure in channels-last memory format.")]
 Compile = Annotated[bool, _speed("--compile", help="Measure under torch.compile.")]
+Threads = Annotated[int | None, _speed("--threads", metavar="N", min=1, help="Threads of torch while measuring.")]
 Training = Annotated[bool, _speed("--training", help="Measure a training step too.")]
 Optimize = Annotated[bool, _speed("--optimize", help="Measure the optimised inference graph.")]
 

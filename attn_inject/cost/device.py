@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,18 @@ def pick(device: str | torch.device) -> Device:
     if kind.type == "cpu":
         return Device("cpu", _processor(), "torch.utils.benchmark timer")
     raise AttnInjectError(f"speed is measured on 'cuda' or 'cpu', not on {kind.type!r}")
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """As many threads of torch's as that, for a while; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _parse(device: str | torch.device) -> torch.device:

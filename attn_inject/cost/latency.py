@@ -1,7 +1,8 @@
-"""How much slower one model is than another, measured in turns so that a drifting clock cannot favour either.
+"""How much slower models are than a first one, measured in turns so that a drifting clock cannot favour any.
 
-The two run interleaved: A B, then B A, then A B ... Each pair gives one ratio; since the order changes every time,
-whatever running second is worth cancels in their median. That median is reported with its interval.
+They run interleaved: A B, then B A, then with another first, and so on. Each round gives one ratio to the first model;
+since the order changes every time, whatever running later is worth cancels in their median. That median is reported
+with its interval.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from ..tracing.inputs import Inputs, dtype_of, tensors_in
+from .contention import Contention, Watch
 from .device import Device, pick
 from .samples import Interval, Timing, median_interval, timing
 
@@ -24,6 +26,8 @@ PAIRS = 30
 SHARES_PART = 0.2
 _MOST_PAIRS = 400
 _FEWEST_PAIRS = 2
+# With fewer, no interval is sure to 95 %.
+_ENOUGH_PAIRS = 6
 _SHORTEST_SAMPLE = 0.002
 
 Progress = Callable[[str, float], None]
@@ -34,7 +38,8 @@ class BenchSettings:
     """What to run: on which device, in which type and layout, how many images, for at most how many seconds each.
 
     `training` asks for the training step beside inference. `batch` is by default 32 on CUDA; on a CPU 1, or 2 for a
-    training step, since batch norms cannot take statistics of one value.
+    training step, since batch norms cannot take statistics of one value. `seconds` are for each model after the
+    first; `threads` are torch's on the CPU, as they are by default.
     """
 
     device: str = "auto"
@@ -44,33 +49,37 @@ class BenchSettings:
     compile: bool = False
     training: bool = False
     seconds: float = 3.0
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """Two models' timings from `pairs` interleaved pairs, and the median of after over before with its interval."""
+    """The models' timings from `pairs` interleaved rounds, and each one's time over the first's, with its interval.
 
-    before: Timing
-    after: Timing
-    ratio: Interval
+    `contention` is what else the processor did meanwhile; None where another device worked.
+    """
+
+    timings: tuple[Timing, ...]
+    ratios: tuple[Interval, ...]
     pairs: int
+    contention: Contention | None
 
 
 class Contest:
-    """Two models, ready to run in turns on one device.
+    """Two or more models, ready to run in turns on one device; the first is what the others are held against.
 
     What runs are copies, so that the callers' models are neither moved, converted nor trained.
     """
 
-    def __init__(self, before: nn.Module, after: nn.Module, inputs: Inputs, settings: BenchSettings) -> None:
+    def __init__(self, models: Sequence[nn.Module], inputs: Inputs, settings: BenchSettings) -> None:
         self.device: Device = pick(settings.device)
         self.settings = settings
-        self.dtype = settings.dtype or dtype_of(before)
+        self.dtype = settings.dtype or dtype_of(models[0])
         self.batch = settings.batch or (32 if self.device.kind == "cuda" else 1 + settings.training)
         real = inputs.with_batch(self.batch).real(self.device.torch, self.dtype)
         self.inputs = real.map_tensors(lambda x: x.contiguous(memory_format=self._layout(x.dim())))
         rank = next((tensor.dim() for tensor in real.tensors), 0)
-        self.models = copy.deepcopy([before, after])
+        self.models = copy.deepcopy(list(models))  # at once: they share weights
         for model in self.models:
             model.to(self.device.torch, self.dtype)
             model.to(memory_format=self._layout(rank))
@@ -117,23 +126,35 @@ class Contest:
     def _race(self, runs: Sequence[Callable[[], object]], what: str, progress: Progress | None) -> Race:
         for run in runs:
             run()  # compiles, picks kernels, grows the allocator: not counted, nor held against the time limit
-        end = perf_counter() + self.settings.seconds * (1 - SHARES_PART)
+        begin = perf_counter()
+        limit = self.settings.seconds * (1 - SHARES_PART) * (len(runs) - 1)
         warm = [self.device.seconds(run, 1) for run in runs]
+        fit = int(limit / max(sum(warm), 1e-9))
+        if progress is not None and fit < _ENOUGH_PAIRS:
+            progress(f"{what}: one turn takes {sum(warm):.1f} s, too long to resolve much in {limit:g} s", 0.0)
         peaks = [self.device.peak_bytes(run) for run in runs]
         number = max(1, ceil(_SHORTEST_SAMPLE / max(min(warm), 1e-9)))
-        samples: tuple[list[float], list[float]] = ([], [])
+        samples: list[list[float]] = [[] for _ in runs]
         pairs = 0
-        begin = perf_counter()
-        while pairs < _FEWEST_PAIRS or (perf_counter() < end and pairs < _MOST_PAIRS) or pairs % 2:
-            for index in (0, 1) if pairs % 2 == 0 else (1, 0):
+        watch = Watch()
+        while pairs < _FEWEST_PAIRS or (perf_counter() < begin + limit and pairs < _MOST_PAIRS) or pairs % 2:
+            for index in _order(pairs, len(runs)):
                 samples[index].append(self.device.seconds(runs[index], number))
             pairs += 1
             if progress is not None:
-                share = (perf_counter() - begin) / max(end - begin, 1e-9)
+                share = (perf_counter() - begin) / limit
                 progress(f"{what}: {pairs} pairs", min(1.0, max(share, pairs / _MOST_PAIRS)))
+        first = samples[0]
         return Race(
-            before=timing(samples[0], self.batch, peaks[0]),
-            after=timing(samples[1], self.batch, peaks[1]),
-            ratio=median_interval([after / before for before, after in zip(*samples, strict=True)]),
+            timings=tuple(timing(each, self.batch, peak) for each, peak in zip(samples, peaks, strict=True)),
+            ratios=tuple(median_interval([b / a for a, b in zip(first, each, strict=True)]) for each in samples),
             pairs=pairs,
+            contention=watch.seen() if self.device.kind == "cpu" else None,
         )
+
+
+def _order(turn: int, count: int) -> list[int]:
+    """Who runs when in a round: every second one backwards, and after two another begins."""
+    start = turn // 2
+    order = [(start + place) % count for place in range(count)]
+    return order[::-1] if turn % 2 else order

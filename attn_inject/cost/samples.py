@@ -28,18 +28,24 @@ class Interval:
     confidence: float
 
 
-def median_interval(samples: Sequence[float]) -> Interval:
+def is_resolved(ratio: float, low: float, high: float, confidence: float) -> bool:
+    """Whether a ratio may be claimed: its interval is sure enough, does not hold 1, and is no wider than the effect."""
+    return confidence >= CONFIDENCE and not low <= 1 <= high and high - low <= abs(ratio - 1)
+
+
+def median_interval(samples: Sequence[float], asked: float = _ASKED) -> Interval:
     """The median of `samples` with its (conservative) 95 % interval.
 
-    With fewer than eleven samples no two order statistics reach what is asked: the interval is then the whole range,
-    and `confidence` says how sure that is, at most 95 %. Raises `ValueError` without samples.
+    With fewer samples than two order statistics need to reach what is `asked` (eleven, unless they are independent and
+    ask for less), the interval is the whole range, and `confidence` says how sure that is, at most 95 %. Raises
+    `ValueError` without samples.
     """
     ordered = sorted(samples)
     n = len(ordered)
     if n == 0:
         raise ValueError("a median needs at least one sample")
     rank = 1
-    while 2 * (rank + 1) <= n and _coverage(n, rank + 1) >= _ASKED:
+    while 2 * (rank + 1) <= n and _coverage(n, rank + 1) >= asked:
         rank += 1
     return Interval(median(ordered), ordered[rank - 1], ordered[n - rank], min(CONFIDENCE, _coverage(n, rank)))
 

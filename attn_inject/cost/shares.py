@@ -2,12 +2,13 @@
 
 Two clock readings around every call of a watched module, nothing else: on CUDA they are events on the stream, read
 after the pass, so that nothing waits while it runs. The figures are for comparing modules with one another; the
-latency of the whole is measured without them.
+latency of the whole is measured without them. A share that the passes do not agree on is not given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -17,14 +18,44 @@ from torch import nn
 
 from ..tracing.inputs import Inputs
 from .device import Device, event
+from .samples import CONFIDENCE, median_interval
 
 _FEWEST, _MOST = 3, 30
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One module's seconds per pass, and its percentage of all modules' together; None where that is not resolved."""
+
+    seconds: float
+    percent: float | None
+
+
+def shares(samples: Mapping[str, Sequence[float]]) -> Mapping[str, Share]:
+    """What the passes say of each module, from its seconds in each pass.
+
+    Within one pass a module's share of the sum is free of the machine's pace. It is resolved where the interval of its
+    median over the passes is sure to 95 %, and no wider than the share itself.
+    """
+    sums = [sum(each) for each in zip(*samples.values(), strict=True)]
+    total = sum(median(values) for values in samples.values())
+    found = {}
+    for path, values in samples.items():
+        seconds = median(values)
+        parts = [value / whole for value, whole in zip(values, sums, strict=True) if whole > 0]
+        if not parts or total <= 0:
+            found[path] = Share(seconds, None)
+            continue
+        interval = median_interval(parts, asked=CONFIDENCE)
+        sure = interval.confidence >= CONFIDENCE and interval.high - interval.low <= abs(interval.median)
+        found[path] = Share(seconds, 100 * seconds / total if sure else None)
+    return found
+
+
 def module_seconds(
     model: nn.Module, paths: Collection[str], inputs: Inputs, device: Device, seconds: float
-) -> Mapping[str, float]:
-    """Median seconds per eval-mode forward pass inside each submodule of `paths`, all its calls together.
+) -> Mapping[str, list[float]]:
+    """Seconds inside each submodule of `paths`, all its calls together, in each of several eval-mode forward passes.
 
     Runs at least three passes, then more until `seconds` are over. The model must be in eval mode and on the device.
     """
@@ -47,7 +78,7 @@ def module_seconds(
     finally:
         for handle in handles:
             handle.remove()
-    return {path: median(values) for path, values in samples.items()}
+    return samples
 
 
 def _watch(module: nn.Module, marks: list[tuple[Any, Any]], device: Device) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,25 @@ from torch import nn
 from ..errors import AttentionError, AttnInjectError, PlanError
 from ..planning.choices import Choices
 from ..surgery.inject import inject_as_chosen
+from ..tracing.prepare import unwrap
 from ..types import Source
 from ..zoo.building import build
 from ..zoo.parsing import parse_source
 from .comparison import Candidate, ComparisonData, baseline, candidate, comparison
-from .report import Report, report_with
+from .data import ReportData, Speed
+from .inputs import report_inputs
+from .report import report_with
 from .schema import COMPARISON_FORMAT, COMPARISON_VERSION
 from .settings import ReportSettings
+from .speed import bench_settings, measure_side_by_side
+from .subject import Subject
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 Progress = Callable[[str, float], None]
+# The part of the work, as progress shows it, before clocks run.
+_COUNTING = 0.3
 
 
 def compare(
@@ -53,26 +61,65 @@ def compare(
     wanted = [models] if isinstance(models, (str, nn.Module)) else list(models)
     choices = [wish if isinstance(wish, Choices) else Choices(attention=wish) for wish in wishes]
     candidates: list[Candidate] = []
-    reports: list[Report] = []
+    races: list[Speed] = []
     for position, asked in enumerate(wanted):
-        name, model, source = _model(asked, timed=settings.bench)
-        made: list[tuple[Choices, Report]] = []
-        for index, wish in enumerate(choices):
+
+        def tell(text: str, share: float, done: int = position) -> None:
             if progress is not None:
-                progress(f"{name} + {_label(wish)}", (position + index / len(choices)) / len(wanted))
-            try:
-                patched = inject_as_chosen(model, replace(wish, source=source), example_inputs=example_inputs)
-            except (AttentionError, PlanError) as error:
-                candidates.append(Candidate(name, _label(wish), wish.placement, problem=str(error)))
-                continue
-            made.append((wish, report_with(settings, model, patched)))
-        if made:
-            plain = baseline(name, [each for _, each in made])
-            candidates += [plain, *(candidate(plain, _label(wish), wish.placement, each) for wish, each in made)]
-            reports += [each for _, each in made]
-    if not reports:
+                progress(text, (done + share) / len(wanted))
+
+        found, speeds = _candidates(asked, choices, settings, example_inputs, tell)
+        candidates += found
+        races += speeds
+    if all(each.problem is not None for each in candidates):
         raise AttnInjectError(f"nothing to compare: {candidates[0].problem}" if candidates else "nothing to compare")
-    return shown(comparison(candidates, device=_device(reports), convention=settings.convention, units=settings.units))
+    return shown(comparison(candidates, device=_device(races), convention=settings.convention, units=settings.units))
+
+
+def _candidates(
+    asked: str | nn.Module, choices: Sequence[Choices], settings: ReportSettings, example_inputs: Any, tell: Progress
+) -> tuple[list[Candidate], list[Speed]]:
+    """One model with every attention, counted one by one and timed in turns with one another: (all, the timings)."""
+    name, model, source = _model(asked, timed=settings.bench)
+    problems: list[Candidate] = []
+    made: list[tuple[Choices, nn.Module, ReportData]] = []
+    for index, wish in enumerate(choices):
+        tell(f"{name} + {_label(wish)}", _COUNTING * index / len(choices) if settings.bench else index / len(choices))
+        try:
+            patched = inject_as_chosen(model, replace(wish, source=source), example_inputs=example_inputs)
+        except (AttentionError, PlanError) as error:
+            problems.append(Candidate(name, _label(wish), wish.placement, problem=str(error)))
+            continue
+        made.append((wish, patched, report_with(replace(settings, bench=False), model, patched)))
+    if not made:
+        return problems, []
+    speeds: list[Speed] = []
+    if settings.bench:
+        subjects = [Subject.of(unwrap(model), unwrap(patched)) for _, patched, _ in made]
+        speeds = _raced(
+            subjects, settings, example_inputs, lambda text, share: tell(text, _COUNTING + (1 - _COUNTING) * share)
+        )
+    plain = baseline(name, made[0][2], speeds)
+    timed = speeds or repeat(None, len(made))
+    found = [
+        candidate(plain, _label(wish), wish.placement, report, speed)
+        for (wish, _, report), speed in zip(made, timed, strict=True)
+    ]
+    return [plain, *found, *problems], speeds
+
+
+def _raced(subjects: Sequence[Subject], settings: ReportSettings, example_inputs: Any, tell: Progress) -> list[Speed]:
+    """The speed of every subject: all that patch one part (or the whole) run in turns with it and one another."""
+    groups: dict[int, list[int]] = {}
+    for index, subject in enumerate(subjects):
+        groups.setdefault(id(subject.original), []).append(index)
+    speeds: dict[int, Speed] = {}
+    for members in groups.values():
+        first = subjects[members[0]]
+        models = [first.original, *(subjects[index].patched for index in members)]
+        given = report_inputs(first.original, first.patched, first.plan, input_size=None, example_inputs=example_inputs)
+        speeds |= zip(members, measure_side_by_side(models, given, bench_settings(settings), tell), strict=True)
+    return [speeds[index] for index in range(len(subjects))]
 
 
 def shown(data: ComparisonData) -> Comparison:
@@ -86,7 +133,10 @@ class Comparison(ComparisonData):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
-        return {"format": COMPARISON_FORMAT, "version": COMPARISON_VERSION, **asdict(self)}
+        data = asdict(self)
+        for row, each in zip(data["candidates"], self.candidates, strict=True):
+            row["resolved"] = each.resolved
+        return {"format": COMPARISON_FORMAT, "version": COMPARISON_VERSION, **data}
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """`to_dict` as JSON text."""
@@ -123,8 +173,8 @@ def _model(asked: str | nn.Module, *, timed: bool) -> tuple[str, nn.Module, Sour
     return source.name, build(source, device=None if timed else "meta"), source
 
 
-def _device(reports: Sequence[Report]) -> str | None:
-    speed = next((each.speeds[0] for each in reports if each.speeds), None)
-    return (
-        None if speed is None else f"{speed.device_kind.upper()} ({speed.device}), {speed.dtype}, batch {speed.batch}"
-    )
+def _device(speeds: Sequence[Speed]) -> str | None:
+    if not speeds:
+        return None
+    speed = speeds[0]
+    return f"{speed.device_kind.upper()} ({speed.device}), {speed.dtype}, batch {speed.batch}"

@@ -2,7 +2,9 @@
 
 A candidate is on the Pareto front of its model if no other attention there has both fewer parameters and less of the
 second measure, or less of one and the same of the other. The second measure is latency where every candidate was timed,
-else FLOPs. The plain model is no candidate: nothing that is added to it makes it smaller.
+else FLOPs. Latency is less only where that was resolved: a candidate with more parameters is on the front if its
+interval lies below those of all that have fewer. The plain model is no candidate: nothing that is added to it makes it
+smaller.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .data import ReportData
+from ..cost.samples import CONFIDENCE, is_resolved
+from .data import ReportData, Speed
 from .settings import Convention, Units
 
 Measure = Literal["latency", "FLOPs"]
@@ -21,9 +24,11 @@ Measure = Literal["latency", "FLOPs"]
 class Candidate:
     """One model with one attention at one placement, or the model as it was (`attention` is `none`).
 
-    `ratio` is the time over the plain model's with its interval, and `seconds` per batch the plain model's median
-    times that ratio: candidates are timed one after another, and the machine's drift cancels in ratios only. None where
-    it was not timed. `problem` says why a combination could not be made; its figures are then None.
+    `ratio` is the time over the plain model's with its interval, from `pairs` rounds in which all candidates of the
+    model ran in turns; `confidence` is the interval's. `seconds` per batch is the plain model's median times that
+    ratio, since the machine's drift cancels in ratios only. None where it was not timed. `contended` says that the
+    processor was busy with something else meanwhile. `problem` says why a combination could not be made; its figures
+    are then None.
     """
 
     model: str
@@ -37,8 +42,18 @@ class Candidate:
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    confidence: float | None = None
+    pairs: int | None = None
+    contended: bool = False
     problem: str | None = None
     on_front: bool = False
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the ratio may be claimed; else only its interval."""
+        if self.ratio is None or self.ratio_low is None or self.ratio_high is None or self.confidence is None:
+            return False
+        return is_resolved(self.ratio, self.ratio_low, self.ratio_high, self.confidence)
 
     @property
     def label(self) -> str:
@@ -63,10 +78,8 @@ class ComparisonData:
     units: Units
 
 
-def baseline(model: str, reports: Sequence[ReportData]) -> Candidate:
-    """The plain model, as its reports have it; its latency is the median of what they measured."""
-    first = reports[0]
-    timed = sorted(report.speeds[0].before.median for report in reports if report.speeds)
+def baseline(model: str, first: ReportData, speeds: Sequence[Speed]) -> Candidate:
+    """The plain model, as a report has it; `speeds` are those of the candidates that ran in turns with it."""
     return Candidate(
         model=model,
         attention="none",
@@ -74,15 +87,16 @@ def baseline(model: str, reports: Sequence[ReportData]) -> Candidate:
         parameters=first.total("parameters").before,
         macs=first.total("MACs").before,
         flops=first.total("FLOPs").before,
-        seconds=timed[len(timed) // 2] if timed else None,
-        ratio=1.0 if timed else None,
+        seconds=speeds[0].before.median if speeds else None,
+        ratio=1.0 if speeds else None,
+        pairs=speeds[0].pairs if speeds else None,
+        contended=bool(speeds) and speeds[0].contended,
     )
 
 
-def candidate(plain: Candidate, attention: str, placement: str, report: ReportData) -> Candidate:
-    """What a report says of one combination with the model whose baseline is `plain`."""
-    speed = report.speeds[0] if report.speeds else None
-    return Candidate(
+def candidate(plain: Candidate, attention: str, placement: str, report: ReportData, speed: Speed | None) -> Candidate:
+    """What a report and a race say of one combination with the model whose baseline is `plain`."""
+    made = Candidate(
         model=plain.model,
         attention=attention,
         placement=placement,
@@ -90,10 +104,18 @@ def candidate(plain: Candidate, attention: str, placement: str, report: ReportDa
         parameters=report.total("parameters").after,
         macs=report.total("MACs").after,
         flops=report.total("FLOPs").after,
-        seconds=plain.seconds * speed.ratio if speed and plain.seconds else None,
-        ratio=speed.ratio if speed else None,
-        ratio_low=speed.ratio_low if speed else None,
-        ratio_high=speed.ratio_high if speed else None,
+    )
+    if speed is None:
+        return made
+    return replace(
+        made,
+        seconds=speed.before.median * speed.ratio,
+        ratio=speed.ratio,
+        ratio_low=speed.ratio_low,
+        ratio_high=speed.ratio_high,
+        confidence=speed.confidence,
+        pairs=speed.pairs,
+        contended=speed.contended,
     )
 
 
@@ -104,21 +126,27 @@ def comparison(
     made = [each for each in candidates if each.problem is None]
     measure: Measure = "latency" if made and all(each.seconds is not None for each in made) else "FLOPs"
     rivals = [each for each in made if each.attention != "none"]
-    beaten = {
+    front = {
         id(each)
         for each in rivals
-        for other in rivals
-        if other.model == each.model and _beats(_point(other, measure), _point(each, measure))
+        if all(_stands_beside(each, other, measure) for other in rivals if other.model == each.model)
     }
-    front = {id(each) for each in rivals} - beaten
     marked = tuple(replace(each, on_front=id(each) in front) for each in candidates)
     return ComparisonData(marked, measure, device, convention, units)
 
 
-def _point(each: Candidate, measure: Measure) -> tuple[float, float]:
-    second = each.seconds if measure == "latency" else each.flops
-    return float(each.parameters or 0), float(second or 0)
+def _stands_beside(each: Candidate, other: Candidate, measure: Measure) -> bool:
+    """Whether `other` does not keep `each` off the front."""
+    more = (each.parameters or 0) - (other.parameters or 0)
+    if more < 0 or each is other:
+        return True
+    return _has_less(each, other, measure) if more else not _has_less(other, each, measure)
 
 
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one[0] <= other[0] and one[1] <= other[1] and one != other
+def _has_less(one: Candidate, other: Candidate, measure: Measure) -> bool:
+    """Whether `one` has less of the second measure; of latency, whether that was resolved."""
+    if measure == "FLOPs":
+        return (one.flops or 0) < (other.flops or 0)
+    if one.ratio_high is None or other.ratio_low is None or one.confidence is None or other.confidence is None:
+        return False
+    return one.ratio_high < other.ratio_low and min(one.confidence, other.confidence) >= CONFIDENCE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..cost.amounts import Cost
-from ..cost.samples import Timing
+from ..cost.samples import Timing, is_resolved
 from ..types import Check, Guard
 from .settings import Convention, Units
 
@@ -42,7 +42,7 @@ class SiteRow:
     """One site: where it is, what went in, what that adds per image, and its share of the time.
 
     `seconds` is the time inside the new module less that inside the module it replaces, per batch; None where speed was
-    not measured. `time_share` is its part of the sum over all sites, in percent.
+    not measured. `time_share` is its part of the sum over all sites, in percent; None where that was not resolved.
     """
 
     block: str
@@ -79,7 +79,8 @@ class Speed:
     `pairs` interleaved pairs were taken, at least `pairs_wanted` unless the time limit of `seconds_limit` came first
     (`limited`). `confidence` is that of the interval from `ratio_low` to `ratio_high`. `floor_seconds` is what the
     added memory traffic (`floor_bytes` per batch, inference) takes at `bandwidth`, the bytes per second of a plain
-    copy there.
+    copy there. On a CPU, `threads` of torch's used `cores_used` cores on average, other processes
+    `cores_busy_elsewhere`; `contended` if these had to wait for one another.
     """
 
     task: Task
@@ -103,6 +104,15 @@ class Speed:
     floor_bytes: int | None = None
     floor_seconds: float | None = None
     bandwidth: float | None = None
+    threads: int | None = None
+    cores_used: float | None = None
+    cores_busy_elsewhere: float | None = None
+    contended: bool = False
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the ratio may be claimed; else only its interval."""
+        return is_resolved(self.ratio, self.ratio_low, self.ratio_high, self.confidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from ..cost.amounts import Cost
 from ..cost.counting import Count, count
 from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
+from ..cost.shares import Share
 from ..errors import TraceError
 from ..sites.stage import stage_number
 from ..tracing.inputs import Inputs, dtype_of
@@ -143,12 +144,11 @@ def _as_run(row: SiteRow, after: Count, inputs: Inputs, *, is_parted: bool) -> S
     return replace(row, size=shape[2:], stage=stage)
 
 
-def _timed(rows: Sequence[SiteRow], seconds: Mapping[str, float]) -> list[SiteRow]:
+def _timed(rows: Sequence[SiteRow], times: Mapping[str, Share]) -> list[SiteRow]:
     """The rows with their seconds, and each one's share of the sum in percent."""
-    total = sum(seconds.values())
-    if total <= 0:
+    if not times:
         return list(rows)
-    return [replace(row, seconds=seconds[row.module], time_share=100 * seconds[row.module] / total) for row in rows]
+    return [replace(row, seconds=times[row.module].seconds, time_share=times[row.module].percent) for row in rows]
 
 
 def _stages(rows: Sequence[SiteRow]) -> tuple[StageRow, ...]:
@@ -163,7 +163,7 @@ def _stages(rows: Sequence[SiteRow]) -> tuple[StageRow, ...]:
                 sites=len(members),
                 added=sum((row.added for row in members), Cost()),
                 seconds=sum(seconds) if seconds else None,
-                time_share=sum(shares) if shares else None,
+                time_share=sum(shares) if len(shares) == len(members) else None,
             )
         )
     return tuple(stages)

@@ -35,6 +35,7 @@ def report(
     channels_last: bool = False,
     compile: bool = False,
     training: bool = False,
+    threads: int | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Report:
     """Say what `patched` costs over `original`: parameters, arithmetic, memory and speed, per site and in total.
@@ -48,8 +49,10 @@ def report(
 
     With `bench`, copies of both run in turns on `device` (`auto`, `cuda`, `cpu`) for at most `bench_seconds` each task:
     inference, and with `training` the training step. `batch` is by default 32 on CUDA and 1 on a CPU, 2 there with
-    `training`. `dtype` (such as "bfloat16") and `channels_last` convert the copies, `compile` compiles them. `progress`
-    is called with a text and the share that is done. In the result, sizes are bytes and times are seconds.
+    `training`. `dtype` (such as "bfloat16") and `channels_last` convert the copies, `compile` compiles them, `threads`
+    are torch's on a CPU. A ratio that was not resolved (too few pairs, or an interval that holds 1 or is wider than the
+    difference) is shown as its interval alone, with what would resolve it. `progress` is called with a text and the
+    share that is done. In the result, sizes are bytes and times are seconds.
 
     >>> from attn_inject import inject, report
     >>> from attn_inject.zoo.cifar import models
@@ -76,6 +79,7 @@ def report(
         channels_last=channels_last,
         compile=compile,
         training=training,
+        threads=threads,
     )
     return report_with(
         settings, original, patched, input_size=input_size, example_inputs=example_inputs, progress=progress
@@ -110,6 +114,8 @@ class Report(ReportData):
         data = asdict(self)
         for row, quantity in zip(data["totals"], self.totals, strict=True):
             row |= {"difference": quantity.difference, "percent": quantity.percent}
+        for row, speed in zip(data["speeds"], self.speeds, strict=True):
+            row["resolved"] = speed.resolved
         return {"format": REPORT_FORMAT, "version": REPORT_VERSION, **data}
 
     def to_json(self, *, indent: int | None = 2) -> str:

@@ -95,7 +95,9 @@ _SITE = _record(
         "replaces": _about(_maybe(_TEXT), "path of the module that it takes the place of"),
         "added": _COST,
         "seconds": _about(_maybe(_NUMBER), "inside the new module, less inside what it replaces"),
-        "time_share": _about(_maybe(_NUMBER), "percent of the sum of `seconds` over all sites"),
+        "time_share": _about(
+            _maybe(_NUMBER), "percent of the sum of `seconds` over all sites; null where not resolved"
+        ),
     },
 )
 
@@ -141,6 +143,11 @@ _SPEED = _record(
         "floor_bytes": _about(_maybe(_INTEGER), "memory traffic that the patched model has more, per batch"),
         "floor_seconds": _about(_maybe(_NUMBER), "what that traffic takes at `bandwidth`"),
         "bandwidth": _about(_maybe(_NUMBER), "bytes per second of a plain copy on the device"),
+        "threads": _about(_maybe(_COUNT), "of torch on a CPU"),
+        "cores_used": _about(_maybe(_NUMBER), "by this process, on average, on a CPU"),
+        "cores_busy_elsewhere": _about(_maybe(_NUMBER), "with everything else, meanwhile"),
+        "contended": _about(_FLAG, "whether this process had to wait for its processor"),
+        "resolved": _about(_FLAG, "whether the ratio may be claimed; else only its interval"),
     },
 )
 
@@ -214,8 +221,12 @@ _CANDIDATE = _record(
         "ratio": _maybe(_NUMBER),
         "ratio_low": _maybe(_NUMBER),
         "ratio_high": _maybe(_NUMBER),
+        "confidence": _about(_maybe(_NUMBER), "of the interval from ratio_low to ratio_high"),
+        "pairs": _about(_maybe(_COUNT), "rounds in which all candidates of the model ran in turns"),
+        "contended": _about(_FLAG, "whether the processor was busy with something else meanwhile"),
+        "resolved": _about(_FLAG, "whether the ratio may be claimed; else only its interval"),
         "problem": _about(_maybe(_TEXT), "why the combination could not be made"),
-        "on_front": _about(_FLAG, "whether no other candidate beats it on parameters and on `measure`"),
+        "on_front": _about(_FLAG, "whether it is smaller, or resolvedly faster (or has fewer FLOPs), than all others"),
     },
 )
 

@@ -22,6 +22,7 @@ class ReportSettings:
         device: `auto`, `cuda` or `cpu`. dtype: such as `bfloat16`. batch: images at once.
         channels_last: measure in that memory format. compile: measure under `torch.compile`.
         training: measure the training step beside inference.
+        threads: how many threads torch uses on the CPU while it is measured; as many as it does by default.
 
     Raises:
         AttnInjectError: settings that make no sense.
@@ -38,6 +39,7 @@ class ReportSettings:
     channels_last: bool = False
     compile: bool = False
     training: bool = False
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense, before anything is counted."""
@@ -49,3 +51,5 @@ class ReportSettings:
             raise AttnInjectError(f"bench_seconds must be a positive number of seconds, not {self.bench_seconds}")
         if self.batch is not None and self.batch < 1:
             raise AttnInjectError(f"batch must be at least 1, not {self.batch}")
+        if self.threads is not None and self.threads < 1:
+            raise AttnInjectError(f"threads must be at least 1, not {self.threads}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..cost.counting import count
+from ..cost.device import threads
 from ..cost.latency import PAIRS, SHARES_PART, BenchSettings, Contest, Progress, Race
-from ..cost.shares import module_seconds
+from ..cost.shares import Share, module_seconds, shares
 from ..errors import AttnInjectError
 from ..tracing.inputs import Inputs
 from ..types import Insertion
@@ -33,6 +35,7 @@ def bench_settings(settings: ReportSettings) -> BenchSettings:
         compile=settings.compile,
         training=settings.training,
         seconds=settings.bench_seconds,
+        threads=settings.threads,
     )
 
 
@@ -45,10 +48,10 @@ def _floating(name: str) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """The races that were run, and seconds per batch inside each new module, less those in what it replaces."""
+    """The races that were run, and the time per batch inside each new module, less that inside what it replaces."""
 
     races: tuple[Speed, ...]
-    modules: Mapping[str, float]
+    modules: Mapping[str, Share]
 
 
 def measure(
@@ -60,57 +63,92 @@ def measure(
     progress: Progress | None = None,
 ) -> Speeds:
     """Time both models on batches of `inputs`. Raises `AttnInjectError` where there is nothing to run or nowhere to."""
-    if any(value.is_meta for model in (original, patched) for value in model.parameters()):
-        raise AttnInjectError("a model on the meta device has no weights to run with; use bench=False")
-    try:
-        contest = Contest(original, patched, inputs, settings)
-        races = [_speed(contest, contest.inference(progress), "inference")]
-        modules = _module_seconds(contest, insertions)
+    with _running((original, patched), settings):
+        contest = Contest((original, patched), inputs, settings)
+        races = [*_speeds(contest, contest.inference(progress), "inference")]
+        modules = _module_shares(contest, insertions)
         if settings.training:
-            races.append(_speed(contest, contest.training(progress), "training step"))
-    except torch.OutOfMemoryError as error:
-        raise AttnInjectError(
-            "both models and their batch do not fit into the device's memory; use a smaller batch"
-        ) from error
+            races += _speeds(contest, contest.training(progress), "training step")
     return Speeds(tuple(races), modules)
 
 
-def _speed(contest: Contest, race: Race, task: Task) -> Speed:
-    settings = contest.settings
-    floor_bytes = bandwidth = None
-    if task == "inference":
-        before, after = (count(model, contest.inputs).total.traffic for model in contest.models)
-        floor_bytes, bandwidth = after - before, contest.device.bandwidth()
-    return Speed(
-        task=task,
-        device_kind=contest.device.kind,
-        device=contest.device.name,
-        clock=contest.device.clock,
-        dtype=str(contest.dtype).removeprefix("torch."),
-        batch=contest.batch,
-        channels_last=settings.channels_last,
-        compiled=settings.compile,
-        before=race.before,
-        after=race.after,
-        ratio=race.ratio.median,
-        ratio_low=race.ratio.low,
-        ratio_high=race.ratio.high,
-        confidence=race.ratio.confidence,
-        pairs=race.pairs,
-        pairs_wanted=PAIRS,
-        limited=race.pairs < PAIRS,
-        seconds_limit=settings.seconds,
-        floor_bytes=floor_bytes,
-        floor_seconds=None if floor_bytes is None or bandwidth is None else floor_bytes / bandwidth,
-        bandwidth=bandwidth,
-    )
+def measure_side_by_side(
+    models: Sequence[nn.Module], inputs: Inputs, settings: BenchSettings, progress: Progress | None = None
+) -> list[Speed]:
+    """Inference of all models in turns with one another: the speed of each after the first, held against the first.
+
+    Raises `AttnInjectError` where there is nothing to run or nowhere to.
+    """
+    with _running(models, settings):
+        contest = Contest(models, inputs, settings)
+        return _speeds(contest, contest.inference(progress), "inference")
 
 
-def _module_seconds(contest: Contest, insertions: Sequence[Insertion]) -> Mapping[str, float]:
+@contextmanager
+def _running(models: Sequence[nn.Module], settings: BenchSettings) -> Iterator[None]:
+    """What holds while models run: they have weights, torch its threads, and memory that is short is said."""
+    if any(value.is_meta for model in models for value in model.parameters()):
+        raise AttnInjectError("a model on the meta device has no weights to run with; use bench=False")
+    try:
+        with threads(settings.threads):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise AttnInjectError(
+            "the models and their batch do not fit into the device's memory; use a smaller batch"
+        ) from error
+
+
+def _speeds(contest: Contest, race: Race, task: Task) -> list[Speed]:
+    """The speed of each model after the first."""
+    settings, contention = contest.settings, race.contention
+    traffic = [count(model, contest.inputs).total.traffic for model in contest.models] if task == "inference" else []
+    bandwidth = contest.device.bandwidth() if traffic else None
+    made = []
+    for index, (after, ratio) in enumerate(zip(race.timings[1:], race.ratios[1:], strict=True), start=1):
+        floor = traffic[index] - traffic[0] if traffic else None
+        made.append(
+            Speed(
+                task=task,
+                device_kind=contest.device.kind,
+                device=contest.device.name,
+                clock=contest.device.clock,
+                dtype=str(contest.dtype).removeprefix("torch."),
+                batch=contest.batch,
+                channels_last=settings.channels_last,
+                compiled=settings.compile,
+                before=race.timings[0],
+                after=after,
+                ratio=ratio.median,
+                ratio_low=ratio.low,
+                ratio_high=ratio.high,
+                confidence=ratio.confidence,
+                pairs=race.pairs,
+                pairs_wanted=PAIRS,
+                limited=race.pairs < PAIRS,
+                seconds_limit=settings.seconds,
+                floor_bytes=floor,
+                floor_seconds=None if floor is None or bandwidth is None else floor / bandwidth,
+                bandwidth=bandwidth,
+                threads=None if contention is None else contention.threads,
+                cores_used=None if contention is None else contention.own,
+                cores_busy_elsewhere=None if contention is None else contention.elsewhere,
+                contended=contention is not None and contention.is_busy,
+            )
+        )
+    return made
+
+
+def _module_shares(contest: Contest, insertions: Sequence[Insertion]) -> Mapping[str, Share]:
     """Timed without compilation, since a compiled graph has no module boundaries left to stop a clock at."""
-    limit = SHARES_PART * contest.settings.seconds / 2
     original, patched = contest.models
-    new = module_seconds(patched, [i.module for i in insertions], contest.inputs, contest.device, limit)
     replaced = [i.replaces for i in insertions if i.replaces is not None]
+    limit = SHARES_PART * contest.settings.seconds / (2 if replaced else 1)
+    new = module_seconds(patched, [i.module for i in insertions], contest.inputs, contest.device, limit)
     old = module_seconds(original, replaced, contest.inputs, contest.device, limit) if replaced else {}
-    return {i.module: new[i.module] - (old[i.replaces] if i.replaces is not None else 0.0) for i in insertions}
+    passes = min(map(len, [*new.values(), *old.values()]), default=0)
+    return shares(
+        {
+            i.module: [new[i.module][p] - (0.0 if i.replaces is None else old[i.replaces][p]) for p in range(passes)]
+            for i in insertions
+        }
+    )

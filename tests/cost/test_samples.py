@@ -7,7 +7,7 @@ from statistics import median, quantiles
 
 import pytest
 
-from attn_inject.cost.samples import median_interval, timing
+from attn_inject.cost.samples import is_resolved, median_interval, timing
 
 
 @pytest.mark.parametrize(("n", "rank"), [(1, 1), (5, 1), (10, 1), (11, 1), (15, 2), (30, 6), (100, 34)])
@@ -40,6 +40,27 @@ def test_quartiles_are_those_of_the_standard_library() -> None:
     found = timing(values, batch=8, peak_bytes=None)
     assert (found.low_quartile, found.high_quartile) == pytest.approx((low, high))
     assert found.images_per_second == pytest.approx(8 / median(values))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "confidence", "resolved"),
+    [
+        (1.065, 1.041, 1.090, 0.95, True),
+        (0.900, 0.880, 0.930, 0.95, True),
+        (1.065, 0.999, 1.090, 0.95, False),  # holds 1
+        (1.025, 1.005, 1.045, 0.95, False),  # wider than the effect
+        (1.974, 1.900, 2.000, 0.50, False),  # two pairs
+        (1.000, 1.000, 1.000, 0.95, False),
+    ],
+)
+def test_what_may_be_claimed(ratio: float, low: float, high: float, confidence: float, *, resolved: bool) -> None:
+    assert is_resolved(ratio, low, high, confidence) is resolved
+
+
+def test_independent_samples_may_ask_for_less() -> None:
+    """n = 12: P(Bin(12, 1/2) < 3) = 0.0193, < 4: 0.073."""
+    interval = median_interval(list(range(1, 13)), asked=0.95)
+    assert (interval.low, interval.high, interval.confidence) == (3, 10, 0.95)
 
 
 def test_no_samples_no_median() -> None:

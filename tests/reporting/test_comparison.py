@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from rich.console import Console
 from torch import nn
 
 from attn_inject import AttnInjectError
@@ -17,15 +18,36 @@ from attn_inject.reporting.comparing import Comparison, compare, shown
 from attn_inject.reporting.comparison import Candidate, comparison
 from attn_inject.reporting.settings import ReportSettings
 
+from ..parted import SCOPES, parted
 from .conftest import Net
 from .test_views import assert_golden
 
 COUNTED = ReportSettings(bench=False)
 
 
+def measured(ratio: float, width: float = 0.02, confidence: float = 0.95) -> dict[str, float | int]:
+    return {
+        "ratio_low": round(ratio - width / 2, 6),
+        "ratio_high": round(ratio + width / 2, 6),
+        "confidence": confidence,
+        "pairs": 40,
+    }
+
+
 def candidates(*rows: tuple[str, int, int, float | None], model: str = "net") -> list[Candidate]:
     return [
-        Candidate(model, name, "standard", 4, parameters=p, macs=f // 2, flops=f, seconds=s, ratio=s and s * 10)
+        Candidate(
+            model,
+            name,
+            "standard",
+            4,
+            parameters=p,
+            macs=f // 2,
+            flops=f,
+            seconds=s,
+            ratio=s and s * 10,
+            **({} if s is None or name == "none" else measured(s * 10)),
+        )
         for name, p, f, s in rows
     ]
 
@@ -47,6 +69,64 @@ def test_the_front_is_what_no_other_attention_beats() -> None:
     made = together(ROWS)
     assert made.measure == "latency"
     assert front(made) == ["small", "fast"]
+
+
+def test_a_star_needs_a_resolved_difference() -> None:
+    """`fast` has more parameters than `small`: it is on the front only where it is faster beyond doubt."""
+    assert front(together([*ROWS[:2], replace(ROWS[2], **measured(1.1, width=0.5))])) == ["small"]
+    assert front(together([*ROWS[:2], replace(ROWS[2], **measured(1.1, confidence=0.5))])) == ["small"]
+
+
+def test_what_was_not_resolved_is_an_interval_in_every_view() -> None:
+    unsure = replace(ROWS[2], contended=True, **measured(1.1, width=0.5, confidence=0.5))
+    made = together([*ROWS[:2], unsure])
+    for text in (made.to_markdown(), printed(made)):
+        assert "(0.85–1.35)" in text
+        assert "1.100" not in text
+        assert "110 ms" not in text
+        flat = " ".join(text.split())
+        assert "its 50 to 95 % (40 rounds) interval" in flat
+        assert "An interval alone: not resolved" in flat
+        assert "busy" in flat
+    row = made.to_dict()["candidates"][2]
+    assert (row["resolved"], row["confidence"], row["pairs"], row["contended"]) == (False, 0.5, 40, True)
+
+
+def printed(made: Comparison) -> str:
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(made)
+    return capture.get()
+
+
+def test_candidates_run_in_turns_with_each_other() -> None:
+    wishes = [Choices(attention=name, input_size=(3, 32, 32)) for name in ("se", "eca")]
+    said: list[float] = []
+    made = compare(
+        [Net(), Net()], wishes, settings=ReportSettings(bench_seconds=0.05, device="cpu", threads=1),
+        progress=lambda _, share: said.append(share),
+    )  # fmt: skip
+    assert len(made.candidates) == 6
+    for at in (0, 3):
+        plain, se, eca = made.candidates[at : at + 3]
+        assert plain.ratio == 1
+        assert plain.pairs == se.pairs == eca.pairs
+        assert se.seconds == pytest.approx(plain.seconds * se.ratio)
+        assert se.ratio_low <= se.ratio <= se.ratio_high
+    assert said == sorted(said)
+    assert "1 thread" in str(made.device)
+
+
+def test_parts_run_in_turns_with_those_of_the_same_part() -> None:
+    settings = ReportSettings(bench_seconds=0.02, device="cpu")
+    sizes = {SCOPES[0]: (3, 16, 16), SCOPES[1]: (16, 16, 16)}
+    for scopes in ((SCOPES[0], SCOPES[0]), SCOPES[:2]):
+        wishes = [
+            Choices(attention=name, scope=scope, input_size=sizes[scope])
+            for name, scope in zip(("se", "eca"), scopes, strict=True)
+        ]
+        made = compare(parted(), wishes, settings=settings)
+        assert [each.attention for each in made.candidates if each.ratio is not None] == ["none", "se", "eca"]
 
 
 def test_without_all_timings_flops_decide() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from attn_inject.reporting.settings import Units
 from attn_inject.reporting.views import words
 from attn_inject.reporting.views.console import render_diff, to_text
 from attn_inject.reporting.views.folding import fold
+from attn_inject.reporting.views.plot import charts
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -108,6 +110,68 @@ def test_a_cpu_is_never_called_a_gpu(fixed: Report) -> None:
     titles = [words.speed_title(speed) for speed in fixed.speeds]
     assert titles == ["CPU speed, inference", "CUDA speed, training step"]
     assert "GPU" not in to_text(replace(fixed, speeds=fixed.speeds[:1]))
+
+
+def in_views(report: Report) -> list[str]:
+    """Terminal, Markdown and page, each on one line."""
+    page = re.sub("<[^>]*>", "", report.to_html())
+    return [" ".join(text.split()) for text in (to_text(report), report.to_markdown(), page)]
+
+
+@pytest.mark.parametrize(
+    ("figures", "claim", "tile", "advice"),
+    [
+        (
+            {"ratio": 0.874, "ratio_low": 0.63, "ratio_high": 1.12, "confidence": 0.5, "pairs": 2},
+            "not resolved: between 0.63 and 1.12 (2 pairs, 50 %)",
+            "0.63–1.12×",
+            "to resolve it: --bench-seconds 6, --threads 1, a quiet machine",
+        ),
+        (
+            {"ratio": 1.002, "ratio_low": 0.998, "ratio_high": 1.006, "pairs": 400, "limited": False, "threads": 1},
+            "not resolved: between 0.998 and 1.006 (400 pairs, 95 %)",
+            "0.998–1.006×",
+            "to resolve it: --bench-seconds 12, a quiet machine",
+        ),
+    ],
+)
+def test_what_was_not_resolved_is_claimed_nowhere(
+    fixed: Report, figures: dict[str, float], claim: str, tile: str, advice: str
+) -> None:
+    speed = replace(fixed.speeds[0], **{"threads": 2, **figures})
+    unsure = replace(fixed, speeds=(speed,))
+    for text in in_views(unsure):
+        assert claim in text
+        assert advice in text
+        assert "times the time" not in text
+        assert f"{speed.ratio:.3f}" not in text
+    titles = [title for title in charts(unsure) if title.startswith("CPU speed")]
+    assert titles == [f"CPU speed, inference: {tile}, not resolved"]
+    assert f"{tile}the time, not resolved: CPU speed, inference" in in_views(unsure)[2].replace("× ", "×")
+    assert unsure.to_dict()["speeds"][0]["resolved"] is False
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "own", "sentence"),
+    [
+        (1.04, 1.5, "the machine was busy: other processes used 1.0 cores meanwhile"),
+        (None, 0.5, "the machine was busy: this process got 0.5 cores for its 2 threads"),
+    ],
+)
+def test_a_busy_machine_is_named(fixed: Report, elsewhere: float | None, own: float, sentence: str) -> None:
+    speed = replace(fixed.speeds[0], threads=2, cores_used=own, cores_busy_elsewhere=elsewhere, contended=True)
+    assert all(sentence in text for text in in_views(replace(fixed, speeds=(speed,))))
+    assert not any("busy" in text for text in in_views(fixed))
+
+
+def test_shares_that_were_not_resolved_are_no_percentages(fixed: Report) -> None:
+    first, *others = fixed.sites
+    unsure = replace(fixed, sites=(replace(first, time_share=None), *others))
+    for text in in_views(unsure):
+        assert "shares of the time were not resolved at 1 of 4 sites" in text
+    assert "Share of the added time per site" not in charts(unsure)
+    folded = to_text(unsure)
+    assert "50 %" not in folded.partition("4 sites")[2].partition("By stage")[0]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

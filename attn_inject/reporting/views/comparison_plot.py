@@ -26,6 +26,10 @@ def _chart(comparison: ComparisonData, axes: Axes) -> None:
     models = list(dict.fromkeys(each.model for each in made))
     for index, each in enumerate(made):
         plain = each.attention == "none"
+        if comparison.measure == "latency" and each.ratio and each.ratio_low and each.ratio_high:
+            parameters, middle = _point(comparison, each)
+            ends = [middle * bound / each.ratio for bound in (each.ratio_low, each.ratio_high)]
+            axes.plot([parameters, parameters], ends, color=f"C{index % 10}", linewidth=1, zorder=0)
         axes.plot(
             *_point(comparison, each),
             _SHAPES[models.index(each.model) % len(_SHAPES)],
@@ -33,7 +37,7 @@ def _chart(comparison: ComparisonData, axes: Axes) -> None:
             markeredgecolor=AFTER if each.on_front else "white",
             markeredgewidth=2 if each.on_front else 0.5,
             markersize=9,
-            label=each.name(several=len(models) > 1) + (" ★" if each.on_front else ""),
+            label=each.name(several=len(models) > 1) + (" ★" if each.on_front else "") + _doubt(each),
         )
     for model in models:
         front = sorted(_point(comparison, each) for each in made if each.on_front and each.model == model)
@@ -50,6 +54,10 @@ def _chart(comparison: ComparisonData, axes: Axes) -> None:
         axis.set_minor_locator(NullLocator())
     axes.set_ylabel("ms per batch" if comparison.measure == "latency" else "FLOPs")
     axes.set_xlabel("parameters" if comparison.device is None else f"parameters\n{comparison.device}")
+
+
+def _doubt(each: Candidate) -> str:
+    return " (time not resolved)" if each.confidence is not None and not each.resolved else ""
 
 
 def _milliseconds(value: float, _: int | None) -> str:

@@ -60,7 +60,8 @@ def _rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
         cells += [words.short(each.parameters or 0, comparison.units), words.percent(more)]
         cells += [words.short(number or 0, comparison.units) for number in (each.macs, each.flops)]
         if timed:
-            cells += [words.seconds(each.seconds) if each.seconds else "", _ratio(each)]
+            claimed = each.seconds is not None and (each.resolved or each.attention == "none")
+            cells += [words.seconds(each.seconds or 0) if claimed else "", _ratio(each)]
         rows.append([*cells, _FRONT if each.on_front else ""])
     return header, rows
 
@@ -70,15 +71,39 @@ def _ratio(each: Candidate) -> str:
         return ""
     if each.ratio_low is None or each.ratio_high is None:
         return f"{each.ratio:.3f}"
+    if not each.resolved:
+        return f"({words.span_of_ratios(each.ratio_low, each.ratio_high)})"
     return f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})"
 
 
 def _legend(comparison: ComparisonData) -> list[str]:
-    lines = [f"{_FRONT} no other attention there has both fewer parameters and less {comparison.measure}."]
+    made = _made(comparison)
+    what = "resolvedly less latency" if comparison.measure == "latency" else "less FLOPs"
+    lines = [f"{_FRONT} fewest parameters, or {what} than all attentions with fewer."]
     lines.append(words.convention(comparison))
     if comparison.device is not None:
-        lines.append(f"Latency per batch, ratio to the plain model with its 95 % interval, on {comparison.device}.")
+        lines.append(
+            f"Latency per batch, ratio to the plain model with its {_sure(made)} interval, on {comparison.device}."
+        )
+    unsure = [each for each in made if each.confidence is not None and not each.resolved]
+    if unsure:
+        lines.append(
+            "An interval alone: not resolved; a larger --bench-seconds, --threads 1 or a quiet machine would tell."
+        )
+    if any(each.contended for each in made):
+        lines.append("The machine was busy with something else meanwhile.")
     return lines
+
+
+def _sure(made: list[Candidate]) -> str:
+    """How sure the intervals are, from how many rounds: "95 %, 24 rounds"."""
+    shares = sorted({round(100 * each.confidence) for each in made if each.confidence is not None})
+    rounds = sorted({each.pairs for each in made if each.pairs is not None})
+    return f"{_range(shares)} % ({_range(rounds)} rounds)"
+
+
+def _range(numbers: list[int]) -> str:
+    return " to ".join(dict.fromkeys(str(number) for number in (numbers[0], numbers[-1])))
 
 
 def _problems(comparison: ComparisonData) -> list[str]:

@@ -90,9 +90,8 @@ def _speed(speed: Speed) -> Iterator[RenderableType]:
     for name, *values in tables.speed_rows(speed):
         table.add_row(name, *values)
     yield table
-    yield Text(words.ratio(speed), style="bold")
-    details = (words.speed_settings(speed), words.sample(speed), words.floor(speed))
-    yield Text("\n".join(filter(None, details)), style="dim")
+    yield Text(words.ratio(speed), style="bold" if speed.resolved else "yellow")
+    yield Text("\n".join(words.speed_details(speed)), style="dim")
 
 
 def _closing(report: ReportData) -> Iterator[RenderableType]:

@@ -54,7 +54,7 @@ def _folded(group: Sequence[SiteRow]) -> FoldedRow:
         first=group[0],
         blocks=tuple(row.block for row in group),
         added=sum((row.added for row in group), Cost()),
-        time_share=sum(shares) if shares else None,
+        time_share=sum(shares) if len(shares) == len(group) else None,
     )
 
 

@@ -39,8 +39,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
 def _speed(speed: Speed) -> Iterator[str]:
     yield f"**{words.speed_title(speed)}**: {words.ratio(speed)}."
     yield table(["", "before", "after"], speed_rows(speed))
-    details = (words.speed_settings(speed), words.sample(speed), words.floor(speed))
-    yield "\n".join(f"- {_escaped(line)}" for line in details if line is not None)
+    yield "\n".join(f"- {_escaped(line)}" for line in words.speed_details(speed))
 
 
 def _diff(diff: BlockDiff) -> Iterator[str]:

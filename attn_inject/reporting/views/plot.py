@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ...cost.samples import Timing
 from ...errors import AttnInjectError
 from ...types import block_name
-from ..data import ReportData
+from ..data import ReportData, Speed
 from . import words
 
 Chart = Callable[[Axes], None]
@@ -50,12 +50,17 @@ def charts(report: ReportData) -> Mapping[str, Chart]:
         added = [row.added for row in report.sites]
         found["Parameters added per site"] = _per_site(report, [cost.parameters for cost in added], "parameters")
         found["FLOPs added per site"] = _per_site(report, [cost.flops for cost in added], "FLOPs")
-    if any(row.time_share is not None for row in report.sites):
-        shares = [row.time_share or 0.0 for row in report.sites]
+    shares = [row.time_share for row in report.sites if row.time_share is not None]
+    if shares and len(shares) == len(report.sites):
         found["Share of the added time per site"] = _per_site(report, shares, "% of the time in new modules")
     for speed in report.speeds:
-        found[f"{words.speed_title(speed)}: {speed.ratio:.3f}×"] = _latency((speed.before, speed.after))
+        found[f"{words.speed_title(speed)}: {_ratio(speed)}"] = _latency((speed.before, speed.after))
     return found
+
+
+def _ratio(speed: Speed) -> str:
+    large, _ = words.short_ratio(speed)
+    return large if speed.resolved else f"{large}, not resolved"
 
 
 def draw(found: Mapping[str, Chart]) -> Figure:

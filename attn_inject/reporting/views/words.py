@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING
 
 from ...cost.amounts import Cost
@@ -137,9 +138,58 @@ def speed_settings(speed: Speed) -> str:
 
 
 def ratio(speed: Speed) -> str:
-    """1.065 times the time (95 % interval 1.041 to 1.090)."""
+    """1.065 times the time (95 % interval 1.041 to 1.090); what was not resolved is only its interval."""
+    if not speed.resolved:
+        return unresolved(speed.ratio_low, speed.ratio_high, speed.pairs, speed.confidence)
     interval = f"{100 * speed.confidence:.0f} % interval {speed.ratio_low:.3f} to {speed.ratio_high:.3f}"
     return f"{speed.ratio:.3f} times the time ({interval})"
+
+
+def unresolved(low: float, high: float, pairs: int, confidence: float) -> str:
+    """What is known where a ratio was not resolved."""
+    return f"not resolved: {span_of_ratios(low, high, ' and ', 'between ')} ({pairs} pairs, {100 * confidence:.0f} %)"
+
+
+def short_ratio(speed: Speed) -> tuple[str, str]:
+    """What a tile says large, and what stands below it."""
+    title = speed_title(speed)
+    if speed.resolved:
+        return f"{speed.ratio:.3f}×", f"the time: {title}"
+    return f"{span_of_ratios(speed.ratio_low, speed.ratio_high)}×", f"the time, not resolved: {title}"
+
+
+def span_of_ratios(low: float, high: float, between: str = "–", before: str = "") -> str:
+    """0.63–1.12; a narrow interval has a digit more."""
+    digits = 3 if high - low < 0.1 else 2
+    return f"{before}{low:.{digits}f}{between}{high:.{digits}f}"
+
+
+def advice(speed: Speed) -> str | None:
+    """What would resolve a ratio that was not."""
+    if speed.resolved:
+        return None
+    ways = [f"--bench-seconds {_seconds_needed(speed)}"]
+    ways += ["--threads 1"] if speed.threads not in (None, 1) else []
+    ways += ["a quiet machine"] if speed.device_kind == "cpu" else []
+    return f"to resolve it: {', '.join(ways)}"
+
+
+def _seconds_needed(speed: Speed) -> int:
+    """A limit that leaves time for all pairs, or, where all were taken, for four times as many."""
+    if not speed.limited:
+        return ceil(4 * speed.seconds_limit)
+    # Not all of the limit is for the pairs.
+    pairs = 1.25 * speed.pairs_wanted * (speed.before.median + speed.after.median)
+    return ceil(max(pairs, 2 * speed.seconds_limit))
+
+
+def contention(speed: Speed) -> str | None:
+    """That the processor was not free, and how that shows."""
+    if not speed.contended:
+        return None
+    if speed.cores_busy_elsewhere is not None and speed.cores_busy_elsewhere >= 0.25:
+        return f"the machine was busy: other processes used {speed.cores_busy_elsewhere:.1f} cores meanwhile"
+    return f"the machine was busy: this process got {speed.cores_used or 0:.1f} cores for its {speed.threads} threads"
 
 
 def sample(speed: Speed) -> str:
@@ -148,6 +198,12 @@ def sample(speed: Speed) -> str:
         limit = f"{speed.seconds_limit:g} s"
         return f"{speed.pairs} interleaved pairs, not {speed.pairs_wanted}: the time limit of {limit} came first"
     return f"{speed.pairs} interleaved pairs"
+
+
+def speed_details(speed: Speed) -> list[str]:
+    """What belongs to a ratio: what would resolve it, where it was measured and how, what it could be at best."""
+    lines = (advice(speed), contention(speed), speed_settings(speed), sample(speed), floor(speed))
+    return [line for line in lines if line is not None]
 
 
 def floor(speed: Speed) -> str | None:
@@ -175,6 +231,10 @@ def remarks(report: ReportData) -> list[str]:
     lines = list(report.notes)
     lines += guard_notes(report.guards, any_size=report.any_size)
     lines += [f"not kept: {name}" for name in _folded(report.not_kept)]
+    timed = [row for row in report.sites if row.seconds is not None]
+    unsure = sum(row.time_share is None for row in timed)
+    if unsure:
+        lines.append(f"shares of the time were not resolved at {unsure} of {len(timed)} sites")
     if report.unknown:
         lines.append("FLOPs not counted: " + ", ".join(f"{name} ({n}×)" for name, n in report.unknown.items()))
     return lines
