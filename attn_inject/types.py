@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import html
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
@@ -120,8 +122,41 @@ def guard_notes(guards: Sequence[Guard], *, any_size: bool, most: int = 3) -> li
     return lines
 
 
-@dataclass(frozen=True, slots=True)
-class Sites(Sequence[Site]):
+class Printed:
+    """What prints as a table in a terminal and in a notebook, and whose `repr` is one short line."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Columns two blanks apart; a column of numbers stands right."""
+    cells = [header, *([str(cell) for cell in row] for row in rows)]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(cell.isdigit() for cell in column[1:]) for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _kinds(sites: Iterable[Site]) -> str:
+    """16 residual, 2 mixed."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(site.kind for site in sites).items()) or "none"
+
+
+def _size(site: Site) -> str:
+    return "x".join(map(str, site.size)) or "-"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sites(Printed, Sequence[Site]):
     """A sequence of `Site` in execution order; `.skipped` has every add and concat that is not one.
 
     `guards` are the decisions of the model's code that hold for the sizes it was traced at. `any_size` is whether a
@@ -150,6 +185,22 @@ class Sites(Sequence[Site]):
     def __iter__(self) -> Iterator[Site]:
         return iter(self.items)
 
+    def __repr__(self) -> str:
+        return f"Sites({_kinds(self)}; {len(self.skipped)} skipped)"
+
+    def __str__(self) -> str:
+        rows = [
+            (block_name(site.block), site.kind, site.stage, site.channels, _size(site), site.existing) for site in self
+        ]
+        header = ("block", "kind", "stage", "channels", "size", "has already")
+        shown = len(header) - (not any(row[-1] for row in rows))
+        lines = [f"{len(self)} sites"]
+        lines += _aligned(header[:shown], [row[:shown] for row in rows]) if rows else []
+        lines += [f"from one run, since there is no graph: {self.recorded}"] if self.recorded else []
+        lines += guard_notes(self.guards, any_size=self.any_size)
+        lines += [f"{len(self.skipped)} adds and concats are no site: .skipped says why"] if self.skipped else []
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True, slots=True)
 class Insertion:
@@ -171,8 +222,8 @@ class Insertion:
     replaces: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+@dataclass(frozen=True, slots=True, repr=False)
+class Plan(Printed):
     """Sites x attention x options: what the rewrite does and nothing else.
 
     `removals` are blocks whose existing channel attention is taken out without a successor (`--attention none
@@ -189,7 +240,32 @@ class Plan:
     kinds: tuple[Kind, ...] = DEFAULT_KINDS
     input_shape: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
-    factory: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
+    factory: Callable[..., Any] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        source = f", {self.source}" if self.source is not None else ""
+        return f"Plan({self.attention} at {_kinds(made.site for made in self.insertions)}{source})"
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                block_name(made.site.block),
+                made.site.kind,
+                made.module,
+                made.attention + "".join(f", {key}={value!r}" for key, value in made.options.items()),
+                made.channels,
+                _size(made.site),
+                made.placement,
+            )
+            for made in self.insertions
+        ]
+        lines = [f"{self.attention} at {len(rows)} sites, init {self.init}"]
+        lines[0] += f", in {self.scope}" if self.scope else ""
+        lines[0] += f", of {self.source}" if self.source is not None else ""
+        if rows:
+            lines += _aligned(("block", "kind", "module", "attention", "channels", "size", "placement"), rows)
+        lines += [f"taken out of {block_name(site.block)}: {site.existing}" for site in self.removals]
+        return "\n".join([*lines, *self.notes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +294,8 @@ class Verification:
         return "\n".join(f"{'ok  ' if c.passed else 'FAIL'} {c.name}: {c.figure}" for c in self.checks)
 
 
-@dataclass(frozen=True, slots=True)
-class Injection:
+@dataclass(frozen=True, slots=True, repr=False)
+class Injection(Printed):
     """The record that a patched model carries: what was put in, into what, by which versions, how verified.
 
     Where several submodules were patched one after the other (`scope`), it is that of the last one, and `others` are
@@ -234,3 +310,16 @@ class Injection:
     guards: tuple[Guard, ...] = ()
     any_size: bool = True
     others: tuple[Injection, ...] = ()
+
+    def __repr__(self) -> str:
+        verified = "not verified" if self.verification is None else "verified" if self.verification else "NOT VERIFIED"
+        return f"Injection({self.plan!r}, {verified})"
+
+    def __str__(self) -> str:
+        lines = [str(part.plan) for part in (*self.others, self)]
+        if self.verification is not None:
+            lines.append(str(self.verification))
+        lines += guard_notes(self.guards, any_size=self.any_size)
+        lines += [f"not kept: {loss}" for loss in self.not_kept]
+        lines.append(", ".join(f"{name} {version}" for name, version in self.versions.items()))
+        return "\n".join(line for line in lines if line)

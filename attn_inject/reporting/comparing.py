@@ -37,29 +37,39 @@ _COUNTING = 0.3
 
 def compare(
     models: str | nn.Module | Iterable[str | nn.Module],
-    wishes: Sequence[Choices | Any],
+    attentions: Sequence[Choices | Any],
     *,
-    settings: ReportSettings | None = None,
     example_inputs: Any = None,
     progress: Progress | None = None,
+    settings: ReportSettings | None = None,
+    **others: Any,
 ) -> Comparison:
     """Put every attention into every model, and say what each costs.
 
+    All that go into one model are timed in turns with it and with one another, in inference.
+
+    >>> import attn_inject
+    >>> from attn_inject.zoo.cifar import models
+    >>> made = attn_inject.compare(models()["resnet20"](), ["se", "eca"], bench=False)
+    >>> [(each.attention, each.parameters) for each in made.candidates]
+    [('none', 269722), ('se', 271738), ('eca', 269749)]
+
     Args:
         models: sources ("resnet50", "timm:resnet50d", ...) or models.
-        wishes: what to put in, each in its turn: an attention as `inject` takes it, or `Choices` with all that belongs
-            to it (a placement, options, ...).
-        settings: of the reports; `bench_seconds` are for each combination.
+        attentions: what to put in, each in its turn: an attention as `inject` takes it, or `Choices` with all that
+            belongs to it (a placement, options, ...).
         example_inputs: as for `inject`, the same for all models.
         progress: called with a text and the share that is done.
+        settings: of the reports, or each by the name that `report` has for it (`bench=False`, `device="cpu"`, ...);
+            `bench_seconds` are for each combination.
 
     A combination that does not exist (a placement that a block has no room for, say) becomes a candidate whose
-    `problem` says so. Raises `AttnInjectError` where nothing could be made.
+    `problem` says so. Raises `AttnInjectError` where nothing could be made, or for settings that make no sense.
 
     """
-    settings = settings or ReportSettings()
+    settings = replace(settings or ReportSettings(), **others)
     wanted = [models] if isinstance(models, (str, nn.Module)) else list(models)
-    choices = [wish if isinstance(wish, Choices) else Choices(attention=wish) for wish in wishes]
+    choices = [wish if isinstance(wish, Choices) else Choices(attention=wish) for wish in attentions]
     candidates: list[Candidate] = []
     races: list[Speed] = []
     for position, asked in enumerate(wanted):

@@ -24,6 +24,7 @@ Measure = Literal["latency", "FLOPs"]
 class Candidate:
     """One model with one attention at one placement, or the model as it was (`attention` is `none`).
 
+    Figures are totals of the model; `traffic` is the bytes that its operations read and write for one image.
     `ratio` is the time over the plain model's with its interval, from `pairs` rounds in which all candidates of the
     model ran in turns; `confidence` is the interval's. `seconds` per batch is the plain model's median times that
     ratio, since the machine's drift cancels in ratios only. None where it was not timed. `contended` says that the
@@ -38,6 +39,7 @@ class Candidate:
     parameters: int | None = None
     macs: int | None = None
     flops: int | None = None
+    traffic: int | None = None
     seconds: float | None = None
     ratio: float | None = None
     ratio_low: float | None = None
@@ -87,6 +89,7 @@ def baseline(model: str, first: ReportData, speeds: Sequence[Speed]) -> Candidat
         parameters=first.total("parameters").before,
         macs=first.total("MACs").before,
         flops=first.total("FLOPs").before,
+        traffic=first.total("bytes read").before + first.total("bytes written").before,
         seconds=speeds[0].before.median if speeds else None,
         ratio=1.0 if speeds else None,
         pairs=speeds[0].pairs if speeds else None,
@@ -104,6 +107,7 @@ def candidate(plain: Candidate, attention: str, placement: str, report: ReportDa
         parameters=report.total("parameters").after,
         macs=report.total("MACs").after,
         flops=report.total("FLOPs").after,
+        traffic=report.total("bytes read").after + report.total("bytes written").after,
     )
     if speed is None:
         return made

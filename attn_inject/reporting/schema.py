@@ -217,6 +217,7 @@ _CANDIDATE = _record(
         "parameters": _maybe(_COUNT),
         "macs": _maybe(_COUNT),
         "flops": _maybe(_COUNT),
+        "traffic": _about(_maybe(_COUNT), "bytes that its operations read and write for one image"),
         "seconds": _maybe(_NUMBER),
         "ratio": _maybe(_NUMBER),
         "ratio_low": _maybe(_NUMBER),

@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..files.pt import KEY
 from ..planning.tables import MAX_TEXT
 from ..tracing.inputs import Inputs, Signature
+from .onnx_names import name_tensors
 
 _EXTRA = f"{KEY}.json"
 # What a convolutional network may differ by between two runtimes, relative to its largest output.
@@ -106,6 +107,9 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Inputs) -> None:
         raise CheckpointError("torch.onnx.export gave no program for this model")
     onnxscript.optimizer.fold_constants(program.model)
     onnxscript.optimizer.remove_unused_nodes(program.model)
+    with torch.no_grad():
+        expected = inputs.given_to(model)
+    name_tensors(program.model.graph, model, inputs, expected)
     program.model.metadata_props[KEY] = text
     program.save(str(path), external_data=False)
     try:
@@ -113,18 +117,16 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Inputs) -> None:
     except Exception as error:
         raise CheckpointError(f"torch.onnx wrote no sound ONNX for this model: {str(error).splitlines()[0]}") from error
     if not bfloat16:
-        _compare(path, model, inputs)
+        _compare(path, inputs, tree_leaves(expected))
 
 
-def _compare(path: Path, model: nn.Module, inputs: Inputs) -> None:
+def _compare(path: Path, inputs: Inputs, expected: list[torch.Tensor]) -> None:
     try:
         import onnxruntime
     except ImportError:
         return
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feeds = {slot.name: value.numpy() for slot, value in zip(session.get_inputs(), inputs.tensors, strict=True)}
-    with torch.no_grad():
-        expected = tree_leaves(inputs.given_to(model))
     for ours, theirs in zip(expected, session.run(None, feeds), strict=True):
         apart = float((ours.float() - torch.from_numpy(theirs).float()).abs().max())
         tolerance = _ONNX_TOLERANCE.get(ours.dtype, _ONNX_TOLERANCE_ELSE)

@@ -54,6 +54,9 @@ def test_exports_take_any_batch_of_them(suffix: str, tmp_path: Path) -> None:
         assert torch.equal(torch.export.load(tmp_path / "m.pt2").module()(**given), expected)
         return
     session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "m.onnx")
+    assert [slot.name for slot in session.get_inputs()] == ["image", "index", "maps.0"]
+    assert [slot.name for slot in session.get_outputs()] == ["output"]
+    assert {slot.shape[0] for slot in [*session.get_inputs(), *session.get_outputs()]} == {"batch"}
     values = [given["image"], given["index"], scale]
     feeds = {slot.name: value.numpy() for slot, value in zip(session.get_inputs(), values, strict=True)}
     torch.testing.assert_close(torch.from_numpy(session.run(None, feeds)[0]), expected, rtol=1e-4, atol=1e-5)

@@ -14,8 +14,8 @@ from .markdown import table as markdown_table
 
 _FRONT = "★"
 # From this width on there is room for all columns.
-_WIDE = 100
-_ONLY_WIDE = frozenset({"sites", "MACs", "FLOPs"})
+_WIDE = 112
+_ONLY_WIDE = frozenset({"sites", "MACs", "FLOPs", "latency"})
 
 
 def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[RenderableType]:
@@ -29,7 +29,7 @@ def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[Renderabl
     for each, row in zip(_made(comparison), rows, strict=True):
         table.add_row(*(row[index] for index in shown), style="bold" if each.on_front else "")
     yield table
-    for line in _legend(comparison):
+    for line in _legend(comparison, {header[index] for index in shown}):
         yield Text(line, style="dim")
     for problem in _problems(comparison):
         yield Text(f"! {problem}", style="yellow")
@@ -38,7 +38,7 @@ def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[Renderabl
 def to_markdown(comparison: ComparisonData) -> str:
     """The table and its legend as Markdown."""
     header, rows = _rows(comparison)
-    parts = [markdown_table(header, rows), " ".join(_legend(comparison))]
+    parts = [markdown_table(header, rows), " ".join(_legend(comparison, set(header)))]
     parts += ["\n".join(f"- {problem}" for problem in _problems(comparison))] if _problems(comparison) else []
     return "\n\n".join(parts) + "\n"
 
@@ -48,22 +48,44 @@ def _made(comparison: ComparisonData) -> list[Candidate]:
 
 
 def _rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
-    made = _made(comparison)
+    """The plain model's totals, and what each attention adds to them."""
+    made, units = _made(comparison), comparison.units
     timed = any(each.seconds is not None for each in made)
-    header = ["", "sites", "params", "more", "MACs", "FLOPs", *(["latency", "ratio"] if timed else []), "front"]
-    plain = {each.model: each.parameters or 0 for each in made if each.attention == "none"}
+    header = [
+        "",
+        "sites",
+        "params",
+        "more",
+        "MACs",
+        "FLOPs",
+        "traffic",
+        *(["latency", "ratio"] if timed else []),
+        "front",
+    ]
+    plain = {each.model: each for each in made if each.attention == "none"}
     rows = []
     for each in made:
         base = plain[each.model]
-        more = 100 * ((each.parameters or 0) - base) / base if base else None
+        amounts = ((each.parameters, base.parameters, ""), (each.macs, base.macs, ""), (each.flops, base.flops, ""),
+                   (each.traffic, base.traffic, "B"))  # fmt: skip
+        parameters, *others = (
+            words.short(value or 0, units, unit)
+            if each is base
+            else words.signed((value or 0) - (before or 0), units, unit)
+            for value, before, unit in amounts
+        )
+        more = None if each is base else _percent(each.parameters, base.parameters)
         cells = [each.name(several=len(plain) > 1), str(each.sites or "")]
-        cells += [words.short(each.parameters or 0, comparison.units), words.percent(more)]
-        cells += [words.short(number or 0, comparison.units) for number in (each.macs, each.flops)]
+        cells += [parameters, "" if more is None else words.percent(more), *others]
         if timed:
-            claimed = each.seconds is not None and (each.resolved or each.attention == "none")
+            claimed = each.seconds is not None and (each.resolved or each is base)
             cells += [words.seconds(each.seconds or 0) if claimed else "", _ratio(each)]
         rows.append([*cells, _FRONT if each.on_front else ""])
     return header, rows
+
+
+def _percent(value: int | None, base: int | None) -> float | None:
+    return 100 * ((value or 0) - base) / base if base else None
 
 
 def _ratio(each: Candidate) -> str:
@@ -76,11 +98,15 @@ def _ratio(each: Candidate) -> str:
     return f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})"
 
 
-def _legend(comparison: ComparisonData) -> list[str]:
+def _legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
+    """What the reader needs to know of the columns that are shown."""
     made = _made(comparison)
     what = "resolvedly less latency" if comparison.measure == "latency" else "less FLOPs"
     lines = [f"{_FRONT} fewest parameters, or {what} than all attentions with fewer."]
-    lines.append(words.convention(comparison))
+    lines.append(
+        "The plain model's totals, per image, and what each adds to them; traffic: bytes read and written. "
+        + (words.convention(comparison) if columns & {"MACs", "FLOPs"} else words.unit_words(comparison.units))
+    )
     if comparison.device is not None:
         lines.append(
             f"Latency per batch, ratio to the plain model with its {_sure(made)} interval, on {comparison.device}."

@@ -130,7 +130,7 @@ def _latency(timings: Sequence[Timing]) -> Chart:
         bars = axes.barh(
             ["before", "after"], medians, xerr=[below, above], color=[BEFORE, AFTER], ecolor=INK, capsize=3
         )
-        axes.bar_label(bars, [f"{value:.3g} ms" for value in medians], padding=6)
+        axes.bar_label(bars, [words.seconds(timing.median) for timing in timings], padding=6)
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.grid(visible=False, axis="y")

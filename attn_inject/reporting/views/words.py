@@ -119,10 +119,15 @@ def diff_line(line: DiffLine) -> str:
 
 def convention(report: ReportData | ComparisonData) -> str:
     """The sentence that names what was counted, without which a count is wrong half the time."""
-    units = "M = 10^6" if report.units == "decimal" else "Mi = 2^20"
+    units = unit_words(report.units)
     if report.convention == "paper":
-        return f"Papers' convention: convolutions and linears only. 1 MAC = 2 FLOPs. {units}."
-    return f"MACs: convolutions, linears, matmuls. FLOPs: 2 per MAC, plus elementwise and pooling work. {units}."
+        return f"Papers' convention: convolutions and linears only. 1 MAC = 2 FLOPs. {units}"
+    return f"MACs: convolutions, linears, matmuls. FLOPs: 2 per MAC, plus elementwise and pooling work. {units}"
+
+
+def unit_words(units: Units) -> str:
+    """Which millions."""
+    return "M = 10^6." if units == "decimal" else "Mi = 2^20."
 
 
 def speed_title(speed: Speed) -> str:
