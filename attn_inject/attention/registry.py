@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttentionError, nearest
+from ..files.imported import own_code, raised
 from ..types import Init, Insertion, Plan
 from .base import Attention, Family, foreign, options_of, parameters_of
+from .specs import split_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,7 +132,7 @@ def register_attention(name: str, factory: Callable[..., Any]) -> None:
 
 
 def resolve(attention: str | type | Callable[..., Any] | Attention) -> Attention:
-    """The attention behind a name, a class or a function of the channel count.
+    """The attention behind a name or a spec (`se:reduction=4`), a class or a function of the channel count.
 
     Raises:
         AttentionError: an unknown name (with the nearest and the list), or something that cannot be called.
@@ -139,7 +141,8 @@ def resolve(attention: str | type | Callable[..., Any] | Attention) -> Attention
     if isinstance(attention, Attention):
         return attention
     if isinstance(attention, str):
-        return _by_name(attention)
+        name, given = split_spec(attention)
+        return replace(_by_name(name), given=given) if given else _by_name(name)
     if not callable(attention) or _is_module_instance(attention):
         raise AttentionError(
             f"attention must be a name, a class or a function of the channel count, not {type(attention).__name__}: "
@@ -208,8 +211,7 @@ def build(
 
     from .gating import ZeroMix
 
-    attention = resolve(attention)
-    arguments = dict(options or {})
+    attention, arguments = resolve(attention).settled(options or {})
     attention.check_options(arguments)
     if attention.ndim not in (None, ndim):
         named = ", ".join(_TABLE)
@@ -255,10 +257,14 @@ def _by_name(name: str) -> Attention:
         return timm_attention(name)
     if ":" in name:
         return foreign(name, _imported(name))
+    if name == "none":
+        raise AttentionError("'none' takes attention out: it has no options, and makes no module")
+    if name.endswith(".py"):
+        raise AttentionError(f"{name} is a file: say which class of it, as in {name}:Scale")
     known = names()
     raise AttentionError(
         f"unknown attention {name!r}{nearest(name, known, count=2)}: "
-        f"there are {', '.join(known)}, timm:NAME and package.module:Class"
+        f"there are {', '.join(known)}, timm:NAME, package.module:Class and file.py:Class"
     )
 
 
@@ -280,16 +286,20 @@ def _of_table(name: str) -> Attention:
 
 
 def _imported(name: str) -> Callable[..., Any]:
-    home, _, path = name.partition(":")
     try:
-        value: Any = importlib.import_module(home)
-        for part in path.split("."):
-            value = getattr(value, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise AttentionError(
-            f"cannot import attention {name!r} ({error}): give package.module:Class, or use register_attention"
-        ) from error
+        value = own_code(name, AttentionError)
+    except AttentionError as error:
+        raise AttentionError(f"cannot import attention {name!r}: {error}{_mend(name)}") from error
+    except (Exception, SystemExit) as error:
+        raise AttentionError(f"cannot import attention {name!r}: it ended in {raised(error)}") from error
     if not callable(value):
         raise AttentionError(f"attention {name!r} is a {type(value).__name__}, not a class or function")
     factory: Callable[..., Any] = value
     return factory
+
+
+def _mend(name: str) -> str:
+    head, _, rest = name.partition(":")
+    if head in names():
+        return f"; options of {head} are key=value, as in {head}:{(*resolve(head).options, 'key')[0]}={rest or 'VALUE'}"
+    return "; give package.module:Class or file.py:Class, or use register_attention"

@@ -231,7 +231,6 @@ CASES: list[tuple[Any, nn.Module, dict[str, int] | str]] = [
     (both, SAME, {"out_channels": 8, "stride": 1}),
     (both, WIDER, {"out_channels": 12, "stride": 1}),
     (both, HALVED, {"out_channels": 8, "stride": 2}),
-    (both, HALVED_ACROSS, {"out_channels": 8, "stride": 2}),
     (made, HALVED_ACROSS, "no out_channels and no stride"),
 ]
 
@@ -255,14 +254,25 @@ def test_what_takes_a_convolutions_place_takes_over_what_it_does_to_the_shape(
         assert str(caught.value) == f"{name} cannot take the place of body.0.c2: it has {wanted} option"
 
 
+def test_a_stride_that_no_option_can_say_is_refused_with_the_two_shapes() -> None:
+    block = bottleneck(HALVED_ACROSS)
+    block.project = nn.Conv2d(16, 16, 1, (1, 2))
+    refused = (
+        r"^body.0.both: .*:both makes 2x8x\d+x\d+ of the map 2x8x\d+x\d+: an attention must give 2x8x\d+x\d+ there$"
+    )
+    with pytest.raises(AttentionError, match=refused):
+        plan_of(chain(block), both, placement="replace")
+
+
 def test_what_the_caller_gives_goes_before_what_the_convolution_had() -> None:
     asked: dict[str, Any] = {"placement": "replace", "name": "c2"}
     plan = plan_of(chain(bottleneck(width=12)), "psa", stage_options={0: {"stride": 1}}, out_channels=12, **asked)
     assert plan.insertions[0].options == {"stride": 1, "out_channels": 12}
     # The name of what is replaced is free too.
     assert modules(plan) == ["body.0.c2"]
-    plan = plan_of(chain(bottleneck(stride=2)), both, out_channels=4, stage_options={1: {"stride": 1}}, **asked)
-    assert plan.insertions[0].options == {"out_channels": 4, "stride": 1}
+    # Here it fits no more, which is the caller's.
+    with pytest.raises(AttentionError, match=r"^body.0.c2: .* makes 2x4x16x16 of the map 2x8x16x16: .* 2x8x8x8 there$"):
+        plan_of(chain(bottleneck(stride=2)), both, out_channels=4, stage_options={1: {"stride": 1}}, **asked)
 
 
 @pytest.mark.parametrize("placement", ["standard", "conv3x3", "pre"])
@@ -344,6 +354,9 @@ class Weights(nn.Module):
     def __init__(self, channels: int, *, count: int = 0, out_channels: int = 0, stride: int = 1) -> None:
         super().__init__()
         self.weights, self.counted = nn.Parameter(torch.zeros(count)), nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.counted[0]
 
 
 def size_of(model: nn.Module) -> int:
