@@ -100,7 +100,10 @@ def summary_of(name: str) -> tuple[str, str]:
 def register_attention(name: str, factory: Callable[..., Any]) -> None:
     """Make `factory(channels, **options)` known as `name`, to `inject`, to plans and to saved files.
 
-    Its modules must map (N, C, *spatial) to the same shape. A name that was registered before gets the new factory.
+    Its modules must map (N, C, *spatial) to the same shape; each runs once on the shape of its site before anything is
+    edited. Its options are the factory's keyword arguments, given beside the name or in it (`scale:start=0.5`). A name
+    that was registered before gets the new factory. Without registering, a class goes by `package.module:Class` or
+    `file.py:Class`, which a saved file then names: it loads with `trust_source=True`, or where the name is registered.
 
     >>> import torch
     >>> from torch import nn
@@ -117,6 +120,8 @@ def register_attention(name: str, factory: Callable[..., Any]) -> None:
     >>> patched = inject(models()["resnet20"](), "scale", start=0.5)
     >>> patched.layer1[0].scale.weight.shape
     torch.Size([16, 1, 1])
+    >>> inject(models()["resnet20"](), "scale:start=0.25").layer1[0].scale.weight[0].item()
+    0.25
 
     Raises:
         AttentionError: the name is taken by the library or is no plain name, or the factory cannot be called.
