@@ -15,5 +15,5 @@ def test_its_figures_are_the_known_ones() -> None:
     assert round(T / 1e9, 3) == 2.826
     parameters, traffic = added("se")
     assert parameters == 2_514_944
-    assert abs(traffic - 3) < 0.01
+    assert 3 < traffic < 3.05  # and the pooled vectors, and the weights
     assert added("eca")[0] == 86
