@@ -75,6 +75,36 @@ _TABLE: dict[str, _Line] = {
         "channel",
         2019,
     ),
+    "cbam": _Line(
+        "cbam",
+        "CBAM",
+        "cbam",
+        "Convolutional Block Attention: a gate per channel, then one per position",
+        "1807.06521",
+        "both",
+        2018,
+        "map",
+    ),
+    "bam": _Line(
+        "bam",
+        "BAM",
+        "bam",
+        "Bottleneck Attention: channels times dilated positions, added to the map",
+        "1807.06514",
+        "both",
+        2018,
+        "features",
+    ),
+    "scse": _Line(
+        "scse",
+        "SCSE",
+        "scse",
+        "Concurrent spatial and channel Squeeze-and-Excitation",
+        "1803.02579",
+        "both",
+        2018,
+        "map",
+    ),
 }
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -219,7 +249,7 @@ def build(
     accepted = parameters_of(attention.factory)
     if "ndim" in accepted:
         arguments["ndim"] = ndim
-    gate_starts_at_one = attention.kind == "gate" and "init" in accepted
+    gate_starts_at_one = attention.kind in ("gate", "map") and "init" in accepted
     if gate_starts_at_one:
         arguments["init"] = init
     try:
