@@ -77,6 +77,14 @@ class Norm(nn.modules.batchnorm._BatchNorm):
         return batch_normed(x, mean, var, count, self.weight, self.bias, self.training, momentum, self.eps)
 
 
+class Groups(nn.GroupNorm):
+    """Group norm, also of one value alone: it is the bias then, where `nn.GroupNorm` raises an error."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) -> the same shape."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 @fx.wrap
 def spatial_max(x: torch.Tensor) -> torch.Tensor:
     """(N, C, *spatial) -> (N, C): the maximum over the spatial axes."""
@@ -86,7 +94,11 @@ def spatial_max(x: torch.Tensor) -> torch.Tensor:
 @fx.wrap
 def strip_mean(x: torch.Tensor, axis: int) -> torch.Tensor:
     """(N, C, *spatial) -> (N, C, S), S the extent of `axis`: the mean over the other spatial axes."""
-    others = [other for other in range(2, x.dim()) if other != axis]
+    others: list[int] = []
+    for other in range(2, x.dim()):  # torch.jit knows no comprehension with a condition
+        if other != axis:
+            others.append(other)  # noqa: PERF401
+    # torch takes no axes for all axes.
     return x.mean(others) if len(others) > 0 else x
 
 

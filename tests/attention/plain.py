@@ -28,6 +28,10 @@ MAPS: dict[str, _Case] = {
     "cbam": _Case({"reduction": 2}, {"kernel": 3}),
     "bam": _Case({"reduction": 2}, {"dilation": 1}),
     "scse": _Case(),
+    "coord": _Case({}, {"min_width": 2}),
+    "ela": _Case({}, {"kernel": 3}),
+    "ema": _Case({"groups": 2}),
+    "triplet": _Case({}, {"kernel": 3}),
 }
 # Those that start at identity by themselves; the others are mixed in.
 GATED = ("cbam", "scse", "coord", "ela", "triplet", "lska")
