@@ -32,6 +32,11 @@ MAPS: dict[str, _Case] = {
     "ela": _Case({}, {"kernel": 3}),
     "ema": _Case({"groups": 2}),
     "triplet": _Case({}, {"kernel": 3}),
+    "sk": _Case({}, {"min_width": 2}),
+    "simam": _Case(),
+    "sa": _Case({"groups": 2}, steps=3),
+    "lska": _Case({"kernel": 7}),
+    "polarized": _Case(),
 }
 # Those that start at identity by themselves; the others are mixed in.
 GATED = ("cbam", "scse", "coord", "ela", "triplet", "lska")
