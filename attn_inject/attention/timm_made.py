@@ -23,10 +23,12 @@ _LEAST = {int: 1, bool: 0}
 _UNLIKE_OURS = {
     "se": "biases, and a hidden width rounded to a multiple of 8: what --preset timm gives se",
     "eca": "the same function",
-    "cbam": "no biases in its two layers",
+    "cbam": "no biases in its MLP, and the mean before the maximum",
+    "coord": "no biases, and a hidden width of C/24 rounded to a multiple of 8",
+    "ela": "a SiLU before each sigmoid, and norms of one group",
     "ge": "gathers by one mean over the whole map, without weights of its own",
     "gc": "multiplies by a gate, where gc adds the context",
-    "sk": "splits the channels between its branches, 3x3 and dilated 3x3",
+    "sk": "each branch gets a part of the channels, and does not group them",
 }
 # Divisible by 7 and by 8, the blocks that timm's windowed attentions cut a map into.
 _EXTENT = 56
