@@ -23,9 +23,9 @@ class Attention:
     """One attention: `factory(channels, **options)` makes a module (N, C, *spatial) -> the same shape.
 
     `child` is the attribute name of new modules; `options` the accepted keyword arguments; `kind` is "gate" where the
-    output is x times one weight per channel, else "features". `open_options` marks a factory that takes any keyword;
-    `ndim` is the number of spatial axes that it works on, None if it takes all maps. `family` and `year` (of the paper)
-    are for listings.
+    output is x times one weight per channel, "map" where it is x times weights that differ by position and can start
+    at one, else "features". `open_options` marks a factory that takes any keyword; `ndim` is the number of spatial axes
+    that it works on, None if it takes all maps. `family` and `year` (of the paper) are for listings.
     """
 
     name: str

@@ -17,12 +17,11 @@ from torch import fx, nn
 
 from ..errors import AttentionError
 from .gating import choice, for_each_position, largest_divisor, whole_number
+from .layers import convolution
 from .se import SE
 
 # Functions are kept whole by the name under which a module knows them.
 fx.wrap("for_each_position")
-
-_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class PSA(nn.Module):
@@ -77,9 +76,8 @@ class PSA(nn.Module):
             f"with branches narrower than the reduction {reduction}: hidden width 1": width < reduction,
         }
         self.adjustments: tuple[str, ...] = tuple(what for what, is_so in said.items() if is_so)
-        convolution = choice({str(n): c for n, c in _CONVOLUTIONS.items()}, "ndim", str(ndim))
         self.convs = nn.ModuleList(
-            convolution(channels, width, kernel, stride=stride, padding=kernel // 2, groups=group, bias=False)
+            convolution(ndim)(channels, width, kernel, stride=stride, padding=kernel // 2, groups=group, bias=False)
             for kernel, group in zip(kernels, fitted, strict=True)
         )
         self.weight = SE(width, reduction, bias=True, form="conv")

@@ -75,6 +75,109 @@ _TABLE: dict[str, _Line] = {
         "channel",
         2019,
     ),
+    "gc": _Line(
+        "gc",
+        "GC",
+        "gc",
+        "Global Context: positions pooled by attention, added to all",
+        "1904.11492",
+        "context",
+        2019,
+        "map",
+    ),
+    "ge": _Line(
+        "ge",
+        "gather_excite",
+        "ge",
+        "Gather-Excite: means near or far, no parameter; variants with convolutions",
+        "1810.12348",
+        "context",
+        2018,
+        "map",
+    ),
+    "srm": _Line(
+        "srm",
+        "SRM",
+        "srm",
+        "Style-based Recalibration: mean and deviation of each channel",
+        "1903.10829",
+        "channel",
+        2019,
+    ),
+    "gct": _Line(
+        "gct", "GCT", "gct", "Gated Channel Transformation: norms of channels, 1 + tanh", "1909.11519", "channel", 2019
+    ),
+    "gaussian-gct": _Line(
+        "gaussian_gct",
+        "GaussianGCT",
+        "gaussian_gct",
+        "Gaussian Context Transformer: the further from the mean, the less; no parameter",
+        "CVPR 2021",
+        "channel",
+        2021,
+    ),
+    "lct": _Line(
+        "lct",
+        "LCT",
+        "lct",
+        "Linear Context Transform: means normalised in groups, a line each",
+        "1909.03834",
+        "channel",
+        2019,
+    ),
+    "fca": _Line(
+        "fca", "FCA", "fca", "Frequency Channel Attention: SE on DCT coefficients", "2012.11879", "channel", 2020
+    ),
+    "nam": _Line(
+        "nam",
+        "NAM",
+        "nam",
+        "Normalization-based Attention: the norm's own weights",
+        "2111.12419",
+        "channel",
+        2021,
+        "features",
+    ),
+    "sge": _Line(
+        "sge",
+        "SGE",
+        "sge",
+        "Spatial Group-wise Enhance: likeness to the group's mean",
+        "1905.09646",
+        "spatial",
+        2019,
+        "features",
+    ),
+    "gam": _Line(
+        "gam",
+        "GAM",
+        "gam",
+        "Global Attention: channels, then 7x7 convolutions, nothing pooled",
+        "2112.05561",
+        "both",
+        2021,
+        "features",
+    ),
+    "mlca": _Line(
+        "mlca",
+        "MLCA",
+        "mlca",
+        "Mixed Local Channel Attention: ECA on 5x5 patches and on the whole",
+        "",
+        "both",
+        2023,
+        "features",
+    ),
+    "double": _Line(
+        "double",
+        "DoubleAttention",
+        "double",
+        "Double Attention (A2-Nets): gather from all positions, distribute to each",
+        "1810.11579",
+        "context",
+        2018,
+        "map",
+    ),
 }
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -219,7 +322,7 @@ def build(
     accepted = parameters_of(attention.factory)
     if "ndim" in accepted:
         arguments["ndim"] = ndim
-    gate_starts_at_one = attention.kind == "gate" and "init" in accepted
+    gate_starts_at_one = attention.kind in ("gate", "map") and "init" in accepted
     if gate_starts_at_one:
         arguments["init"] = init
     try:

@@ -1,0 +1,89 @@
+"""What several attentions on maps are made of: convolutions of any rank, a batch norm for small batches, strips.
+
+What asks for the rank or the size of a map is a function that `torch.fx` keeps whole, as in `gating`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ..errors import AttentionError
+from .gating import choice, whole_number
+
+_CONVOLUTIONS = {"1": nn.Conv1d, "2": nn.Conv2d, "3": nn.Conv3d}
+
+
+def convolution(ndim: int) -> Any:
+    """The convolution for maps of `ndim` spatial axes.
+
+    Raises:
+        AttentionError: there is none.
+
+    """
+    return choice(_CONVOLUTIONS, "ndim", str(ndim))
+
+
+def odd(label: str, value: object) -> int:
+    """`value`, a kernel size that keeps a map's size.
+
+    Raises:
+        AttentionError: it is not odd and positive.
+
+    """
+    size = whole_number(label, value)
+    if size % 2 == 0:
+        raise AttentionError(f"{label} must be odd, got {size}: {size - 1} or {size + 1}")
+    return size
+
+
+@fx.wrap
+def batch_normed(
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    count: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    training: bool,  # noqa: FBT001  # for torch.jit
+    momentum: float,
+    eps: float,
+) -> torch.Tensor:
+    """A batch norm that takes its running statistics where the batch has no more than one value per channel."""
+    if training and x.numel() > x.size(1):
+        count.add_(1)
+        return F.batch_norm(x, mean, var, weight, bias, True, momentum, eps)  # noqa: FBT003
+    return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps)  # noqa: FBT003
+
+
+class Norm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm of maps of any rank, (N, C, *spatial) -> the same shape.
+
+    While training, one value per channel has no variance: a plain batch norm raises an error there (a last batch of one
+    image, behind a global pool). This one normalizes such a batch by its running statistics, as in eval mode, and
+    leaves them as they are.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) -> the same shape."""
+        mean, var, count, momentum = self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
+        assert mean is not None
+        assert var is not None
+        assert count is not None
+        assert momentum is not None
+        return batch_normed(x, mean, var, count, self.weight, self.bias, self.training, momentum, self.eps)
+
+
+@fx.wrap
+def group_normed(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    """A group norm; of one value alone it is the bias, where `nn.GroupNorm` raises an error."""
+    return torch.group_norm(x, groups, weight, bias, eps)
+
+
+@fx.wrap
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """`x`, in float32 if it is of half precision, where squares and sums of products overflow."""
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
