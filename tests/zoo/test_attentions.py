@@ -44,8 +44,8 @@ NETWORKS: dict[str, tuple[int, ...]] = {
     "torchvision:resnet18": (3, 48, 64),
     "torchvision:mobilenet_v3_small": (3, 64, 48),
     "timm:convnext_atto": (3, 64, 64),
-    "torchvision:r3d_18": (3, 4, 32, 32),
-    "torchvision:inception_v3": (3, 96, 96),
+    "torchvision:r3d_18": (3, 4, 24, 24),
+    "torchvision:inception_v3": (3, 80, 80),
 }
 AXES = {entry.name: entry.axes for entry in catalogue()}
 NAMES = library_names()
@@ -94,8 +94,7 @@ def test_in_a_network(name: str, network: str, tmp_path: Path) -> None:
         if attention_state_dict(patched):
             save(patched, tmp_path / "m.pt", attention_only=True)
             assert torch.equal(load(tmp_path / "m.pt", model).eval()(x), moved)
-        small = _inputs(network, batch=1)[(..., *[slice(64 if x.dim() == 4 else 16)] * 2)]
-        small = small if "inception" not in network else x[:1]
+        small = x[:1] if x.dim() == 4 else x[:1, :, :2, :16, :16]  # torch's bfloat16 convolutions of clips are slow
         assert patched.bfloat16()(small.bfloat16()).isfinite().all()
 
 
