@@ -75,7 +75,7 @@ def test_in_a_network(name: str, network: str, tmp_path: Path) -> None:
     located = _located(network)
     choices = Choices(attention=name, init="identity", every=3)
     if len(NETWORKS[network]) - 1 not in AXES[name]:
-        with pytest.raises(AttentionError, match=r"^\S+: .* spatial ax[ei]s"):
+        with pytest.raises(AttentionError, match=r"^\S+: .* maps of 2 (spatial )?axes"):
             plan_for(located, choices)
         return
     model, x = located.model, _inputs(network)
