@@ -5,6 +5,7 @@ What asks for the rank or the size of a map is a function that `torch.fx` keeps 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,6 +39,19 @@ def odd(label: str, value: object) -> int:
     if size % 2 == 0:
         raise AttentionError(f"{label} must be odd, got {size}: {size - 1} or {size + 1}")
     return size
+
+
+def strides(stride: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """One stride for each of `ndim` spatial axes, from one for all or one for each.
+
+    Raises:
+        AttentionError: another number of them, or one below 1.
+
+    """
+    each = tuple(stride) if isinstance(stride, Sequence) else (stride,) * ndim
+    if len(each) != ndim:
+        raise AttentionError(f"stride must be one number, or one for each of {ndim} axes, got {each}")
+    return tuple(whole_number("stride", one) for one in each)
 
 
 @fx.wrap

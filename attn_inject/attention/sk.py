@@ -18,12 +18,14 @@ Parameters for C -> D, with g groups and n spatial axes: M (D (C/g) 3^n + 2 D) +
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from .gating import for_each_position, largest_divisor, whole_number
-from .layers import Norm, convolution
+from .layers import Norm, convolution, strides
 from .se import hidden_width
 
 fx.wrap("for_each_position")
@@ -36,7 +38,8 @@ class SK(nn.Module):
 
     Args:
         channels: C of the input. out_channels: of the output, C if None.
-        branches: M, of which number i has dilation i. groups: G. stride: shared by the branches.
+        branches: M, of which number i has dilation i. groups: G.
+        stride: shared by the branches, one number or one for each axis.
         reduction: r. min_width: L, the least d.
         ndim: number of spatial axes, 1 to 3.
 
@@ -54,7 +57,7 @@ class SK(nn.Module):
         *,
         branches: int = 2,
         groups: int = 32,
-        stride: int = 1,
+        stride: int | Sequence[int] = 1,
         reduction: float = 16,
         min_width: int = 32,
         ndim: int = 2,
@@ -62,16 +65,15 @@ class SK(nn.Module):
         super().__init__()
         whole_number("channels", channels)
         width = channels if out_channels is None else whole_number("out_channels", out_channels)
-        conv = convolution(ndim)
+        conv, steps = convolution(ndim), strides(stride, ndim)
         fitted = largest_divisor(whole_number("groups", groups), channels, width)
         said = f"with groups {groups} fitted to {fitted}"
         self.adjustments: tuple[str, ...] = (said,) if fitted != groups else ()
         whole_number("branches", branches)
-        whole_number("stride", stride)
         hidden = hidden_width(width, reduction, min_width=min_width)
         self.paths = nn.ModuleList(
             nn.Sequential(
-                conv(channels, width, 3, stride=stride, padding=i, dilation=i, groups=fitted, bias=False),
+                conv(channels, width, 3, stride=steps, padding=i, dilation=i, groups=fitted, bias=False),
                 Norm(width),
                 nn.ReLU(),
             )

@@ -43,7 +43,10 @@ def stacking_note(chosen: list[Site], choices: Choices) -> list[str]:
 
 
 def cost_note(model: nn.Module, attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
-    """A warning where the attention costs more parameters than the network itself (PSA before the add)."""
+    """A warning where the attention costs more parameters than the network itself (PSA before the add).
+
+    One that can change the number of channels is meant to take a convolution's place.
+    """
     original = sum(p.numel() for p in model.parameters())
     costs = {
         insertion.module: sum(p.numel() for p in module.parameters())

@@ -255,10 +255,12 @@ def _options(
 
 
 def _convolution_options(root: nn.Module, path: Any, attention: Attention) -> dict[str, Any]:
-    """What a module that takes a convolution's place must take over from it."""
+    """What a module that takes a convolution's place must take over from it: any that has these options can."""
     conv = root.get_submodule(path)
-    stride = max(cast("tuple[int, ...]", conv.stride))
-    wanted = {"out_channels": int(cast(int, conv.out_channels)), "stride": stride}
+    strides = cast("tuple[int, ...]", conv.stride)
+    # A number where all axes have the same, for attentions that take no more than that.
+    stride = strides[0] if len(set(strides)) == 1 else strides
+    wanted: dict[str, Any] = {"out_channels": int(cast(int, conv.out_channels)), "stride": stride}
     unfit = [key for key in wanted if key not in attention.options]
     same = stride == 1 and conv.in_channels == conv.out_channels
     if unfit and not same:

@@ -27,7 +27,7 @@ def _linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
     return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(channels, sizes, reductions, st.sampled_from([1, 3, 7]), st.booleans(), st.booleans(), st.booleans())
 def test_cbam(c: int, size: list[int], reduction: float, kernel: int, bias: bool, norm: bool, train: bool) -> None:
     """Equations 1 to 3; the batch norm and the biases are the authors' code's."""
@@ -69,7 +69,7 @@ def test_cbam_is_timms_with_its_weights() -> None:
     assert (ours(x) - theirs(x)).abs().max() <= 1e-6
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(channels, sizes, reductions, st.integers(1, 4), st.sampled_from(["code", "text"]))
 def test_bam(c: int, size: list[int], reduction: float, dilation: int, form: str) -> None:
     """Equations 1 to 4 as they stand, and as the authors' code has them."""
@@ -108,7 +108,7 @@ def test_bam(c: int, size: list[int], reduction: float, dilation: int, form: str
     assert bool(bam.adjustments) == bool(bam.unmet) == (c < reduction)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(channels, sizes, reductions, st.sampled_from(["add", "max"]), st.booleans())
 def test_scse(c: int, size: list[int], reduction: float, combine: str, bias: bool) -> None:
     """Section 2 of the paper, and the journal version's maximum."""

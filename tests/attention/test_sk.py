@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from attn_inject import AttentionError, PlanError, inject
 from attn_inject.attention.registry import build
@@ -17,7 +19,7 @@ from .. import toys
 from .plain import CONVOLUTIONS, TIGHT, count, map_of, normalized, shaken, spread
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.one_of(st.integers(1, 200), st.sampled_from([1, 512])), st.lists(st.integers(1, 5), min_size=1, max_size=3),
     st.sampled_from([None, 1, 6, 40]), st.integers(1, 3), st.sampled_from([1, 4, 32]), st.sampled_from([1, 2]),
@@ -80,8 +82,6 @@ def test_sk_is_timms_with_its_weights() -> None:
 
 def test_it_takes_the_place_of_a_spatial_convolution() -> None:
     """Any attention with out_channels and stride can: what they are is taken over from the convolution."""
-    import torchvision
-
     model = torchvision.models.resnet50(width_per_group=8)
     patched = inject(model, "sk", placement="replace", stages=[4], input_size=64)
     blocks = patched.layer3
@@ -92,11 +92,28 @@ def test_it_takes_the_place_of_a_spatial_convolution() -> None:
         assert patched.eval()(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["sk", "psa"])
+def test_strides_that_differ_by_axis_are_taken_over(name: str) -> None:
+    def run(m: toys.Lambda, x: torch.Tensor) -> torch.Tensor:
+        return m.project(x) + m.last(torch.relu(m.middle(torch.relu(m.first(x)))))
+
+    layers = {
+        "first": toys.conv(16, 8, 1),
+        "middle": nn.Conv2d(8, 8, 3, (1, 2), 1),
+        "last": toys.conv(8, 16, 1),
+        "project": nn.Conv2d(16, 16, 1, (1, 2)),
+    }
+    patched = inject(toys.Toy(toys.Lambda(run, **layers)), name, placement="replace", input_size=(3, 16, 16))
+    (insertion,) = patched.injection.plan.insertions
+    assert insertion.options["stride"] == (1, 2)
+    assert patched.get_submodule(insertion.module)(torch.randn(1, 8, 6, 6)).shape == (1, 8, 6, 3)
+    with pytest.raises(AttentionError, match=r"stride must be one number, or one for each of 3 axes, got \(1, 2\)"):
+        build(name, 8, ndim=3, options={"stride": (1, 2)})
+
+
 def test_what_changes_the_shape_cannot_be_replaced_by_what_keeps_it() -> None:
     model = toys.Toy(toys.Block(toys.SPELLINGS["+"]))
     assert inject(model, "sk", placement="standard", input_size=(3, 16, 16))
-    import torchvision
-
     with pytest.raises(PlanError, match="cbam cannot take the place of .*: it has no out_channels and no stride"):
         inject(torchvision.models.resnet50(width_per_group=8), "cbam", placement="replace", input_size=64)
 

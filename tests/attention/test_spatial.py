@@ -25,7 +25,7 @@ def _normed(x: torch.Tensor, axis: int) -> torch.Tensor:
     return moved / torch.sqrt((moved**2).mean(axis, keepdim=True) + 1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     channels, st.lists(st.integers(1, 5), min_size=0, max_size=4), st.sampled_from([1e-4, 0.1]),
     st.sampled_from(["sample", "population"]),
@@ -50,7 +50,7 @@ def test_simam_keeps_what_half_precision_cannot_square() -> None:
     assert (simam(x.half()).float() - simam(x)).abs().max() <= 0.005 * x.abs().max()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(channels, sizes, st.sampled_from([1, 4, 64]))
 def test_shuffle(c: int, size: list[int], groups: int) -> None:
     """Equations 1 to 3, group by group, and ShuffleNet's shuffle as a permutation."""
@@ -92,7 +92,7 @@ def test_shuffle_starts_as_published() -> None:
 KERNELS = {7: (3, 3, 2), 11: (3, 5, 2), 23: (5, 7, 3), 35: (5, 11, 3), 41: (5, 13, 3), 53: (5, 17, 3)}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.one_of(st.integers(1, 200), st.sampled_from([2048])), sizes, st.sampled_from(sorted(KERNELS)))
 def test_lska(c: int, size: list[int], kernel: int) -> None:
     """Equations 7 to 10, by full kernels that are outer products of the strips'."""
@@ -118,7 +118,7 @@ def test_lska(c: int, size: list[int], kernel: int) -> None:
     assert count(lska) == n * c * (near + far + 2) + c * c + c
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.one_of(st.integers(1, 300), st.sampled_from([1, 2, 2048])), sizes, st.sampled_from(["parallel", "sequential"]),
     st.sampled_from(["code", "text"]),

@@ -31,7 +31,7 @@ def _on(weights: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
     return weights.reshape(*weights.shape[:2], *(-1 if a == axis else 1 for a in range(2, x.dim())))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(channels, sizes, st.sampled_from([1, 4, 16, 32]), st.sampled_from([1, 8]), st.booleans())
 def test_coord(c: int, size: list[int], reduction: int, least: int, bias: bool) -> None:
     """Equations 4 to 9, axis by axis: a 1x1 convolution and a norm in eval mode do not mix positions."""
@@ -78,7 +78,7 @@ def test_coord_is_timms_with_its_weights() -> None:
     assert (ours(x) - theirs(x)).abs().max() <= 1e-6
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.one_of(st.integers(1, 500), st.sampled_from([2048])), sizes, st.sampled_from([1, 5, 7]),
     st.sampled_from([1, 8]), st.sampled_from([1, 16, 32]), st.booleans(),
@@ -120,7 +120,7 @@ def test_ela_is_timms_without_its_silu() -> None:
     assert (ours(x) - theirs(x)).abs().max() <= 1e-6
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.one_of(st.integers(1, 200), st.sampled_from([512])), sizes, st.sampled_from([1, 8, 32]))
 def test_ema(c: int, size: list[int], groups: int) -> None:
     """Figure 3b, group by group."""

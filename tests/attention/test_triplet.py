@@ -15,7 +15,7 @@ from attn_inject.attention.registry import build
 from .plain import CONVOLUTIONS, TIGHT, count, map_of, normalized, shaken, sigma
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.one_of(st.integers(1, 300), st.sampled_from([1, 2, 2048])), st.lists(st.integers(1, 5), min_size=1, max_size=3),
     st.sampled_from([1, 3, 7]), st.booleans(),

@@ -218,7 +218,7 @@ def both(channels: int, out_channels: int = 0, stride: int = 1) -> nn.Module:
 
 SAME, WIDER, HALVED = conv(8, 8), conv(8, 12), conv(8, 8, s=2)
 HALVED_ACROSS = nn.Conv2d(8, 8, 3, (1, 2), 1)
-CASES: list[tuple[Any, nn.Module, dict[str, int] | str]] = [
+CASES: list[tuple[Any, nn.Module, dict[str, Any] | str]] = [
     (made, SAME, {}),
     (made, WIDER, "no out_channels and no stride"),
     (made, HALVED, "no out_channels and no stride"),
@@ -231,13 +231,14 @@ CASES: list[tuple[Any, nn.Module, dict[str, int] | str]] = [
     (both, SAME, {"out_channels": 8, "stride": 1}),
     (both, WIDER, {"out_channels": 12, "stride": 1}),
     (both, HALVED, {"out_channels": 8, "stride": 2}),
+    (both, HALVED_ACROSS, {"out_channels": 8, "stride": (1, 2)}),
     (made, HALVED_ACROSS, "no out_channels and no stride"),
 ]
 
 
 @pytest.mark.parametrize(("attention", "convolution", "wanted"), CASES)
 def test_what_takes_a_convolutions_place_takes_over_what_it_does_to_the_shape(
-    attention: Any, convolution: nn.Module, wanted: dict[str, int] | str
+    attention: Any, convolution: nn.Module, wanted: dict[str, Any] | str
 ) -> None:
     width, stride = int(convolution.out_channels), convolution.stride
     block = bottleneck(convolution, width=width)
@@ -252,16 +253,6 @@ def test_what_takes_a_convolutions_place_takes_over_what_it_does_to_the_shape(
             plan_of(chain(block), attention, placement="replace")
         name = f"{__name__}:{attention.__name__}"
         assert str(caught.value) == f"{name} cannot take the place of body.0.c2: it has {wanted} option"
-
-
-def test_a_stride_that_no_option_can_say_is_refused_with_the_two_shapes() -> None:
-    block = bottleneck(HALVED_ACROSS)
-    block.project = nn.Conv2d(16, 16, 1, (1, 2))
-    refused = (
-        r"^body.0.both: .*:both makes 2x8x\d+x\d+ of the map 2x8x\d+x\d+: an attention must give 2x8x\d+x\d+ there$"
-    )
-    with pytest.raises(AttentionError, match=refused):
-        plan_of(chain(block), both, placement="replace")
 
 
 def test_what_the_caller_gives_goes_before_what_the_convolution_had() -> None:
@@ -380,6 +371,13 @@ def test_an_attention_larger_than_the_network_is_noted() -> None:
         f"{name} adds 0.01 M parameters to a network of 0.01 M (0.01 M at body.0.weights alone): "
         "placement 'replace' is how its paper uses it",
     )
+
+
+def test_the_way_out_is_named_where_there_is_one() -> None:
+    """What cannot change the number of channels is not meant to take a convolution's place."""
+    assert plan_of(chain(residual()), "bam", reduction=1).notes[-1].endswith("body.0.bam alone)")
+    plan = plan_of(chain(residual()), "sk", min_width=1000)
+    assert plan.notes[-1].endswith("body.0.sk alone): placement 'replace' is how its paper uses it")
 
 
 def test_the_largest_place_is_named_with_its_share() -> None:
