@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attn_inject import AttentionError, PlanError, apply_plan, attach, inject, make_plan
@@ -53,12 +53,13 @@ def test_where_the_options_start_and_end(text: str, name: str, options: dict[str
 
 
 _values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner),
-    max_leaves=6,
+    max_leaves=4,
 )
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["se", "timm:cbam", "a.b:C", "dir/f.py:C.D"]),
     st.dictionaries(st.from_regex(r"[a-z_]\w{0,6}", fullmatch=True), _values, max_size=4),
