@@ -64,8 +64,8 @@ class Trials:
             if failed is None or (on_meta and (isinstance(failed, NotImplementedError) or "meta" in str(failed))):
                 return
             raise AttentionError(
-                f"{self._attention.name} does not run on the map {_named(given)} there: {type(failed).__name__}: "
-                f"{first_line(failed)}; pass another input_size, give it other options, or leave such sites out"
+                f"{self._attention.name} does not run on the map {_named(given)} there: {_said(failed)}; "
+                "pass another input_size, give it other options, or leave such sites out"
             ) from failed
 
     def _really(self, insertion: Insertion, given: Shape, wanted: Shape) -> Exception | None:
@@ -105,6 +105,11 @@ def _must_keep(name: str, out: Any, given: Shape, wanted: Shape) -> None:
     if tuple(out.shape) != wanted:
         must = "must keep the shape" if wanted == given else f"must give {_named(wanted)} there"
         raise AttentionError(f"{name} makes {_named(tuple(out.shape))} of the map {_named(given)}: an attention {must}")
+
+
+def _said(error: Exception) -> str:
+    kind, line = type(error).__name__, first_line(error)
+    return line if line == kind else f"{kind}: {line}"
 
 
 def _named(shape: Shape) -> str:
