@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import typer
 
+from attn_inject.attention.specs import split_spec
 from attn_inject.planning.choices import Choices
 from attn_inject.planning.recipe import load_recipe
 from attn_inject.reporting.settings import ReportSettings
@@ -115,7 +116,10 @@ def command(
         raise typer.BadParameter(
             "say which one, as in --attention eca; 'attn-inject attentions' lists them", param_hint="--attention"
         )
-    choices = replace(start, **asked, **size, options={**start.options, **own})
+    # What a recipe says is said anew by a spec too; what the command line says twice is an error.
+    named = split_spec(attention[0])[1] if attention else {}
+    kept = {key: value for key, value in start.options.items() if key not in named}
+    choices = replace(start, **asked, **size, options={**kept, **own})
     if optimize and training:
         raise typer.BadParameter("the optimised graph is for inference: leave --training out", param_hint="--optimize")
     job.run(

@@ -80,7 +80,8 @@ def check_attention(name: str, options: Mapping[str, Any]) -> None:
     from attn_inject.attention.registry import resolve
 
     if name != "none":
-        resolve(name).check_options(options)
+        attention, settled = resolve(name).settled(options)
+        attention.check_options(settled)
 
 
 def _inject(job: Job) -> tuple[nn.Module, nn.Module]:

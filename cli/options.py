@@ -79,11 +79,13 @@ AttentionName = Annotated[
         "--attention",
         "-a",
         metavar="NAME",
-        help="se, eca, psa, timm:NAME, package.module:Class ('attn-inject attentions' lists all); none takes it out.",
+        help="se, se:reduction=4, timm:NAME, package.module:Class, file.py:Class ('attn-inject attentions' lists all);"
+        " none takes it out.",
     ),
 ]
 AttentionNames = Annotated[
-    list[str], _attention("--attention", "-a", metavar="NAME", help="One to compare; give it several times.")
+    list[str],
+    _attention("--attention", "-a", metavar="NAME", help="One, such as se:reduction=4; repeat it."),
 ]
 AttentionOptions = Annotated[list[str] | None, _attention("--option", "-o", metavar="K=V", help="One of its options.")]
 Reduction = Annotated[int | None, _attention("--reduction", metavar="N", help="Short for -o reduction=N.")]

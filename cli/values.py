@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 
+from attn_inject.attention.specs import literal
 from attn_inject.tracing.input_forms import DTYPES, InputForm, InputForms
 
 
@@ -25,16 +25,6 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, Any]:
             raise typer.BadParameter(f"'{text}' is not of the form key=value", param_hint=option)
         found[key.strip()] = literal(value.strip())
     return found
-
-
-def literal(text: str) -> Any:
-    """The Python literal that `text` spells, `true` and `false` too, or the text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
 
 
 def words(text: str | None) -> list[str] | None:

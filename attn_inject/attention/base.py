@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..errors import AttentionError, nearest
@@ -23,9 +23,10 @@ class Attention:
     """One attention: `factory(channels, **options)` makes a module (N, C, *spatial) -> the same shape.
 
     `child` is the attribute name of new modules; `options` the accepted keyword arguments; `kind` is "gate" where the
-    output is x times one weight per channel, else "features". `open_options` marks a factory that takes any keyword;
-    `ndim` is the number of spatial axes that it works on, None if it takes all maps. `family` and `year` (of the paper)
-    are for listings.
+    output is x times one weight per channel, "map" where it is x times weights that differ by position and can start
+    at one, else "features". `open_options` marks a factory that takes any keyword; `ndim` is the number of spatial axes
+    that it works on, None if it takes all maps. `family` and `year` (of the paper) are for listings. `given` are the
+    options that stand in its name, where that was a spec (`se:reduction=4`).
     """
 
     name: str
@@ -39,6 +40,21 @@ class Attention:
     ndim: int | None = None
     family: Family = ""
     year: int = 0
+    given: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def settled(self, options: Mapping[str, Any]) -> tuple[Attention, dict[str, Any]]:
+        """The attention under its plain name, and its options: those that stand in the spec, and these.
+
+        Raises:
+            AttentionError: an option is in both; names it.
+
+        """
+        for name in self.given.keys() & options.keys():
+            raise AttentionError(
+                f"{self.name} is given {name} twice: {self.given[name]!r} in the attention's name, "
+                f"and {options[name]!r} as an option; leave one out"
+            )
+        return replace(self, given={}), {**self.given, **options}
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the attention does not take.

@@ -17,12 +17,11 @@ from torch import fx, nn
 
 from ..errors import AttentionError
 from .gating import choice, for_each_position, largest_divisor, whole_number
+from .layers import convolution, strides
 from .se import SE
 
 # Functions are kept whole by the name under which a module knows them.
 fx.wrap("for_each_position")
-
-_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class PSA(nn.Module):
@@ -34,7 +33,8 @@ class PSA(nn.Module):
 
     Args:
         channels: C of the input. out_channels: of the output, C if None.
-        kernels, groups: one each per branch; kernels odd. stride: shared by the branches.
+        kernels, groups: one each per branch; kernels odd.
+        stride: shared by the branches, one number or one for each axis.
         reduction: r of the shared SE weight block on C/4.
         order: "reversed" (the released code) or "natural".
         ndim: number of spatial axes, 1 to 3.
@@ -53,7 +53,7 @@ class PSA(nn.Module):
         *,
         kernels: Sequence[int] = (3, 5, 7, 9),
         groups: Sequence[int] = (1, 4, 8, 16),
-        stride: int = 1,
+        stride: int | Sequence[int] = 1,
         reduction: int = 16,
         order: str = "reversed",
         ndim: int = 2,
@@ -65,7 +65,6 @@ class PSA(nn.Module):
             raise AttentionError(f"kernels and groups must be as many, got {tuple(kernels)} and {tuple(groups)}")
         if any(whole_number("kernels", kernel) % 2 == 0 for kernel in kernels):
             raise AttentionError(f"kernels must be odd, got {tuple(kernels)}")
-        whole_number("stride", stride)
         self.reverse = choice({"reversed": True, "natural": False}, "order", order)
         width = -(-self.out_channels // len(kernels))
         fitted = [largest_divisor(whole_number("groups", group), channels, width) for group in groups]
@@ -77,9 +76,9 @@ class PSA(nn.Module):
             f"with branches narrower than the reduction {reduction}: hidden width 1": width < reduction,
         }
         self.adjustments: tuple[str, ...] = tuple(what for what, is_so in said.items() if is_so)
-        convolution = choice({str(n): c for n, c in _CONVOLUTIONS.items()}, "ndim", str(ndim))
+        conv, steps = convolution(ndim), strides(stride, ndim)
         self.convs = nn.ModuleList(
-            convolution(channels, width, kernel, stride=stride, padding=kernel // 2, groups=group, bias=False)
+            conv(channels, width, kernel, stride=steps, padding=kernel // 2, groups=group, bias=False)
             for kernel, group in zip(kernels, fitted, strict=True)
         )
         self.weight = SE(width, reduction, bias=True, form="conv")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttentionError, nearest
+from ..files.imported import own_code, raised
 from ..types import Init, Insertion, Plan
 from .base import Attention, Family, foreign, options_of, parameters_of
+from .specs import split_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +50,7 @@ _TABLE: dict[str, _Line] = {
         "psa",
         "PSA",
         "psa",
-        "Pyramid Squeeze Attention: four kernel sizes, weighted",
+        "Pyramid Squeeze Attention: four kernel sizes, weighted (not polarized)",
         "2105.14447",
         "branch",
         2021,
@@ -75,6 +77,229 @@ _TABLE: dict[str, _Line] = {
         "channel",
         2019,
     ),
+    "cbam": _Line(
+        "cbam",
+        "CBAM",
+        "cbam",
+        "Convolutional Block Attention: a gate per channel, then one per position",
+        "1807.06521",
+        "both",
+        2018,
+        "map",
+    ),
+    "bam": _Line(
+        "bam",
+        "BAM",
+        "bam",
+        "Bottleneck Attention: channels times dilated positions, added to the map",
+        "1807.06514",
+        "both",
+        2018,
+        "features",
+    ),
+    "scse": _Line(
+        "scse",
+        "SCSE",
+        "scse",
+        "Concurrent spatial and channel Squeeze-and-Excitation",
+        "1803.02579",
+        "both",
+        2018,
+        "map",
+    ),
+    "coord": _Line(
+        "coord",
+        "CoordinateAttention",
+        "coord",
+        "Coordinate attention: a gate along each axis, through one bottleneck",
+        "2103.02907",
+        "both",
+        2021,
+        "map",
+    ),
+    "ela": _Line(
+        "ela",
+        "ELA",
+        "ela",
+        "Efficient local attention: a 1D convolution and a group norm along each axis",
+        "2403.01123",
+        "spatial",
+        2024,
+        "map",
+    ),
+    "ema": _Line(
+        "ema",
+        "EMA",
+        "ema",
+        "Efficient multi-scale attention: groups, coordinate and 3x3 branches crossed",
+        "2305.13563",
+        "both",
+        2023,
+        "features",
+    ),
+    "triplet": _Line(
+        "triplet",
+        "TripletAttention",
+        "triplet",
+        "Triplet attention: gates over each pair of channels, height and width",
+        "2010.03045",
+        "both",
+        2020,
+        "map",
+    ),
+    "sk": _Line(
+        "sk",
+        "SK",
+        "sk",
+        "Selective kernels: branches of growing kernels, weighted by channel",
+        "1903.06586",
+        "branch",
+        2019,
+        "features",
+    ),
+    "simam": _Line(
+        "simam",
+        "SimAM",
+        "simam",
+        "SimAM: each position by its distance from its channel's mean; no parameters",
+        "ICML 2021",
+        "both",
+        2021,
+        "features",
+    ),
+    "sa": _Line(
+        "shuffle",
+        "ShuffleAttention",
+        "sa",
+        "Shuffle attention: half of each group by channel, half by position",
+        "2102.00240",
+        "both",
+        2021,
+        "features",
+    ),
+    "lska": _Line(
+        "lska",
+        "LSKA",
+        "lska",
+        "Large separable kernel attention: depthwise kernels along each axis",
+        "2309.01439",
+        "spatial",
+        2023,
+        "map",
+    ),
+    "polarized": _Line(
+        "polarized",
+        "PolarizedSelfAttention",
+        "polarized",
+        "Polarized self-attention, which others call PSA too (psa is the pyramid)",
+        "2107.00782",
+        "both",
+        2021,
+        "features",
+    ),
+    "gc": _Line(
+        "gc",
+        "GC",
+        "gc",
+        "Global Context: positions pooled by attention, added to all",
+        "1904.11492",
+        "context",
+        2019,
+        "map",
+    ),
+    "ge": _Line(
+        "ge",
+        "gather_excite",
+        "ge",
+        "Gather-Excite: means near or far, no parameter; variants with convolutions",
+        "1810.12348",
+        "context",
+        2018,
+        "map",
+    ),
+    "srm": _Line(
+        "srm",
+        "SRM",
+        "srm",
+        "Style-based Recalibration: mean and deviation of each channel",
+        "1903.10829",
+        "channel",
+        2019,
+    ),
+    "gct": _Line(
+        "gct", "GCT", "gct", "Gated Channel Transformation: norms of channels, 1 + tanh", "1909.11519", "channel", 2019
+    ),
+    "gaussian-gct": _Line(
+        "gaussian_gct",
+        "GaussianGCT",
+        "gaussian_gct",
+        "Gaussian Context Transformer: the further from the mean, the less; no parameter",
+        "CVPR 2021",
+        "channel",
+        2021,
+    ),
+    "lct": _Line(
+        "lct",
+        "LCT",
+        "lct",
+        "Linear Context Transform: means normalised in groups, a line each",
+        "1909.03834",
+        "channel",
+        2019,
+    ),
+    "fca": _Line(
+        "fca", "FCA", "fca", "Frequency Channel Attention: SE on DCT coefficients", "2012.11879", "channel", 2020
+    ),
+    "nam": _Line(
+        "nam",
+        "NAM",
+        "nam",
+        "Normalization-based Attention: the norm's own weights",
+        "2111.12419",
+        "channel",
+        2021,
+        "features",
+    ),
+    "sge": _Line(
+        "sge",
+        "SGE",
+        "sge",
+        "Spatial Group-wise Enhance: likeness to the group's mean",
+        "1905.09646",
+        "spatial",
+        2019,
+        "features",
+    ),
+    "gam": _Line(
+        "gam",
+        "GAM",
+        "gam",
+        "Global Attention: channels, then 7x7 convolutions, nothing pooled",
+        "2112.05561",
+        "both",
+        2021,
+        "features",
+    ),
+    "mlca": _Line(
+        "mlca",
+        "MLCA",
+        "mlca",
+        "Mixed Local Channel Attention: ECA on 5x5 patches and on the whole",
+        "",
+        "both",
+        2023,
+        "features",
+    ),
+    "double": _Line(
+        "double",
+        "DoubleAttention",
+        "double",
+        "Double Attention (A2-Nets): gather from all positions, distribute to each",
+        "1810.11579",
+        "context",
+        2018,
+        "map",
+    ),
 }
 _registered: dict[str, Callable[..., Any]] = {}
 
@@ -98,7 +323,10 @@ def summary_of(name: str) -> tuple[str, str]:
 def register_attention(name: str, factory: Callable[..., Any]) -> None:
     """Make `factory(channels, **options)` known as `name`, to `inject`, to plans and to saved files.
 
-    Its modules must map (N, C, *spatial) to the same shape. A name that was registered before gets the new factory.
+    Its modules must map (N, C, *spatial) to the same shape; each runs once on the shape of its site before anything is
+    edited. Its options are the factory's keyword arguments, given beside the name or in it (`scale:start=0.5`). A name
+    that was registered before gets the new factory. Without registering, a class goes by `package.module:Class` or
+    `file.py:Class`, which a saved file then names: it loads with `trust_source=True`, or where the name is registered.
 
     >>> import torch
     >>> from torch import nn
@@ -115,6 +343,8 @@ def register_attention(name: str, factory: Callable[..., Any]) -> None:
     >>> patched = inject(models()["resnet20"](), "scale", start=0.5)
     >>> patched.layer1[0].scale.weight.shape
     torch.Size([16, 1, 1])
+    >>> inject(models()["resnet20"](), "scale:start=0.25").layer1[0].scale.weight[0].item()
+    0.25
 
     Raises:
         AttentionError: the name is taken by the library or is no plain name, or the factory cannot be called.
@@ -130,7 +360,7 @@ def register_attention(name: str, factory: Callable[..., Any]) -> None:
 
 
 def resolve(attention: str | type | Callable[..., Any] | Attention) -> Attention:
-    """The attention behind a name, a class or a function of the channel count.
+    """The attention behind a name or a spec (`se:reduction=4`), a class or a function of the channel count.
 
     Raises:
         AttentionError: an unknown name (with the nearest and the list), or something that cannot be called.
@@ -139,7 +369,8 @@ def resolve(attention: str | type | Callable[..., Any] | Attention) -> Attention
     if isinstance(attention, Attention):
         return attention
     if isinstance(attention, str):
-        return _by_name(attention)
+        name, given = split_spec(attention)
+        return replace(_by_name(name), given=given) if given else _by_name(name)
     if not callable(attention) or _is_module_instance(attention):
         raise AttentionError(
             f"attention must be a name, a class or a function of the channel count, not {type(attention).__name__}: "
@@ -208,8 +439,7 @@ def build(
 
     from .gating import ZeroMix
 
-    attention = resolve(attention)
-    arguments = dict(options or {})
+    attention, arguments = resolve(attention).settled(options or {})
     attention.check_options(arguments)
     if attention.ndim not in (None, ndim):
         named = ", ".join(_TABLE)
@@ -219,7 +449,7 @@ def build(
     accepted = parameters_of(attention.factory)
     if "ndim" in accepted:
         arguments["ndim"] = ndim
-    gate_starts_at_one = attention.kind == "gate" and "init" in accepted
+    gate_starts_at_one = attention.kind in ("gate", "map") and "init" in accepted
     if gate_starts_at_one:
         arguments["init"] = init
     try:
@@ -255,10 +485,14 @@ def _by_name(name: str) -> Attention:
         return timm_attention(name)
     if ":" in name:
         return foreign(name, _imported(name))
+    if name == "none":
+        raise AttentionError("'none' takes attention out: it has no options, and makes no module")
+    if name.endswith(".py"):
+        raise AttentionError(f"{name} is a file: say which class of it, as in {name}:Scale")
     known = names()
     raise AttentionError(
         f"unknown attention {name!r}{nearest(name, known, count=2)}: "
-        f"there are {', '.join(known)}, timm:NAME and package.module:Class"
+        f"there are {', '.join(known)}, timm:NAME, package.module:Class and file.py:Class"
     )
 
 
@@ -280,16 +514,20 @@ def _of_table(name: str) -> Attention:
 
 
 def _imported(name: str) -> Callable[..., Any]:
-    home, _, path = name.partition(":")
     try:
-        value: Any = importlib.import_module(home)
-        for part in path.split("."):
-            value = getattr(value, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise AttentionError(
-            f"cannot import attention {name!r} ({error}): give package.module:Class, or use register_attention"
-        ) from error
+        value = own_code(name, AttentionError)
+    except AttentionError as error:
+        raise AttentionError(f"cannot import attention {name!r}: {error}{_mend(name)}") from error
+    except (Exception, SystemExit) as error:
+        raise AttentionError(f"cannot import attention {name!r}: it ended in {raised(error)}") from error
     if not callable(value):
         raise AttentionError(f"attention {name!r} is a {type(value).__name__}, not a class or function")
     factory: Callable[..., Any] = value
     return factory
+
+
+def _mend(name: str) -> str:
+    head, _, rest = name.partition(":")
+    if head in names():
+        return f"; options of {head} are key=value, as in {head}:{(*resolve(head).options, 'key')[0]}={rest or 'VALUE'}"
+    return "; give package.module:Class or file.py:Class, or use register_attention"

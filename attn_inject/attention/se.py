@@ -31,6 +31,23 @@ def hidden_width(channels: int, reduction: float, divisor: int = 1, min_width: i
     return max(width, 1 if min_width is None else whole_number("min_width", min_width))
 
 
+def fitted_width(channels: int, reduction: float) -> tuple[int, tuple[str, ...], str]:
+    """(C/r or 1, what was fitted, how what was asked for could be met), the last two empty where C is not below r.
+
+    Raises:
+        AttentionError: a reduction below 1, a channel count that is no whole number from 1.
+
+    """
+    hidden = hidden_width(whole_number("channels", channels), reduction)
+    if channels >= reduction:
+        return hidden, (), ""
+    return (
+        hidden,
+        (f"narrower than the reduction {reduction}: hidden width 1",),
+        f"reduction {reduction} is wider than the {channels} channels: use at most {channels}",
+    )
+
+
 class SE(ChannelGate):
     """Squeeze-and-Excitation.
 
@@ -76,10 +93,8 @@ class SE(ChannelGate):
         self.adjustments: tuple[str, ...] = ()
         self.unmet = ""
         if rd_channels is None and divisor == 1 and min_width is None and channels < reduction:
-            self.adjustments = (f"narrower than the reduction {reduction}: hidden width 1",)
-            self.unmet = (
-                f"reduction {reduction} is wider than the {channels} channels: use at most {channels}, or set min_width"
-            )
+            _, self.adjustments, unmet = fitted_width(channels, reduction)
+            self.unmet = f"{unmet}, or set min_width"
         self.act = choice(ACTIVATIONS, "act", act)
         self.form = form
         if choice({"linear": False, "conv": True}, "form", form):

@@ -19,6 +19,17 @@ from .base import Attention, child_name
 # Options that must divide the channels: PSA's groups are fitted, and so are these (heads, parts of a split).
 _DIVIDING = ("num_heads", "radix", "split_input")
 _LEAST = {int: 1, bool: 0}
+# How timm's default of a name differs from the library's own of that name, in its code.
+_UNLIKE_OURS = {
+    "se": "biases, and a hidden width rounded to a multiple of 8: what --preset timm gives se",
+    "eca": "the same function",
+    "cbam": "no biases in its MLP, and the mean before the maximum",
+    "coord": "no biases, and a hidden width of C/24 rounded to a multiple of 8",
+    "ela": "a SiLU before each sigmoid, and norms of one group",
+    "ge": "gathers by one mean over the whole map, without weights of its own",
+    "gc": "multiplies by a gate, where gc adds the context",
+    "sk": "each branch gets a part of the channels, and does not group them",
+}
 # Divisible by 7 and by 8, the blocks that timm's windowed attentions cut a map into.
 _EXTENT = 56
 
@@ -53,6 +64,11 @@ def timm_attention(name: str) -> Attention:
         and p.name not in ("device", "dtype", "in_channels", "channels")
     )
     return Attention(name, child_name(plain), _factory(plain), options, doc, ndim=2)
+
+
+def unlike_ours(plain: str) -> str:
+    """How timm's attention of a name that the library has too differs from that one; empty where nobody has looked."""
+    return _UNLIKE_OURS.get(plain, "")
 
 
 def _factory(plain: str) -> Callable[..., nn.Module]:

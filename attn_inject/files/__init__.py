@@ -1,1 +1,4 @@
-"""File formats: how tensors and a record get into a file whole, and out of it without running anything."""
+"""File formats: how tensors and a record get into a file whole, and out of it without running anything.
+
+`imported` is the one exception, and for code that the caller named.
+"""

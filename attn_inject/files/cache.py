@@ -21,13 +21,15 @@ from .atomic import write_atomically
 T = TypeVar("T")
 
 
-def cached(name: str, packages: tuple[str, ...], make: Callable[[], T]) -> T:
+def cached(name: str, packages: tuple[str, ...], make: Callable[[], T], *, content: str = "") -> T:
     """The value of `make()`, from the file `name`.json if that was made with the same versions of `packages`.
 
     The value must survive JSON unchanged (string keys, lists rather than tuples). attn-inject's own version always
-    counts, so that a release may change what it keeps.
+    counts, so that a release may change what it keeps, and so does `content`: a digest of what else the value hangs on.
     """
     versions = {package: version(package) for package in ("attn-inject", *packages)}
+    if content:
+        versions["content"] = content
     path = folder() / f"{name}.json"
     kept = _read(path)
     if isinstance(kept, dict) and kept.get("versions") == versions and "value" in kept:

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..attention.gating import ChannelGate
+from ..attention.gating import ChannelGate, for_each_position
 from ..tracing.nodes import mark_gate
 from .norm_folding import is_eval_norm, norm_of
 
@@ -63,7 +63,7 @@ class EarlyGate(nn.Module):
         return self.attention.excite(F.linear(x.mean(tuple(range(2, x.dim()))), self.weight, self.bias))
 
     def forward(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return _as_map(self.attention.open(self.logits(x, value)), x)
+        return for_each_position(self.attention.open(self.logits(x, value)), value)
 
 
 class LateGate(nn.Module):
@@ -80,11 +80,7 @@ class LateGate(nn.Module):
         return self.attention.logits(self.attention.pool(value))
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
-        return _as_map(self.attention.open(self.logits(value)), value)
-
-
-def _as_map(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return weights.reshape(*weights.shape, *(1,) * (like.dim() - 2))
+        return for_each_position(self.attention.open(self.logits(value)), value)
 
 
 def squeeze_early(root: nn.Module, graph: fx.Graph, modules: list[str]) -> int:

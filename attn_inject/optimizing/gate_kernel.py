@@ -4,7 +4,7 @@ A map of a block's output takes one pass: gate, multiply, add and ReLU in the br
 and, for gates of two layers and few images, one kernel for both of them; for many images two matrix products read the
 weights less often. Conditions:
  K1. `gate_add` fused the site, so that the memory is the branch's own.
- K2. The gate's last step is a sigmoid or a hard sigmoid (`ChannelGate.gate_name`).
+ K2. The gate's last step is a sigmoid or a hard sigmoid (`ChannelGate.gate_name`), not one of its own.
  K3. At run time: CUDA, float32, bfloat16 or float16, branch and shortcut dense in the same layout, no gradient wanted,
      and no compiler at work, which fuses on its own. Anything else takes the plain operations, with the same result.
 """
@@ -41,6 +41,8 @@ def use_gate_kernels(root: nn.Module, graph: fx.Graph) -> int:
         branch, gate, shortcut = node.args
         maker = root.get_submodule(str(gate.target))
         if not isinstance(maker, (EarlyGate, LateGate)) or len(gate.users) != 1:
+            continue
+        if maker.attention.gate_name not in GATES:
             continue
         logits = Logits(maker)
         home, _, child = str(gate.target).rpartition(".")
@@ -83,7 +85,8 @@ class Logits(nn.Module):
                 done = _launched(kernels.two_layers, pooled, maker.weight, maker.bias, w2, b2, silu=silu)
                 if done is not None:
                     return done
-        return maker.logits(*maps)
+        # Gates that sum over maps work in float32; the kernel takes one type.
+        return maker.logits(*maps).to(maps[-1].dtype)
 
 
 def _two_layers(gate: ChannelGate) -> tuple[torch.Tensor, torch.Tensor | None, bool] | None:

@@ -40,9 +40,9 @@ class Choices:
     holds them together).
 
     Attributes:
-        attention: a name (`attn-inject attentions`, `timm:NAME`, `package.module:Class`), a class, or a function of the
-            channel count; it must map (N, C, *spatial) to the same shape. "none" with existing="replace" takes
-            attention out.
+        attention: a name (`attn-inject attentions`, `timm:NAME`, `package.module:Class`, `file.py:Class`), with options
+            behind it or not (`se:reduction=4`), a class, or a function of the channel count; it must map
+            (N, C, *spatial) to the same shape. "none" with existing="replace" takes attention out.
         input_size: (channels, *spatial) or (*spatial) of one input, or one number; guessed from the model if None.
         kinds: which sites: "residual", "mixed", and, asked for by name only, "plain" (blocks without a skip add whose
             peers have one) and "stage" (the last map of each resolution).

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from ..attention.base import Attention
 from ..attention.gating import unmixed
-from ..attention.registry import module_for, resolve
+from ..attention.registry import resolve
 from ..errors import AttentionError, PlanError
 from ..sites.anatomy import Anatomy
 from ..sites.found import GraphSites
@@ -34,6 +34,7 @@ from ..types import (
 from .choices import Choices, explaining_choices, listing, no_sites, selected
 from .notes import adjustment_notes, cost_note, recording_note, stacking_note
 from .presets import PresetSettings, preset_settings
+from .trials import Trials
 
 
 @explaining_choices
@@ -101,7 +102,8 @@ def plan_for(located: LocatedModel, choices: Choices) -> Plan:
     chosen = _chosen(located, choices)
     if choices.attention == "none":
         return _removal(located, chosen, choices)
-    attention = resolve(choices.attention)
+    attention, settled = resolve(choices.attention).settled(choices.options)
+    choices = replace(choices, options=settled)
     for options in (choices.options, *(choices.stage_options or {}).values()):
         attention.check_options(options)
     insertions, notes = _insertions(located, attention, chosen, choices)
@@ -175,6 +177,7 @@ def _insertions(
     settings = preset_settings(choices.preset, attention, located.sites, choices.options, root)
     made: dict[str, tuple[Insertion, nn.Module]] = {}
     refused: list[str] = []
+    trials = Trials(located.model, attention)
     for site in chosen:
         place = _place(graph, site, choices)
         if isinstance(place, str):
@@ -192,7 +195,7 @@ def _insertions(
             channels=edit.channels,
             replaces=replaces,
         )
-        made[insertion.module] = insertion, _tried(insertion, attention)
+        made[insertion.module] = insertion, trials.module(insertion, edit)
     if not made:
         raise PlanError(refused[0])
     pairs = list(made.values())
@@ -252,10 +255,12 @@ def _options(
 
 
 def _convolution_options(root: nn.Module, path: Any, attention: Attention) -> dict[str, Any]:
-    """What a module that takes a convolution's place must take over from it."""
+    """What a module that takes a convolution's place must take over from it: any that has these options can."""
     conv = root.get_submodule(path)
-    stride = max(cast("tuple[int, ...]", conv.stride))
-    wanted = {"out_channels": int(cast(int, conv.out_channels)), "stride": stride}
+    strides = cast("tuple[int, ...]", conv.stride)
+    # A number where all axes have the same, for attentions that take no more than that.
+    stride = strides[0] if len(set(strides)) == 1 else strides
+    wanted: dict[str, Any] = {"out_channels": int(cast(int, conv.out_channels)), "stride": stride}
     unfit = [key for key in wanted if key not in attention.options]
     same = stride == 1 and conv.in_channels == conv.out_channels
     if unfit and not same:
@@ -274,12 +279,3 @@ def _check_met(made: list[tuple[Insertion, nn.Module]]) -> None:
     if all(unmet):
         (widest, _), sentence = max(zip(made, unmet, strict=True), key=lambda each: each[0][0].channels)
         raise AttentionError(f"{widest.module}: {sentence}")
-
-
-def _tried(insertion: Insertion, attention: Attention) -> nn.Module:
-    """The module on the meta device, so that impossible settings fail before anything is edited."""
-    try:
-        with torch.device("meta"):
-            return module_for(insertion, attention)
-    except AttentionError as error:
-        raise AttentionError(f"{insertion.module}: {error}") from error

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import PlanError, resembling
+from ..attention.specs import split_spec
+from ..errors import AttentionError, PlanError, resembling
 from ..recipes import FOLDER
 from ..types import EXISTING, INITS, KINDS, PLACEMENTS, PRESETS
 from .choices import Choices
@@ -106,8 +107,15 @@ def parse_recipe(content: bytes, where: str = "the recipe") -> Recipe:
 
     """
     values = read_table(where, from_toml(where, content), KEYS, _REQUIRED)
-    choices = Choices(**{key: values.pop(key) for key in _CHOSEN & values.keys()})
-    return Recipe(choices=choices, **values)
+    chosen = {key: values.pop(key) for key in _CHOSEN & values.keys()}
+    try:
+        # Apart, so that whoever follows the recipe can say one of them anew.
+        chosen["attention"], given = split_spec(chosen["attention"])
+    except AttentionError as error:
+        raise PlanError(f"{where}: {error}") from error
+    if twice := given.keys() & chosen.get("options", {}).keys():
+        raise PlanError(f"{where}: {', '.join(sorted(twice))} is given in the attention's name and in its options")
+    return Recipe(choices=Choices(**chosen | {"options": {**given, **chosen.get("options", {})}}), **values)
 
 
 def _stage_options(where: str, value: Any) -> dict[int, dict[str, Any]]:

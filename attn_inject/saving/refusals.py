@@ -15,6 +15,7 @@ from torch import nn
 
 from ..attention.registry import module_for, resolve
 from ..attention.registry import names as attention_names
+from ..attention.specs import split_spec
 from ..errors import AttnInjectError, CheckpointError
 from ..surgery.provenance import fingerprint
 from ..tracing.parts import patched_parts
@@ -35,7 +36,8 @@ def must_trust_attention(path: Path, record: Record) -> None:
 
     """
     known = attention_names()
-    for name in dict.fromkeys(insertion.attention for plan in record.plans for insertion in plan.insertions):
+    for spec in dict.fromkeys(insertion.attention for plan in record.plans for insertion in plan.insertions):
+        name, _ = split_spec(spec)
         if ":" in name and not name.startswith("timm:") and name not in known:
             raise CheckpointError(
                 f"{path} names the code {name[:200]!r} as its attention, which is not imported from a file's word "

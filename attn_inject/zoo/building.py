@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import importlib.util
 import inspect
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 
 import torch
@@ -20,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import SourceError
+from ..files.imported import own_code, raised
 from ..types import Source
 
 
@@ -103,52 +99,11 @@ def _factory(source: Source, *, fetch: bool) -> Callable[[], Any]:
 
 def _users_factory(source: Source) -> Any:
     """What `package.module:factory` or `file.py:factory` names; its module is imported now."""
-    where, _, name = source.name.rpartition(":")
     with _told(source):
-        found: Any = _import_file(Path(where)) if source.kind == "file" else _import_module(where)
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise SourceError(f"there is no '{part}' in {where}")
-        found = getattr(found, part)
+        found = own_code(source.name, SourceError)
     if not callable(found):
         raise SourceError(f"{source} is a {type(found).__name__}, not a function that makes a model")
     return found
-
-
-def _import_module(name: str) -> ModuleType:
-    """Import as `python -m` would: the working directory comes first."""
-    with _on_path(Path.cwd()):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-                raise SourceError(f"there is no module {name} to import here") from error
-            raise
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Import as `python file.py` would: what stands beside the file can be imported by it."""
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SourceError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    # Pickles and dataclasses of the file's classes look their module up by name.
-    sys.modules.setdefault(path.stem, module)
-    with _on_path(path.resolve().parent):
-        spec.loader.exec_module(module)
-    return module
-
-
-@contextlib.contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager
@@ -160,16 +115,12 @@ def _told(source: Source) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         if source.kind in ("module", "file"):
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f" ({Path(last.filename).name}, line {last.lineno})"
-        elif source.args or source.pretrained:
-            where = ""
-        else:
+            raise SourceError(f"{source} could not be built: {raised(error)}") from error
+        if not source.args and not source.pretrained:
             raise
-        verb = "fetched" if source.pretrained and not source.args else "built"
         lines = str(error).strip().splitlines() or ["no reason given"]
-        what = f"the weights of {source}" if verb == "fetched" else str(source)
-        raise SourceError(f"{what} could not be {verb}: {type(error).__name__}: {lines[0]}{where}") from error
+        verb, what = ("built", str(source)) if source.args else ("fetched", f"the weights of {source}")
+        raise SourceError(f"{what} could not be {verb}: {type(error).__name__}: {lines[0]}") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from attn_inject import AttentionError, find_sites, inject, register_attention
-from attn_inject.attention.catalogue import catalogue
 from attn_inject.attention.registry import build, names, resolve
 
 from .. import toys
@@ -86,15 +85,6 @@ def test_a_reduction_wider_than_every_site_names_the_site() -> None:
     for init in ("paper", "identity"):
         with pytest.raises(AttentionError, match="body.se: reduction 32 is wider than the 16 channels: use at most 16"):
             inject(model, "se", reduction=32, init=init, input_size=(3, 16, 16))
-
-
-def test_catalogue_counts_at_256_channels() -> None:
-    rows = {name: count for name, count, _ in catalogue()}
-    assert rows["se"] == 2 * 256 * 16
-    assert rows["eca"] == 5
-    assert rows["se-var3"] == 256 * 256
-    assert {"timm:se", "timm:eca", "timm:cbam"} <= set(rows)
-    assert all(line for _, _, line in catalogue())
 
 
 def test_fitted_groups_are_said() -> None:

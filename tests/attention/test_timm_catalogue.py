@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ import torch
 from timm.layers.create_attn import create_attn
 from torch import nn
 
-from attn_inject import AttentionError, RewriteError, inject, register_attention
-from attn_inject.attention.catalogue import catalogue
-from attn_inject.attention.registry import build, library_names, resolve
+from attn_inject import AttentionError, inject
+from attn_inject.attention.registry import build, resolve
 from attn_inject.attention.timm_made import _all_names, timm_names
 
 from .. import toys
@@ -41,17 +39,6 @@ def test_every_name_of_timm_is_listed_or_wants_options() -> None:
         x = torch.randn(1, 64, 56, 56)
         with torch.no_grad():
             assert made(x).shape == x.shape
-
-
-def test_the_list_has_every_one_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTN_INJECT_CACHE", str(tmp_path))
-    register_attention("here-only", nn.Conv2d)
-    rows = {name: (count, line) for name, count, line in catalogue()}
-    assert set(rows) == {*library_names(), *(f"timm:{name}" for name in timm_names())}
-    for name in timm_names():
-        count, line = rows[f"timm:{name}"]
-        assert count == sum(p.numel() for p in create_attn(name, 256).parameters())
-        assert line
 
 
 @pytest.mark.parametrize("channels", [8, 64, 256])
@@ -167,7 +154,5 @@ def test_summaries_are_timms_first_lines() -> None:
 
 def test_maps_of_a_size_that_it_cannot_work_on_are_told_in_one_sentence() -> None:
     """Halo attention cuts maps into blocks of 8: 65 pixels leave 17 at the first site."""
-    with pytest.raises(
-        RewriteError, match=r"^verification of shapes failed: eval: node .*halo.* pass another input_size"
-    ):
+    with pytest.raises(AttentionError, match=r"^layer1.0.halo: timm:halo does not run on the map 2x64x17x17 there: "):
         inject(timm.create_model("resnet18"), "timm:halo", input_size=65)

@@ -49,15 +49,6 @@ def test_models_are_listed_as_they_are_to_be_typed(cli: Callable) -> None:
     assert cli("models", "no such").code == 2
 
 
-def test_attentions_are_listed_with_their_parameters(cli: Callable) -> None:
-    listed = cli("attentions")
-    rows = {line.split()[0]: line.split()[1] for line in listed.out.splitlines() if len(line.split()) > 2}
-    assert rows["se"] == "8,192"  # 2 * 256 * 16
-    assert rows["eca"] == "5"
-    assert "\ntimm:cbam " in listed.out
-    assert max(len(line) for line in listed.out.splitlines()) <= 80
-
-
 def test_recipes_are_listed(cli: Callable) -> None:
     listed = cli("recipes").out
     assert all(f"  {name} " in listed for name in names())

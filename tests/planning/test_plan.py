@@ -218,7 +218,7 @@ def both(channels: int, out_channels: int = 0, stride: int = 1) -> nn.Module:
 
 SAME, WIDER, HALVED = conv(8, 8), conv(8, 12), conv(8, 8, s=2)
 HALVED_ACROSS = nn.Conv2d(8, 8, 3, (1, 2), 1)
-CASES: list[tuple[Any, nn.Module, dict[str, int] | str]] = [
+CASES: list[tuple[Any, nn.Module, dict[str, Any] | str]] = [
     (made, SAME, {}),
     (made, WIDER, "no out_channels and no stride"),
     (made, HALVED, "no out_channels and no stride"),
@@ -231,14 +231,14 @@ CASES: list[tuple[Any, nn.Module, dict[str, int] | str]] = [
     (both, SAME, {"out_channels": 8, "stride": 1}),
     (both, WIDER, {"out_channels": 12, "stride": 1}),
     (both, HALVED, {"out_channels": 8, "stride": 2}),
-    (both, HALVED_ACROSS, {"out_channels": 8, "stride": 2}),
+    (both, HALVED_ACROSS, {"out_channels": 8, "stride": (1, 2)}),
     (made, HALVED_ACROSS, "no out_channels and no stride"),
 ]
 
 
 @pytest.mark.parametrize(("attention", "convolution", "wanted"), CASES)
 def test_what_takes_a_convolutions_place_takes_over_what_it_does_to_the_shape(
-    attention: Any, convolution: nn.Module, wanted: dict[str, int] | str
+    attention: Any, convolution: nn.Module, wanted: dict[str, Any] | str
 ) -> None:
     width, stride = int(convolution.out_channels), convolution.stride
     block = bottleneck(convolution, width=width)
@@ -261,8 +261,9 @@ def test_what_the_caller_gives_goes_before_what_the_convolution_had() -> None:
     assert plan.insertions[0].options == {"stride": 1, "out_channels": 12}
     # The name of what is replaced is free too.
     assert modules(plan) == ["body.0.c2"]
-    plan = plan_of(chain(bottleneck(stride=2)), both, out_channels=4, stage_options={1: {"stride": 1}}, **asked)
-    assert plan.insertions[0].options == {"out_channels": 4, "stride": 1}
+    # Here it fits no more, which is the caller's.
+    with pytest.raises(AttentionError, match=r"^body.0.c2: .* makes 2x4x16x16 of the map 2x8x16x16: .* 2x8x8x8 there$"):
+        plan_of(chain(bottleneck(stride=2)), both, out_channels=4, stage_options={1: {"stride": 1}}, **asked)
 
 
 @pytest.mark.parametrize("placement", ["standard", "conv3x3", "pre"])
@@ -345,6 +346,9 @@ class Weights(nn.Module):
         super().__init__()
         self.weights, self.counted = nn.Parameter(torch.zeros(count)), nn.Parameter(torch.zeros(2))
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.counted[0]
+
 
 def size_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
@@ -367,6 +371,14 @@ def test_an_attention_larger_than_the_network_is_noted() -> None:
         f"{name} adds 0.01 M parameters to a network of 0.01 M (0.01 M at body.0.weights alone): "
         "placement 'replace' is how its paper uses it",
     )
+
+
+def test_the_way_out_is_named_where_there_is_one() -> None:
+    """What cannot change the number of channels is not meant to take a convolution's place."""
+    plan = plan_of(chain(residual()), "bam", reduction=1)
+    assert "body.0.bam alone): leave sites out (stages, exclude), or give it options" in plan.notes[-1]
+    plan = plan_of(chain(residual()), "sk", min_width=1000)
+    assert plan.notes[-1].endswith("body.0.sk alone): placement 'replace' is how its paper uses it")
 
 
 def test_the_largest_place_is_named_with_its_share() -> None:

@@ -1,0 +1,167 @@
+"""Frequency Channel Attention: Qin, Zhang, Wu, Li, "FcaNet", https://arxiv.org/abs/2012.11879
+
+    y_c = sum over i, j of x_c,ij B(u, H)_i B(v, W)_j        the 2-D DCT of frequency (u, v) instead of the mean
+    B(u, L)_i = cos(pi u (i + 1/2) / L) sqrt((1 if u = 0 else 2) / L)
+    out = x sigma(W2 relu(W1 y)),  C -> C/r -> C             as in Squeeze-and-Excitation, without bias
+
+The channels are cut into as many parts as there are frequencies. Names of sets are those of the paper: "top16" are the
+16 frequencies of the 7 x 7 grid that did best alone, "low" the lowest, "bot" the worst. On larger maps the frequencies
+are multiplied by H // 7 and W // 7, as in the released code. The scale of B is the code's too; the paper's text has the
+cosines alone, which form="text" gives.
+
+The code fixes the size of the basis when the network is built (56, 28, 14, 7 by stage), and pools maps of other sizes
+to it; `size` does that. By default the basis is that of each map, which is the same on images of 224 x 224.
+
+The pool is linear, but `optimize` leaves it where it is: at the input of a 1x1 convolution it would have to be taken
+for every frequency of every channel, so that the merged layer is 16 times as large as SE's and pays in early stages
+only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ..errors import AttentionError
+from .averaging import resized
+from .gating import ChannelGate, choice, whole_number
+from .layers import at_least_float32
+from .se import fitted_width
+
+fx.wrap("resized")
+fx.wrap("at_least_float32")
+
+# (u, v) on the 7 x 7 grid, best first, from the paper's measurements and as its code lists them.
+_SETS = {
+    "top": "00 01 60 05 02 10 12 40 50 16 30 04 06 03 35 22 46 63 33 53 55 21 61 52 54 32 31 41 23 20 65 13",
+    "low": "00 01 10 11 02 20 21 12 22 03 30 40 04 13 31 05 14 23 32 41 50 06 15 24 33 42 51 60 16 25 34 43",
+    "bot": "66 14 34 36 26 43 11 24 44 45 56 15 42 62 25 51 64 13 65 20 23 41 31 32 54 52 61 21 55 53 33 63",
+}
+_COUNTS = (1, 2, 4, 8, 16, 32)
+
+
+def frequencies_of(wanted: str | Sequence[Sequence[int]], ndim: int) -> list[list[int]]:
+    """The frequencies of a set by name, or the given ones: one number for each spatial axis.
+
+    Raises:
+        AttentionError: an unknown set, a set by name for other than two axes, or frequencies that are no whole numbers.
+
+    """
+    if isinstance(wanted, str):
+        kind, count = wanted[:3], wanted[3:]
+        if kind not in _SETS or count not in map(str, _COUNTS):
+            raise AttentionError(
+                f"frequencies must be top, low or bot and one of {', '.join(map(str, _COUNTS))} (top16), or a list of "
+                f"tuples with one frequency for each axis; got {wanted!r}"
+            )
+        if ndim != 2:
+            raise AttentionError(
+                f"the frequencies {wanted} are pairs, measured on maps of 2 axes, and this map has {ndim}: give "
+                f"frequencies, a list of tuples of {ndim}"
+            )
+        return [[int(digit) for digit in pair] for pair in _SETS[kind].split()[: int(count)]]
+    given = [list(each) for each in wanted]
+    if not given or any(len(each) != ndim for each in given):
+        raise AttentionError(f"frequencies must be tuples of {ndim}, one number for each axis; got {wanted!r}")
+    return [[whole_number("frequencies", number, 0) for number in each] for each in given]
+
+
+def basis(frequency: torch.Tensor, extent: int, orthonormal: bool) -> torch.Tensor:  # noqa: FBT001  # for torch.jit
+    """(C, extent): B(u, extent) for the u of each channel, which is on a grid of 7.
+
+    Frequencies that an axis of fewer than 7 positions does not have become its highest.
+    """
+    # Tensors, so that exported programs take maps of any size.
+    length = torch.full([1], extent, dtype=frequency.dtype, device=frequency.device)
+    u = torch.minimum(frequency, length - 1) * (length / 7).floor().clamp(min=1)
+    at = torch.arange(extent, dtype=frequency.dtype, device=frequency.device) + 0.5
+    waves = torch.cos(math.pi / length * u.unsqueeze(1) * at)
+    if not orthonormal:
+        return waves
+    return waves * ((1 + (u > 0).to(u.dtype)) / length).sqrt().unsqueeze(1)
+
+
+@fx.wrap
+def spectrum(x: torch.Tensor, frequencies: torch.Tensor, orthonormal: bool) -> torch.Tensor:  # noqa: FBT001
+    """(N, C, *spatial), (axes, C) -> (N, C): the DCT of each channel at its own frequency."""
+    sizes = x.shape[2:]
+    images, channels = x.shape[0], x.shape[1]
+    for axis in range(len(sizes) - 1, -1, -1):
+        waves = basis(frequencies[axis].to(x.dtype), sizes[axis], orthonormal)
+        x = x.reshape(images, channels, -1, sizes[axis]) @ waves.unsqueeze(2)
+    return x.flatten(1)
+
+
+class FCA(ChannelGate):
+    """Frequency channel attention; 2 C C/r parameters, as Squeeze-and-Excitation.
+
+    Any channel count works: where the reduction leaves nothing the hidden width is 1, and where the frequencies do not
+    divide the channels their parts differ by one channel; `adjustments` says so.
+
+    Args:
+        channels: C of the maps.
+        reduction: r; the hidden width is C/r.
+        frequencies: a set by its name, for maps of 2 axes, or a list of tuples on the 7 x 7 grid.
+        size: pool maps of other sizes to this one first, and take the basis there, as the released code does: a number
+        for all axes or one for each. The map's own size if None.
+        form: "code", or "text": the cosines alone, without the factors that make them orthonormal.
+        gate: "sigmoid" or "hardsigmoid".
+        init: "identity" zeroes the last layer and doubles the gate, so that it starts at exactly 1.
+        ndim: the number of spatial axes, 1 to 3; other than 2 takes a list of frequencies.
+
+    Raises:
+        AttentionError: unknown frequencies, a set by name for other than 2 axes, a size or reduction below 1.
+
+    """
+
+    pools_mean = False
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: float = 16,
+        *,
+        frequencies: str | Sequence[Sequence[int]] = "top16",
+        size: int | Sequence[int] | None = None,
+        form: str = "code",
+        gate: str = "sigmoid",
+        init: str = "paper",
+        ndim: int = 2,
+    ) -> None:
+        super().__init__(gate=gate, init=init)
+        whole_number("channels", channels)
+        chosen = frequencies_of(frequencies, ndim)
+        sizes = [size] * ndim if isinstance(size, int) else list(size or [])
+        if len(sizes) not in (0, ndim):
+            raise AttentionError(f"size must be a number, or {ndim} of them; got {size!r}")
+        # 0: as it comes. torch.jit takes no empty list.
+        self.size = [whole_number("size", each) for each in sizes] or [0] * ndim
+        self.orthonormal: bool = choice({"code": True, "text": False}, "form", form)
+        hidden, self.adjustments, self.unmet = fitted_width(channels, reduction)
+        if channels % len(chosen):
+            self.adjustments += (f"with channels that {len(chosen)} frequencies do not divide: parts of unequal width",)
+        each = [chosen[channel * len(chosen) // channels] for channel in range(channels)]
+        self.frequencies: torch.Tensor
+        self.register_buffer("frequencies", torch.tensor(each).T.contiguous(), persistent=False)
+        self.fc1 = nn.Linear(channels, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, channels, bias=False)
+        if init == "identity":
+            nn.init.zeros_(self.fc2.weight)
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) -> (N, C): y, in float32 at least."""
+        wide = at_least_float32(x)
+        return spectrum(resized(wide, None, self.size) if self.size[0] else wide, self.frequencies, self.orthonormal)
+
+    def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, C) -> (N, C/r): W1 y."""
+        # In the type of y, a sum over a map that half precision may not hold.
+        return F.linear(pooled, self.fc1.weight.to(pooled.dtype))
+
+    def excite(self, squeezed: torch.Tensor) -> torch.Tensor:
+        """(N, C/r) -> (N, C): W2 relu(.)."""
+        return F.linear(torch.relu(squeezed), self.fc2.weight.to(squeezed.dtype))

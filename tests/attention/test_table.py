@@ -1,0 +1,19 @@
+"""README's table of the attentions is the one that `python -m tests.attention.table` makes."""
+
+from __future__ import annotations
+
+from .table import README, T, added, written
+
+
+def test_readme_has_the_table() -> None:
+    text = README.read_text()
+    assert written(text) == text
+
+
+def test_its_figures_are_the_known_ones() -> None:
+    """FACTS of ResNet-50: 2.826 GB of block outputs; the SE paper's 2.51 M; a gate reads, reads and writes each map."""
+    assert round(T / 1e9, 3) == 2.826
+    parameters, traffic = added("se")
+    assert parameters == 2_514_944
+    assert 3 < traffic < 3.05  # and the pooled vectors, and the weights
+    assert added("eca")[0] == 86

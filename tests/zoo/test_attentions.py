@@ -1,0 +1,169 @@
+"""Every attention of the catalogue in five networks, and out of a small one through compilers and exporters.
+
+In the five: both forms start as the network to the bit, training reaches every kind of new parameter, bfloat16 is
+finite, and a file brings the attention back to the bit. Every third site is gated, to save time. Out of the small
+network, with a residual and an Inception block: torch.compile whole (backend "eager", since what it takes is the
+question), torch.export and ONNX by onnxruntime, with batch and image size open.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from attn_inject import (
+    AttentionError,
+    attention_parameters,
+    attention_state_dict,
+    inject,
+    load,
+    save,
+)
+from attn_inject.attention.catalogue import NOT_EXPORTED, catalogue
+from attn_inject.attention.registry import library_names
+from attn_inject.planning.choices import Choices
+from attn_inject.planning.plan import plan_for
+from attn_inject.sites.reading import LocatedModel, read
+from attn_inject.surgery.apply import apply_to
+from attn_inject.surgery.attach import attach_plan
+
+from ..toys import SPELLINGS, Block, Lambda, Toy, conv
+
+pytestmark = pytest.mark.zoo
+
+NETWORKS: dict[str, tuple[int, ...]] = {
+    "torchvision:resnet18": (3, 48, 64),
+    "torchvision:mobilenet_v3_small": (3, 64, 48),
+    "timm:convnext_atto": (3, 64, 64),
+    "torchvision:r3d_18": (3, 4, 24, 24),
+    "torchvision:inception_v3": (3, 80, 80),
+}
+AXES = {entry.name: entry.axes for entry in catalogue()}
+NAMES = library_names()
+
+
+@functools.cache
+def _located(network: str) -> LocatedModel:
+    """The network, read once in each process; weights that start near zero would hide what a gate does."""
+    library, _, plain = network.partition(":")
+    torch.manual_seed(0)
+    more: dict[str, Any] = {"init_weights": False, "aux_logits": False} if plain == "inception_v3" else {}
+    model = timm.create_model(plain) if library == "timm" else torchvision.models.get_model(plain, **more)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.abs().max() < 1e-3:
+                parameter.uniform_(0.5, 1.5)
+    return read(model.eval(), input_size=NETWORKS[network])
+
+
+def _inputs(network: str, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, *NETWORKS[network], generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
+def test_in_a_network(name: str, network: str, tmp_path: Path) -> None:
+    located = _located(network)
+    choices = Choices(attention=name, init="identity", every=3)
+    if len(NETWORKS[network]) - 1 not in AXES[name]:
+        with pytest.raises(AttentionError, match=r"^\S+: .* maps of 2 (spatial )?axes"):
+            plan_for(located, choices)
+        return
+    model, x = located.model, _inputs(network)
+    plan = plan_for(located, choices)
+    patched = apply_to(located, plan)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(patched.eval()(x), expected)
+        assert torch.equal(attach_plan(located, plan).eval()(x), expected)
+    _must_train(copy.deepcopy(patched), [insertion.module for insertion in plan.insertions], x)
+    with torch.no_grad():
+        for parameter in attention_parameters(patched):
+            parameter.normal_(std=0.5)
+        moved = patched(x)
+        assert not torch.equal(moved, expected)
+        if attention_state_dict(patched):
+            save(patched, tmp_path / "m.pt", attention_only=True)
+            assert torch.equal(load(tmp_path / "m.pt", model).eval()(x), moved)
+        small = x[:1] if x.dim() == 4 else x[:1, :, :2, :16, :16]  # torch's bfloat16 convolutions of clips are slow
+        assert patched.bfloat16()(small.bfloat16()).isfinite().all()
+
+
+def _must_train(patched: nn.Module, modules: list[str], x: torch.Tensor) -> None:
+    """Two steps: what a zero scalar holds back gets its gradient in the second one. Each kind of parameter is reached
+    at one site at least, since a hidden layer of one channel may be dead.
+    """
+    new = {
+        f"{module} {name}": parameter
+        for module in modules
+        for name, parameter in patched.get_submodule(module).named_parameters()
+    }
+    optimizer = torch.optim.SGD(new.values(), lr=0.1)
+    reached: dict[str, bool] = defaultdict(bool)
+    for _ in range(2):
+        optimizer.zero_grad()
+        patched.train()(x).square().mean().backward()
+        for name, parameter in new.items():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            reached[name.partition(" ")[2]] |= bool(parameter.grad.any())
+        optimizer.step()
+    assert {name for name, is_so in reached.items() if not is_so} == set()
+
+
+def _small() -> nn.Module:
+    """A residual block of 24 channels, and an Inception block of as many."""
+    residual = Block(SPELLINGS["+="], 16, 24, 2)
+    mixed = Lambda(
+        lambda m, x: torch.cat([m.a(x), m.b(torch.relu(m.c(x)))], 1), a=conv(24, 8, 1), b=conv(8, 16), c=conv(24, 8, 1)
+    )
+    return Toy(nn.Sequential(residual, mixed, conv(24, 24)), out=24)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_out_of_a_small_network(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    patched = inject(_small(), name, input_size=(3, 24, 32)).eval()
+    assert {insertion.site.kind for insertion in patched.injection.plan.insertions} == {"residual", "mixed"}
+    x, other = torch.randn(2, 3, 24, 32), torch.randn(3, 3, 38, 30)
+    with torch.no_grad():
+        expected = patched(other)
+        torch._dynamo.reset()
+        compiled = torch.compile(patched, fullgraph=True, backend="eager", dynamic=True)
+        _must_be_close(compiled(x), patched(x))
+        _must_be_close(compiled(other), expected)
+        if name in NOT_EXPORTED:
+            with pytest.raises(Exception, match=NOT_EXPORTED[name]):
+                _exported(patched, x)
+            return
+        program = _exported(patched, x)
+        _must_be_close(program.module()(other), expected)
+        _must_be_close(_by_onnxruntime(program, other, tmp_path / "m.onnx"), expected)
+
+
+def _must_be_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    """Sums in another order."""
+    assert (ours - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def _exported(model: nn.Module, x: torch.Tensor) -> torch.export.ExportedProgram:
+    dynamic = torch.export.Dim.DYNAMIC
+    return torch.export.export(model, (x,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+
+
+def _by_onnxruntime(program: torch.export.ExportedProgram, x: torch.Tensor, path: Path) -> torch.Tensor:
+    import onnxruntime
+
+    made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+    made.save(str(path), external_data=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
