@@ -69,7 +69,7 @@ def count(
         to = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         return torch.empty_like(tensor, device="meta", dtype=to, requires_grad=False)
 
-    aliased = _on_meta(alias(model).eval(), stand_in)
+    aliased = on_meta(alias(model).eval(), stand_in)
     given = inputs if isinstance(inputs, Inputs) else Inputs(tuple(inputs))
     meta_inputs = given.map_tensors(stand_in)
     counter = _Counter(stand_in)
@@ -80,12 +80,12 @@ def count(
             meta_inputs.given_to(aliased)
         except Exception as error:
             # The model's own code refuses inputs with errors of any kind.
-            raise TraceError(_refusal(error, meta_inputs)) from error
+            raise TraceError(refusal(error, meta_inputs)) from error
     parts = {path: counter.work.get(path, Cost()) for path in watched}
     return Count(counter.total, parts, counter.peak, dict(counter.unknown), shapes)
 
 
-def _on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
+def on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
     """Put stand-ins into an alias, one for each tensor however often the alias holds it."""
     made: dict[int, Tensor] = {}
     for module in aliased.modules():
@@ -97,7 +97,7 @@ def _on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Mod
     return aliased
 
 
-def _refusal(error: Exception, inputs: Inputs) -> str:
+def refusal(error: Exception, inputs: Inputs) -> str:
     """Tell a model that needs values from one that does not take inputs of these shapes."""
     reason = first_line(error)
     if isinstance(error, NotImplementedError) or "meta" in reason:

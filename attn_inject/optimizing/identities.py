@@ -26,11 +26,29 @@ def remove_identities(root: nn.Module, graph: fx.Graph) -> int:
     return removed
 
 
+def is_idle(root: nn.Module, node: fx.Node) -> bool:
+    """Whether the node calls an `Identity` without hooks, which does nothing in any mode."""
+    if node.op != "call_module":
+        return False
+    module = root.get_submodule(str(node.target))
+    return type(module) is nn.Identity and not _hooked(module)
+
+
+def past_identities(root: nn.Module, node: fx.Node) -> fx.Node:
+    """The last of the identities without hooks that alone read `node`, one after the other; itself without any."""
+    while len(node.users) == 1 and is_idle(root, next(iter(node.users))):
+        (node,) = node.users
+    return node
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def _does_nothing(root: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        hooked = module._forward_hooks or module._forward_pre_hooks
-        return not hooked and (type(module) is nn.Identity or isinstance(module, nn.modules.dropout._DropoutNd))
+        return is_idle(root, node) or (isinstance(module, nn.modules.dropout._DropoutNd) and not _hooked(module))
     if node.op != "call_function" or name_of(node) not in DROPS or not callable(node.target):
         return False
     try:

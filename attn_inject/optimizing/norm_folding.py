@@ -10,6 +10,8 @@ with torch's own `fuse_conv_bn_weights`. Conditions:
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -63,6 +65,17 @@ def is_eval_norm(norm: nn.Module) -> bool:
     if not isinstance(norm, _NORMS) or norm.running_mean is None:
         return False
     return type(norm) in _NORMS or _is_norm_then_layers(norm)
+
+
+def is_batch_norm(norm: nn.Module) -> bool:
+    """Whether `norm` is a batch norm and nothing else: torch's own, or one with identities behind it."""
+    if type(norm) in _NORMS:
+        return True
+    if any(type(layer) is not nn.Identity for layer in norm.children()):
+        return False
+    trial = copy.copy(norm)
+    trial.training = False
+    return is_eval_norm(trial)
 
 
 def _is_norm_then_layers(norm: nn.modules.batchnorm._BatchNorm) -> bool:

@@ -45,10 +45,12 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
 
 
 def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> InjectedModule:
-    """A graph over the weights of `patched`, whose train mode does the same with less traffic.
+    """A graph over the weights of `patched`, whose train mode does the same with less traffic and memory.
 
-    Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. Hooks on
-    the attention modules, and on norms before them, do not fire in train mode.
+    Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. A gate
+    after a batch norm, or before a layer scale, keeps no map for the backward pass that the plain network does not
+    keep. Gradients of gradients work; under `torch.compile` the compiler chooses what is kept. Hooks on the attention
+    modules, and on norms before them, do not fire in train mode.
 
     >>> import torch
     >>> from attn_inject import inject, optimize_training

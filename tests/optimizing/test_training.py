@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 from attn_inject import PlanError, inject
-from attn_inject.attention.eca import ECA
-from attn_inject.optimizing.training import norm_and_pool, optimize_training, pooled_convolution, weights_of
+from attn_inject.optimizing.train_steps import gate_and_add, norm_and_pool
+from attn_inject.optimizing.training import optimize_training
 from attn_inject.tracing.injected import InjectedModule
 
 SIZE = (3, 32, 32)
@@ -50,8 +50,18 @@ def _same_step(patched: InjectedModule, fast: InjectedModule) -> None:
         torch.testing.assert_close(after, before, rtol=1e-11, atol=1e-11)
 
 
-def _count(model: InjectedModule, function: object) -> int:
-    return sum(node.target is function for node in model.graph_of("train").nodes)
+def _calls(model: InjectedModule, function: object, arguments: int) -> int:
+    """How often the train graph calls the function with so many arguments that are there."""
+    nodes = [node for node in model.graph_of("train").nodes if node.target is function]
+    return sum(len([a for a in node.args if a is not None]) == arguments for node in nodes)
+
+
+def _added(model: InjectedModule) -> int:
+    return _calls(model, gate_and_add, 3)
+
+
+def _early(model: InjectedModule) -> int:
+    return _calls(model, norm_and_pool, 5)
 
 
 @pytest.mark.parametrize("attention", ["se", "eca"])
@@ -69,15 +79,15 @@ def test_a_step_is_the_same(name: str, added: int, early: int, attention: str) -
     patched = _patched(torchvision.models.get_model(name), attention, **options)
     twin = copy.deepcopy(patched)
     fast = optimize_training(twin)
-    assert (_count(fast, torch.addcmul), _count(fast, norm_and_pool)) == (added, early)
+    assert (_added(fast), _early(fast)) == (added, early)
     _same_step(patched, fast)
 
 
 def test_drop_path_stands_between_the_product_and_the_add() -> None:
     patched = _patched(timm.create_model("resnet26", drop_path_rate=0.3, zero_init_last=False), "eca")
     fast = optimize_training(copy.deepcopy(patched))
-    assert _count(fast, norm_and_pool) == 8
-    assert _count(fast, torch.addcmul) == 1
+    assert _early(fast) == 8
+    assert _added(fast) == 1
     _same_step(patched, fast)
 
 
@@ -87,39 +97,6 @@ def test_a_norm_that_is_frozen_in_training_uses_its_statistics() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     _same_step(patched, optimize_training(copy.deepcopy(patched)))
-
-
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8, momentum=None), nn.BatchNorm2d(8, affine=False)])
-def test_norms_of_other_settings(norm: nn.BatchNorm2d) -> None:
-    ours, theirs = copy.deepcopy(norm).double(), norm.double()
-    z = torch.randn(3, 8, 4, 4).double()
-    out, pooled = norm_and_pool(ours, z, z.mean((2, 3)))
-    torch.testing.assert_close(out, theirs(z), rtol=0, atol=1e-12)
-    torch.testing.assert_close(pooled, out.mean((2, 3)), rtol=0, atol=1e-12)
-    assert ours.num_batches_tracked == theirs.num_batches_tracked == 1
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-
-
-@pytest.mark.parametrize("groups", [1, 4])
-def test_gradients_of_the_early_pool(groups: int) -> None:
-    """Against finite differences, through the convolution, the batch's statistics, the gate and the add."""
-    torch.manual_seed(0)
-    conv, norm = nn.Conv2d(4, 8, 1, groups=groups).double(), nn.BatchNorm2d(8).double()
-    gate = ECA(8, 3).double()
-
-    def block(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        parameters = {"conv": {"weight": weight}, "norm": {"weight": scale}, "gate": {"conv.weight": kernel}}
-        with (
-            nn.utils.stateless._reparametrize_module(conv, parameters["conv"]),
-            nn.utils.stateless._reparametrize_module(norm, parameters["norm"]),
-            nn.utils.stateless._reparametrize_module(gate, parameters["gate"]),
-        ):
-            early = pooled_convolution(conv, x)
-            out, pooled = norm_and_pool(norm, conv(x), early)
-            return torch.addcmul(torch.ones_like(out), out, weights_of(gate, pooled, out))
-
-    given = (torch.randn(3, 4, 3, 2), torch.randn(8, 4 // groups, 1, 1), torch.rand(8) + 0.5, torch.randn(1, 1, 3))
-    assert torch.autograd.gradcheck(block, [g.double().requires_grad_() for g in given])
 
 
 def test_it_is_one_model_with_the_patched_one() -> None:
@@ -135,7 +112,7 @@ def test_it_is_one_model_with_the_patched_one() -> None:
     again = pickle.loads(pickle.dumps(fast))
     assert torch.equal(again.eval()(x), fast.eval()(x))
     twice = optimize_training(pickle.loads(pickle.dumps(patched)))
-    assert _count(twice, torch.addcmul) == 5
+    assert _added(twice) == 5
     torch.manual_seed(0)
     compiled = torch.compile(fast.train(), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), fast(x), rtol=1e-9, atol=1e-9)
