@@ -10,6 +10,8 @@ from .errors import RewriteError as RewriteError
 from .errors import SourceError as SourceError
 from .errors import TraceError as TraceError
 from .planning.plan import make_plan as make_plan
+from .reporting.gates import Gates as Gates
+from .reporting.gates import gates as gates
 from .reporting.report import Report as Report
 from .reporting.report import report as report
 from .saving.checkpoint import save as save
