@@ -12,6 +12,8 @@ from .errors import TraceError as TraceError
 from .planning.plan import make_plan as make_plan
 from .reporting.comparing import Comparison as Comparison
 from .reporting.comparing import compare as compare
+from .reporting.gates import Gates as Gates
+from .reporting.gates import gates as gates
 from .reporting.report import Report as Report
 from .reporting.report import report as report
 from .saving.checkpoint import save as save

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from attn_inject.errors import AttnInjectError
 
-from . import attentions, compare, completion, inject, inspect, models, recipes, sites
+from . import attentions, compare, completion, gates, inject, inspect, models, recipes, sites
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -69,6 +69,7 @@ app.command("attentions")(attentions.command)
 app.command("recipes")(recipes.command)
 app.command("inspect")(inspect.command)
 app.command("compare")(compare.command)
+app.command("gates")(gates.command)
 
 
 def _version(ctx: typer.Context, wanted: bool) -> None:

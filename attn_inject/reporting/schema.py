@@ -1,4 +1,4 @@
-"""The JSON that `Report.to_json` and `Comparison.to_json` write, as JSON Schema (draft 2020-12).
+"""The JSON that `to_json` of `Report`, `Comparison` and `Gates` writes, as JSON Schema (draft 2020-12).
 
 Units: counts are plain integers, bytes are bytes, times are seconds, ratios are after over before, percentages are of
 before. Counts are for one image in inference; times are per batch. Every key is always there; what was not measured is
@@ -12,6 +12,7 @@ from typing import Any
 
 REPORT_FORMAT, REPORT_VERSION = "attn-inject report", 1
 COMPARISON_FORMAT, COMPARISON_VERSION = "attn-inject comparison", 1
+GATES_FORMAT, GATES_VERSION = "attn-inject gates", 1
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -243,6 +244,85 @@ COMPARISON: Schema = {
             "device": _maybe(_TEXT),
             "convention": _one_of("all", "paper"),
             "units": _one_of("decimal", "binary"),
+        },
+    ),
+}
+
+_EFFECT = _record(
+    "What the network loses by a change of one site: the mean over images.",
+    {
+        "mean": _about(_NUMBER, "in `measure`; above 0 is lost"),
+        "low": _about(_maybe(_NUMBER), "of its interval; null where there are too few images"),
+        "high": _maybe(_NUMBER),
+    },
+)
+_CHANNELS = _about(
+    _list(_maybe(_NUMBER)), "one per channel; null where its input was always zero; empty where it was not looked at"
+)
+
+_GATE = _record(
+    "One site and what its attention did.",
+    {
+        "block": _TEXT,
+        "kind": _one_of("residual", "mixed", "plain", "stage", "attention"),
+        "stage": _COUNT,
+        "channels": _COUNT,
+        "size": _about(_SIZE, "spatial"),
+        "calls": _COUNT,
+        "placement": _TEXT,
+        "attention": _TEXT,
+        "module": _TEXT,
+        "nature": _about(
+            _one_of("gate", "map", "other"),
+            "gate: one weight per channel; map: explained by one per channel at best; other: has no weights",
+        ),
+        "top": _about(_NUMBER, "upper end of the gate, of which `closed` and `opened` are told"),
+        "weight": _about(_maybe(_NUMBER), "mean over channels and images"),
+        "movement": _about(_maybe(_NUMBER), "relative error made by putting the means in the place of the weights"),
+        "closed": _about(_maybe(_NUMBER), "share of channels stuck near zero"),
+        "opened": _about(_maybe(_NUMBER), "share of channels stuck at the upper end"),
+        "between": _about(_maybe(_NUMBER), "share of the spread between classes, adjusted for chance"),
+        "percentiles": _about(_list(_NUMBER), "of the channels' means: 0, 10, ... 100"),
+        "figures": _record(
+            "Per channel.",
+            {"mean": _CHANNELS, "spread": _CHANNELS, "closed": _CHANNELS, "opened": _CHANNELS, "between": _CHANNELS},
+        ),
+        "selective": _list(
+            _record(
+                "A channel that tells classes apart.",
+                {
+                    "channel": _COUNT,
+                    "between": _NUMBER,
+                    "class_means": _about(_list(_NUMBER), "in the order of `classes`"),
+                },
+            )
+        ),
+        "frozen": _about(_maybe(_EFFECT), "with the weights' means in their place"),
+        "without": _about(_maybe(_EFFECT), "with the attention taken out"),
+        "verdict": _one_of("constant", "pays", "harms", "not seen", ""),
+    },
+)
+
+GATES: Schema = {
+    "$schema": _DRAFT,
+    **_record(
+        "What the gates of a model do on some data.",
+        {
+            "format": {"const": GATES_FORMAT},
+            "version": {"const": GATES_VERSION},
+            "title": _TEXT,
+            "data": _TEXT,
+            "synthetic": _about(_FLAG, "whether the data is noise, which says nothing about images"),
+            "images": _COUNT,
+            "classes": _about(_list(_INTEGER), "the targets that were followed"),
+            "sites": _list(_GATE),
+            "measure": _about(
+                _one_of("accuracy", "loss", "outputs"), "accuracy: share of right answers; outputs: relative change"
+            ),
+            "score": _about(_maybe(_NUMBER), "of the model as it is, in `measure`"),
+            "ablated_images": _COUNT,
+            "confidence": _about(_NUMBER, "of all intervals together"),
+            "notes": _TEXTS,
         },
     ),
 }

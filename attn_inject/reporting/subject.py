@@ -12,9 +12,10 @@ from typing import TypeVar
 from torch import nn
 
 from ..errors import PlanError
+from ..surgery.records import in_whole, records_of
 from ..surgery.verify import joined
 from ..tracing.injected import InjectedModule
-from ..tracing.parts import full_path, patched_parts
+from ..tracing.parts import full_path
 from ..types import Check, Guard, Injection, Insertion, Plan, block_name
 from .data import BlockDiff
 from .diff import block_diffs
@@ -42,7 +43,7 @@ class Subject:
             PlanError: `original` has no part where `patched` has one.
 
         """
-        found = _records(patched)
+        found = records_of(patched)
         title = _title(original, found)
         scopes = {path for path, _ in found}
         if len(scopes) != 1 or scopes == {""}:
@@ -65,7 +66,7 @@ class Subject:
     @property
     def insertions(self) -> tuple[Insertion, ...]:
         """What was put in, by the paths in the subject."""
-        return tuple(_in_whole(path, each) for path, record in self.records for each in record.plan.insertions)
+        return tuple(in_whole(path, each) for path, record in self.records for each in record.plan.insertions)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -117,32 +118,11 @@ class Subject:
         return tuple(found)
 
 
-def _records(patched: nn.Module) -> tuple[tuple[str, Injection], ...]:
-    """The records of all that was put into a model, by `inject` in graphs or by `attach`, each with its part's path."""
-    if any(isinstance(module, InjectedModule) for module in patched.modules()):
-        return tuple((path, part.injection) for path, part in patched_parts(patched).items())
-    held = getattr(patched, "injection", None)
-    if not isinstance(held, Injection):
-        return ()
-    return tuple((record.plan.scope or "", record) for record in (*held.others, replace(held, others=())))
-
-
 def _part(original: nn.Module, scope: str) -> nn.Module:
     try:
         return original.get_submodule(scope)
     except AttributeError:
         raise PlanError(f"{scope} is patched, and {type(original).__name__} has no such submodule") from None
-
-
-def _in_whole(part: str, insertion: Insertion) -> Insertion:
-    if not part:
-        return insertion
-    return replace(
-        insertion,
-        site=replace(insertion.site, block=full_path(part, insertion.site.block)),
-        module=full_path(part, insertion.module),
-        replaces=None if insertion.replaces is None else full_path(part, insertion.replaces),
-    )
 
 
 def _said(lines: Iterable[tuple[str, Sequence[str]]]) -> tuple[str, ...]:

@@ -93,16 +93,19 @@ def _factory(source: Source, *, fetch: bool) -> Callable[[], Any]:
         if source.name not in cifar.models():
             raise SourceError(f"there is no CIFAR network {source.name!r}; there are {', '.join(cifar.models())}")
         return lambda: cifar.models()[source.name](**args)
-    factory = _users_factory(source)
+    factory = users_factory(source)
     return lambda: factory(**args) if args or not isinstance(factory, nn.Module) else factory
 
 
-def _users_factory(source: Source) -> Any:
-    """What `package.module:factory` or `file.py:factory` names; its module is imported now."""
+def users_factory(source: Source) -> Any:
+    """What `package.module:factory` or `file.py:factory` names; its module is imported now.
+
+    Raises SourceError when it cannot be imported, or there is no such function in it.
+    """
     with _told(source):
         found = own_code(source.name, SourceError)
     if not callable(found):
-        raise SourceError(f"{source} is a {type(found).__name__}, not a function that makes a model")
+        raise SourceError(f"{source} is a {type(found).__name__}, not a function")
     return found
 
 

@@ -25,10 +25,10 @@ def render(report: ReportData, *, full: bool = False, width: int = 80) -> Iterat
     if report.sites:
         yield Text()
         sites, stages = tables.sites_table(report, full=full), tables.stages_table(report)
-        yield _narrowed(f"{len(report.sites)} sites", sites, wide=width >= _WIDE)
+        yield narrowed(f"{len(report.sites)} sites", sites, wide=width >= _WIDE)
         if len(sites.rows) > len(stages.rows) > 1:
             yield Text()
-            yield _narrowed("By stage", stages, wide=width >= _WIDE)
+            yield narrowed("By stage", stages, wide=width >= _WIDE)
     for speed in report.speeds:
         yield Text()
         yield from _speed(speed)
@@ -68,7 +68,7 @@ def _totals(report: ReportData) -> Table:
     return table
 
 
-def _narrowed(title: str, content: tables.Table, *, wide: bool) -> Table:
+def narrowed(title: str, content: tables.Table, *, wide: bool) -> Table:
     """One of the shared tables; a narrow terminal does without some columns."""
     shown = [i for i, name in enumerate(content.header) if wide or name not in _ONLY_WIDE]
     table = _table(title)

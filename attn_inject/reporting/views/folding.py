@@ -25,19 +25,24 @@ class FoldedRow:
 
     @property
     def name(self) -> str:
-        """`layer1.0` for one block, `layer1.0 … 2` or `Mixed_5b … 5d` for several that share a beginning."""
-        names = [block_name(block) for block in self.blocks]
-        if len(names) == 1:
-            return names[0]
-        first, last = names[0], names[-1]
-        differ = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-        start = 1 + max(last.rfind(separator, 0, differ) for separator in "._")
-        return f"{first} … {last[start:]}"
+        """What people read: `span` of the blocks."""
+        return span(self.blocks)
 
     @property
     def module(self) -> str:
         """The new module's path inside its block."""
         return self.first.module.removeprefix(f"{self.first.block}.")
+
+
+def span(blocks: Sequence[str]) -> str:
+    """`layer1.0` for one block, `layer1.0 … 2` or `Mixed_5b … 5d` for several that share a beginning."""
+    names = [block_name(block) for block in blocks]
+    if len(names) == 1:
+        return names[0]
+    first, last = names[0], names[-1]
+    differ = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    start = 1 + max(last.rfind(separator, 0, differ) for separator in "._")
+    return f"{first} … {last[start:]}"
 
 
 def fold(rows: Iterable[SiteRow], *, full: bool = False) -> Sequence[FoldedRow]:

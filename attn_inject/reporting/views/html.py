@@ -18,7 +18,7 @@ from .tables import TOTALS_HEADER, sites_table, speed_rows, stages_table, totals
 
 def to_html(report: ReportData) -> str:
     """The page's text."""
-    return _template("report.html.jinja").render(
+    return template("report.html.jinja").render(
         report=report,
         words=words,
         totals_header=TOTALS_HEADER,
@@ -28,14 +28,20 @@ def to_html(report: ReportData) -> str:
         sort_keys=_sort_keys(report),
         speed_rows=speed_rows,
         charts=[svg(title, chart) for title, chart in charts(report).items()],
-        inline=lambda name: files(__package__).joinpath(name).read_text("utf-8"),
+        inline=inline,
         graph=block_svg,
         block_name=block_name,
     )
 
 
+def inline(name: str) -> str:
+    """The text of a style sheet or a script that stands in the page."""
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
 @cache
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A page's template; what it is given is escaped."""
     loader = PackageLoader(__package__, "")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(name)

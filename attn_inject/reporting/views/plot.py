@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": INK,
 }
 # Beyond this many bars their names are left out.
-_MOST_LABELS = 40
+MOST_LABELS = 40
 
 
 def charts(report: ReportData) -> Mapping[str, Chart]:
@@ -108,7 +108,7 @@ def _per_site(report: ReportData, values: Sequence[float], unit: str) -> Chart:
     def chart(axes: Axes) -> None:
         places = range(len(values))
         axes.bar(places, values, color=[_STAGES[min(row.stage, len(_STAGES)) - 1] for row in report.sites])
-        names = [block_name(row.block) for row in report.sites] if len(values) <= _MOST_LABELS else []
+        names = [block_name(row.block) for row in report.sites] if len(values) <= MOST_LABELS else []
         axes.set_xticks(range(len(names)), names)
         axes.tick_params(axis="x", rotation=60, labelsize=7, length=0)
         for label in axes.get_xticklabels():

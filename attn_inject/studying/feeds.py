@@ -1,0 +1,108 @@
+"""What a model is studied on: batches as people have them, gone through once or several times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ..errors import AttnInjectError
+from ..tracing.inputs import Inputs, tensors_in
+
+# What is kept of data that can be gone through only once.
+KEPT_BYTES = 32 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a model is given, and targets where there are any."""
+
+    inputs: Inputs
+    targets: torch.Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """How many images there are; none where no tensor has a batch in front."""
+        return self.inputs.batch if any(tensor.dim() for tensor in self.inputs.tensors) else 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in tensors_in((self.inputs.values, self.targets)))
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """The targets where they are one whole number for each image: (N,)."""
+        targets = self.targets
+        if targets is None or targets.is_floating_point() or targets.is_complex() or targets.dtype is torch.bool:
+            return None
+        return targets.flatten() if targets.numel() == self.size else None
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The same on a device, floating-point inputs in the type of the model."""
+        inputs = self.inputs.map_tensors(lambda x: x.to(device, dtype if x.is_floating_point() else None))
+        return Batch(inputs, None if self.targets is None else self.targets.to(device))
+
+
+@dataclass(frozen=True)
+class Feed:
+    """An iterable of batches with what is known of it.
+
+    `name` describes it to people. `synthetic` is whether it is noise. `classes` is how many classes the targets are of,
+    where that may be other than the classes the model was trained on (folders of images). `notes` are for the reader.
+    """
+
+    batches: Iterable[Any]
+    name: str = "data of the caller's"
+    synthetic: bool = False
+    classes: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it can be gone through only once, as a generator."""
+        return iter(self.batches) is self.batches
+
+    def first(self, count: int | None) -> Iterator[Batch]:
+        """The first `count` batches, all if None.
+
+        Raises:
+            AttnInjectError: something in it is no batch.
+
+        """
+        return map(as_batch, islice(self.batches, count))
+
+
+def as_batch(value: Any) -> Batch:
+    """A tensor is the inputs; of a tuple, a list or a dict the first value is, and the second the targets.
+
+    Inputs that are a tuple themselves are a model's arguments, and a dict its arguments by name.
+
+    Raises:
+        AttnInjectError: it holds no tensor with a batch in front.
+
+    """
+    inputs, targets = value, None
+    if isinstance(value, (tuple, list, Mapping)):
+        parts = list(value.values()) if isinstance(value, Mapping) else list(value)
+        inputs, targets = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
+        targets = torch.as_tensor(targets) if isinstance(targets, (int, list)) else targets
+    made = inputs
+    if not isinstance(inputs, Inputs):
+        made = Inputs(named=dict(inputs)) if isinstance(inputs, Mapping) else Inputs(_tuple(inputs))
+    batch = Batch(made, targets if isinstance(targets, torch.Tensor) else None)
+    if batch.size == 0:
+        raise AttnInjectError(
+            "a batch of the data must be a tensor of images, or a tuple or dict that begins with one; got a "
+            f"{type(value).__name__} without any"
+        )
+    return batch
+
+
+def _tuple(inputs: Any) -> tuple[Any, ...]:
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)

@@ -1,0 +1,121 @@
+"""Attention modules watched while the model runs: hooks that turn what passes into moments, and keep no map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..attention.gating import ChannelGate
+from ..types import Insertion
+from .data import CLOSED, OPEN, Nature
+from .moments import ClassMoments, Moments
+
+# So many elements of a map are looked at in float64 at once.
+_CHUNK = 1 << 20
+# A gate's output is x times w but for rounding: squares of what is left over, relative to the output's.
+_ROUNDING = 1e-9
+
+
+class Watched:
+    """One attention module, and what is known of its weights."""
+
+    def __init__(self, insertion: Insertion, module: nn.Module) -> None:
+        self.insertion = insertion
+        self.module = module
+        self.is_ours = isinstance(module, ChannelGate) and type(module).forward is ChannelGate.forward
+        self.top = module.scale if isinstance(module, ChannelGate) else 1.0
+        # What stands in the place of a convolution has no input that its output could be a multiple of.
+        self.has_weights = insertion.placement != "replace"
+        self.weights = Moments(insertion.channels)
+        self.by_class = ClassMoments(insertion.channels)
+        self.closed = torch.zeros(insertion.channels, dtype=torch.float64)
+        self.opened = torch.zeros(insertion.channels, dtype=torch.float64)
+        self._left_over = self._output = 0.0
+        self._writes_input: bool | None = None
+        self._given: tuple[torch.Tensor, int] | None = None
+
+    @property
+    def nature(self) -> Nature:
+        """What it turned out to be."""
+        if not self.has_weights:
+            return "other"
+        return "gate" if self.is_ours or self._left_over <= self._rounding() * self._output else "map"
+
+    def _rounding(self) -> float:
+        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        return max(_ROUNDING, (16 * torch.finfo(dtype).eps) ** 2)
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keep the input of a module that writes into it; the first time nobody knows whether it does."""
+        if self.is_ours or not self.has_weights:
+            return
+        x = args[0]
+        self._given = (x if self._writes_input is False else x.detach().clone(), x._version)
+
+    def after(self, args: tuple[Any, ...], out: Any, labels: torch.Tensor | None) -> None:
+        if not self.has_weights:
+            return
+        x = args[0]
+        if isinstance(self.module, ChannelGate) and self.is_ours:
+            self._note(self.module.gate(self.module.pool(x)), labels)
+            return
+        if self._given is None or not isinstance(out, torch.Tensor) or out.shape != x.shape:
+            self.has_weights = False
+            return
+        given, version = self._given
+        self._given = None
+        self._writes_input = x._version != version
+        self._note(self._factors(given, out), labels)
+
+    def _factors(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """(N, C, *spatial) twice -> (N, C): <out, x> / <x, x> over space; what it does not explain is noted."""
+        x, out = x.flatten(2), out.flatten(2)
+        step = max(1, _CHUNK // max(1, x[0].numel()))
+        made = []
+        for start in range(0, len(x), step):
+            a, b = x[start : start + step].double(), out[start : start + step].double()
+            product, square = (a * b).sum(2), a.square().sum(2)
+            made.append(torch.where(square > 0, product / square, torch.nan))
+            self._left_over += float((b - made[-1].nan_to_num().unsqueeze(2) * a).square().sum())
+            self._output += float(b.square().sum())
+        return torch.cat(made)
+
+    def _note(self, weights: torch.Tensor, labels: torch.Tensor | None) -> None:
+        weights = weights.detach().cpu().double()
+        self.weights.add(weights)
+        self.closed += (weights.abs() < CLOSED * self.top).sum(0)
+        self.opened += (weights > OPEN * self.top).sum(0)
+        # A model may make several images of one (frames, crops), or one of several.
+        if labels is not None and len(weights) % len(labels) == 0:
+            self.by_class.add(weights, labels.repeat_interleave(len(weights) // len(labels)))
+
+
+class Watch:
+    """All attention modules of a model, watched within `looking`."""
+
+    def __init__(self, model: nn.Module, insertions: Sequence[Insertion]) -> None:
+        self.sites = [Watched(insertion, model.get_submodule(insertion.module)) for insertion in insertions]
+        self.labels: torch.Tensor | None = None
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Hooks on the modules, which are gone afterwards. `labels` are those of the batch that runs."""
+        handles = []
+        try:
+            for site in self.sites:
+                handles.append(site.module.register_forward_pre_hook(site.before))
+                handles.append(site.module.register_forward_hook(self._after(site)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _after(self, site: Watched) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            site.after(args, out, self.labels)
+
+        return hook

@@ -1,0 +1,64 @@
+"""`attn-inject gates FILE --data ...`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from torchvision.utils import save_image
+
+from attn_inject.reporting import schema
+
+
+@pytest.fixture
+def saved(toy: str, cli: Callable) -> str:
+    made = cli(toy, "-a", "se", "--input-size", "16", "--no-bench", "--out", "net.pt")
+    assert made.code == 0
+    return "net.pt"
+
+
+def test_noise(saved: str, cli: Callable) -> None:
+    ran = cli("gates", saved, "--data", "noise", "--trust-source", "--batches", "2", "--batch", "4")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("toy.py:Net + se\nSYNTHETIC NOISE: normal noise of the model's input size, 8 images\n")
+    assert "blocks.0 … 1" in ran.out
+    assert max(len(line) for line in ran.out.splitlines()) <= 80
+
+
+def test_a_folder_and_every_view(saved: str, cli: Callable) -> None:
+    for name in ("a", "b"):
+        Path("val", name).mkdir(parents=True)
+        for index in range(3):
+            save_image(torch.rand(3, 20, 20), Path("val", name, f"{index}.png"))
+    options = ("--data", "val", "--trust-source", "--full", "--html", "g.html", "--plot", "g.png")
+    ran = cli("gates", saved, *options, "--json", "g.json")
+    assert ran.code == 0
+    assert "images of val, 6 images, 2 classes" in ran.out
+    assert "2 classes in the data, 10 outputs of the model" in " ".join(ran.out.split())
+    data = json.loads(Path("g.json").read_text())
+    jsonschema.validate(data, schema.GATES)
+    assert (data["images"], data["measure"], len(data["sites"])) == (6, "outputs", 2)
+    assert "blocks.1" in Path("g.html").read_text()
+    assert Path("g.png").read_bytes().startswith(b"\x89PNG")
+    assert "exists already" in cli("gates", saved, *options).err
+    alone = cli("gates", saved, "--data", "val", "--trust-source", "--no-ablation", "--json", "-")
+    assert json.loads(alone.out)["sites"][0]["frozen"] is None
+
+
+def test_what_is_wrong_is_one_sentence(saved: str, cli: Callable, tmp_path: Path) -> None:
+    for arguments, said in (
+        (("gates", saved, "--data", "noise"), "trust_source"),
+        (("gates", "missing.pt", "--data", "noise"), "missing.pt"),
+        (("gates", saved, "--data", "nowhere", "--trust-source"), "there is no folder nowhere"),
+        (("gates", saved), "--data"),
+        (("gates", saved, "--data", "noise", "--plot", "x.txt"), "the ending must be"),
+    ):
+        ran = cli(*arguments)
+        assert ran.code == 2
+        assert said in ran.err
+        assert len(ran.err.splitlines()) == 1
+        assert ran.out == ""

@@ -1,0 +1,126 @@
+"""The gates' views: whole-text goldens with fixed figures, the JSON against its schema, the page and the charts."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from attn_inject import AttnInjectError
+from attn_inject.reporting import schema
+from attn_inject.reporting.gates import Gates, gates
+from attn_inject.reporting.views.gates_plot import charts
+from attn_inject.reporting.views.gates_text import to_text
+from attn_inject.studying.data import ChannelFigures, Effect, GateRow, SelectiveChannel
+from tests.studying.planted import batches, planted
+
+from .test_views import assert_golden
+
+
+def _row(block: str, stage: int, weight: float, movement: float, between: float, frozen: float) -> GateRow:
+    return GateRow(
+        block, "residual", stage, 2, (8, 8), 1, "standard", "se", f"{block}.se", "gate", 1.0, weight, movement,
+        0.0, 0.5, between, tuple(weight + index / 100 for index in range(11)),
+        ChannelFigures((weight, None), (0.1, None), (0.0, None), (0.5, None), (between, None)),
+        (SelectiveChannel(0, between, (weight, weight / 2)),) if between else (),
+        Effect(frozen, frozen - 0.01, frozen + 0.01), Effect(frozen + 0.1, frozen + 0.05, frozen + 0.15),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def found() -> Gates:
+    """Figures that no machine has a say in: a site of every verdict."""
+    return Gates(
+        title="torchvision:resnet50 + se",
+        data="images of val",
+        synthetic=False,
+        images=1200,
+        classes=(0, 1),
+        sites=(
+            _row("layer1.0", 2, 0.5, 0.004, 0.0, 0.0),
+            _row("layer1.1", 2, 0.52, 0.034, 0.02, 0.0),
+            _row("layer2.0", 3, 0.61, 0.21, 0.71, 0.023),
+            _row("layer2.1", 3, 0.64, 0.2, 0.68, -0.02),
+        ),
+        measure="accuracy",
+        score=0.753,
+        ablated_images=1200,
+        notes=("the first 128 classes were followed",),
+    )
+
+
+def test_terminal(found: Gates) -> None:
+    text = to_text(found)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text == str(found)
+    assert_golden("gates.txt", text)
+
+
+def test_wide_terminal_in_full_has_intervals(found: Gates) -> None:
+    text = to_text(found, full=True, width=120)
+    assert max(map(len, text.splitlines())) <= 120
+    assert_golden("gates-full-120.txt", text)
+
+
+def test_without_classes_and_effects_the_columns_are_not_there(found: Gates) -> None:
+    sites = tuple(replace(row, frozen=None, without=None, between=None) for row in found.sites)
+    text = str(replace(found, sites=sites, classes=(), measure="outputs", score=None))
+    assert "frozen" not in text
+    assert "class" not in text.replace("classes were", "")
+    assert "accuracy" not in text
+
+
+def test_noise_is_named_in_every_view(found: Gates, tmp_path: Path) -> None:
+    noise = replace(found, synthetic=True)
+    assert "SYNTHETIC NOISE" in str(noise)
+    assert "nothing here says what the gates do on images" in " ".join(str(noise).split())
+    assert "SYNTHETIC NOISE" in noise.to_html()
+    assert noise.to_dict()["synthetic"] is True
+    noise.plot(tmp_path / "noise.svg")
+    assert "SYNTHETIC NOISE" in (tmp_path / "noise.svg").read_text()
+
+
+@pytest.mark.parametrize("measure", ["accuracy", "loss", "outputs"])
+def test_effects_name_their_measure(found: Gates, measure: str) -> None:
+    said = {"accuracy": "points of accuracy lost", "loss": "loss added", "outputs": "% by which the outputs change"}
+    assert said[measure] in " ".join(str(replace(found, measure=measure)).split())
+
+
+def test_json_is_what_the_schema_says(found: Gates) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema.GATES)
+    for each in (found, gates(planted(), batches(40)), gates(planted(), [x for x, _ in batches(40)], ablation=False)):
+        data = json.loads(each.to_json())
+        jsonschema.validate(data, schema.GATES)
+        assert [row["verdict"] for row in data["sites"]] == [row.verdict(each.measure) for row in each.sites]
+
+
+def test_the_page_needs_nothing_else_and_shows_every_site(found: Gates, tmp_path: Path) -> None:
+    page = found.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page
+    assert not re.search(r"(src|href)=.https?:", re.sub(r"xlink:href|rdf:resource", "", page))
+    for row in found.sites:
+        assert f"<td>{row.block}</td>" in page
+    assert page.count("<svg") == len(charts(found)) == 5
+    assert "the first 128 classes were followed" in unescape(page)
+    assert "<iframe" in found._repr_html_()
+
+
+def test_names_of_blocks_are_text_on_the_page(found: Gates) -> None:
+    bad = replace(found, sites=(replace(found.sites[0], block="<script>alert(1)</script>"),))
+    assert "<script>alert" not in bad.to_html()
+
+
+def test_charts_are_drawn_of_what_there_is(found: Gates, tmp_path: Path) -> None:
+    found.plot(tmp_path / "gates.svg")
+    assert "SYNTHETIC NOISE" not in (tmp_path / "gates.svg").read_text()
+    plain = replace(found, sites=tuple(replace(row, between=None, frozen=None, selective=()) for row in found.sites))
+    assert len(charts(plain)) == 2
+    few = replace(plain, sites=tuple(replace(row, frozen=Effect(0.1, None, None)) for row in plain.sites))
+    few.plot(tmp_path / "few.png")
+    with pytest.raises(AttnInjectError, match="no site has weights"):
+        replace(found, sites=tuple(replace(row, percentiles=(), frozen=None) for row in found.sites)).plot("x.png")

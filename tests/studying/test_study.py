@@ -1,0 +1,229 @@
+"""What was planted is found, and nothing else is; and the model is afterwards as it was."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from attn_inject import AttnInjectError, PlanError, attach, gates, inject, load, save
+from attn_inject.studying import feeds
+from attn_inject.studying.feeds import Feed
+from attn_inject.zoo.cifar import models
+from tests.studying import digits
+from tests.studying.planted import CONSTANT, MOVING, SELECTIVE, SHUT, Gate, Passing, batches, images, planted
+
+
+def weights_of(patched: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    gate = next(module for module in patched.modules() if isinstance(module, Gate))
+    return torch.sigmoid(gate.fc(x.mean((2, 3)))).detach().double()
+
+
+@pytest.mark.parametrize("form", ["inject", "attach"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_figures_are_those_of_all_images_at_once(form: str, in_place: bool) -> None:
+    patched, (x, _) = planted(form, in_place=in_place), images()
+    (row,) = gates(patched, batches(), ablation=False).sites
+    weights = weights_of(patched, x)
+    assert row.nature == "gate"
+    torch.testing.assert_close(torch.tensor(row.figures.mean), weights.mean(0).float(), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(row.figures.spread), weights.std(0, correction=0).float(), atol=2e-6, rtol=1e-5
+    )
+    moved = ((weights - weights.mean(0)).square().mean() / weights.square().mean()).sqrt()
+    assert row.movement == pytest.approx(float(moved), rel=1e-5)
+    assert row.percentiles[0] == pytest.approx(float(weights.mean(0).min()), abs=1e-6)
+    assert row.percentiles[10] == pytest.approx(float(weights.mean(0).max()), abs=1e-6)
+
+
+def test_what_was_planted_is_found_and_nothing_else() -> None:
+    (row,) = gates(planted(), batches()).sites
+    figures = row.figures
+    assert figures.between[SELECTIVE] > 0.99
+    assert all(figures.between[channel] < 0.05 for channel in (CONSTANT, SHUT, MOVING))
+    assert row.selective[0].channel == SELECTIVE
+    assert figures.spread[CONSTANT] < 1e-6 < 0.01 < figures.spread[MOVING]
+    assert (row.closed, row.opened) == (0.25, 0.0)
+    assert figures.closed[SHUT] == 1
+    assert figures.opened[SELECTIVE] == pytest.approx(figures.closed[SELECTIVE], abs=0.2)
+    assert not row.is_constant
+
+
+def test_a_gate_that_matters_pays_and_one_that_stays_is_constant() -> None:
+    found = gates(planted(), batches())
+    (row,) = found.sites
+    assert (found.measure, found.score) == ("accuracy", 1.0)
+    assert row.frozen.mean > 0.3
+    assert row.verdict(found.measure) == "pays"
+    still = planted()
+    still.state_dict()["gate.fc.weight"].zero_()
+    (row,) = gates(still, batches()).sites
+    assert row.verdict("accuracy") == "constant"
+    assert row.frozen.mean == 0
+    assert row.frozen.low < 0 < row.frozen.high
+
+
+def test_saturated_gates_are_stuck_at_their_upper_end_whatever_that_is() -> None:
+    patched = inject(Passing(), "se", input_size=(4, 3, 3), reduction=2, bias=True, init="identity")
+    with torch.no_grad():
+        patched.se.fc2.bias.fill_(20)
+    (row,) = gates(patched, batches()).sites
+    assert (row.top, row.weight, row.opened, row.closed) == (2.0, 2.0, 1.0, 0.0)
+    assert row.is_constant
+
+
+def test_effects_without_targets_are_changes_of_the_outputs() -> None:
+    patched, (x, _) = planted(), images()
+    found = gates(patched, [x[:50], x[50:]])
+    (row,) = found.sites
+    weights = weights_of(patched, x)
+    out = patched(x).detach().double()
+    changed = patched.head(((1 + weights.mean(0)) * x.mean((2, 3)).double()).float()).detach().double()
+    change = (changed - out).norm(dim=1) / out.norm(dim=1)
+    assert (found.measure, found.score, found.classes) == ("outputs", None, ())
+    assert row.frozen.mean == pytest.approx(float(change.mean()), rel=1e-4)
+    half = 1.96 * float(change.std()) / 200**0.5
+    assert row.frozen.high - row.frozen.mean == pytest.approx(half, rel=0.01)
+    assert row.verdict(found.measure) == ""
+
+
+def test_a_loss_of_the_callers() -> None:
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    found = gates(planted(), batches(), loss=loss)
+    assert found.measure == "loss"
+    assert found.sites[0].verdict("loss") == "pays"
+    with pytest.raises(AttnInjectError, match="one value for each image"):
+        gates(planted(), batches(), loss=nn.functional.cross_entropy)
+
+
+def test_targets_of_the_outputs_shape_and_others() -> None:
+    x, labels = images()
+    found = gates(planted(), [(x, torch.zeros(200, 2))])
+    assert (found.measure, found.classes) == ("loss", ())
+    found = gates(planted(), [{"image": x, "mask": torch.zeros(200, 3, 3)}])
+    assert found.measure == "outputs"
+    assert "pass a loss" in found.notes[-1]
+    with pytest.raises(AttnInjectError, match="a target is 7, and the model has 2 outputs"):
+        gates(planted(), [(x, labels + 6)])
+
+
+def test_data_that_can_be_read_once_only_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, once = gates(planted(), batches()), gates(planted(), iter(batches()))
+    assert once.sites == whole.sites
+    monkeypatch.setattr(feeds, "KEPT_BYTES", 0)
+    monkeypatch.setattr("attn_inject.studying.study.KEPT_BYTES", 3 * 32 * (4 * 9 * 4 + 8))
+    part = gates(planted(), iter(batches()))
+    assert (part.images, part.ablated_images) == (200, 96)
+    assert any("first 96 images" in note for note in part.notes)
+
+
+def test_few_images_get_no_interval_and_the_words_say_so() -> None:
+    found = gates(planted(), batches(20))
+    assert found.sites[0].frozen.low is None
+    assert found.sites[0].verdict(found.measure) == ""
+    assert "20 images are few" in found.notes[0]
+
+
+def test_the_model_is_afterwards_as_it_was() -> None:
+    patched = planted().train()
+    patched.head.eval()
+    modes = [module.training for module in patched.modules()]
+    tensors = {name: value.clone() for name, value in patched.state_dict().items()}
+
+    def drawing() -> Iterator[Any]:
+        for batch in batches():
+            torch.rand(1), random.random()
+            yield batch
+
+    torch.manual_seed(3), random.seed(3)
+    states = torch.get_rng_state(), random.getstate()
+    gates(patched, drawing())
+    with pytest.raises(AttnInjectError, match="does not run on the data"):
+        gates(patched, [torch.zeros(2, 7, 3, 3)])
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert [module.training for module in patched.modules()] == modes
+    assert all(torch.equal(value, tensors[name]) for name, value in patched.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in patched.modules())
+    assert not any("forward" in vars(module) for module in patched.modules())
+
+
+def test_attentions_that_are_no_gates() -> None:
+    x = torch.randn(40, 3, 16, 16)
+    cbam = gates(inject(models()["resnet20"](), "timm:cbam", stages=0, include="layer1.0"), [x])
+    assert [row.nature for row in cbam.sites] == ["map"]
+    assert 0 < cbam.sites[0].weight < 1
+    assert cbam.sites[0].frozen is not None
+    assert "weighs places too" in cbam.notes[-1]
+    bottleneck = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=8)
+    psa = gates(inject(bottleneck, "psa", placement="replace", include="layer1.0"), [x[:4]])
+    assert [(row.nature, row.weight, row.frozen) for row in psa.sites] == [("other", None, None)]
+    assert "in the place of a convolution" in psa.notes[-1]
+
+
+def test_what_load_gives_scopes_and_wrappers(tmp_path: Any) -> None:
+    x = torch.randn(8, 3, 32, 32)
+    model = models()["resnet20"]()
+    twice = inject(
+        inject(model, "se", scope="layer1", input_size=(16, 32, 32)), "eca", scope="layer3", input_size=(32, 16, 16)
+    )
+    found = gates(twice, [x], ablation=False)
+    assert {row.attention for row in found.sites} == {"se", "eca"}
+    assert found.sites[0].module.startswith("layer1.")
+    save(inject(model, "eca"), tmp_path / "net.pt")
+    for form in ("graph", "module"):
+        loaded = load(tmp_path / "net.pt", model, form=form)
+        assert len(gates(nn.DataParallel(loaded), [x], ablation=False).sites) == 9
+
+
+def test_a_shared_block_counts_each_call() -> None:
+    from tests.toys import shared_block
+
+    (row,) = gates(attach(shared_block(), "se"), [torch.randn(30, 3, 16, 16)]).sites
+    assert row.calls == 2
+    assert row.frozen is not None
+
+
+def test_what_is_no_data_or_no_patched_model() -> None:
+    with pytest.raises(AttnInjectError, match="gave no batch"):
+        gates(planted(), [])
+    with pytest.raises(AttnInjectError, match="a batch of the data must be"):
+        gates(planted(), ["text"])
+    with pytest.raises(PlanError, match="no attention that inject"):
+        gates(Passing(), batches())
+
+
+def test_classes_of_folders_that_are_not_the_models() -> None:
+    found = gates(planted(), Feed(batches(), classes=3))
+    assert found.measure == "outputs"
+    assert found.sites[0].between > 0.5
+    assert "nobody knows which is which" in found.notes[0]
+
+
+class Placebo(nn.Module):
+    """A gate that learns nothing: weights that have to do with the image only as noise would."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("key", 1e4 * torch.randn(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (0.75 + 0.25 * torch.sin(self.key * x.detach().mean((2, 3))))[:, :, None, None]
+
+
+def test_a_placebo_does_not_look_helpful_on_digits() -> None:
+    torch.manual_seed(0)
+    patched = digits.train(inject(digits.Net(width=8, blocks=1), Placebo, input_size=digits.SIZE), epochs=4)
+    found = gates(patched, digits.held())
+    assert found.measure == "accuracy"
+    assert found.score > 0.8
+    assert all(row.movement > 0.1 for row in found.sites)
+    assert {row.verdict(found.measure) for row in found.sites} <= {"not seen", "harms"}
+    assert "moving pays" not in str(found)
