@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..errors import PlanError
 from .code import code_of
 from .face import may_be_fixed, must_be_as_fixed, must_be_as_written, parameters_of
 from .nodes import is_named
@@ -97,6 +98,7 @@ class Rewritten:
         if f"{_SELF}.{HOLDER}." in self.source:
             # Where it is not called, a property would be in torch.jit's way.
             body[HOLDER] = property(_holder)
+            body["__prepare_scriptable__"] = _must_not_be_scripted
         # The class of the class, which may be more than `type`.
         make: Any = type(base)
         made: type[nn.Module] = make(base.__name__, (_Unannounced, base), body)
@@ -257,6 +259,19 @@ def _holder(self: nn.Module) -> nn.Module:
     """The block that holds the attention which this module's forward calls."""
     (holder,) = vars(self)[f"_{HOLDER}"]
     return holder  # type: ignore[no-any-return]
+
+
+def _must_not_be_scripted(self: nn.Module) -> nn.Module:
+    """Say what torch.jit would not.
+
+    Raises:
+        PlanError: always; says what to script instead.
+
+    """
+    raise PlanError(
+        f"this {type(self).__name__} calls attention that the block around it holds, which no script can follow: "
+        "script what inject() gives, which loads the same state dict"
+    )
 
 
 def writing_of(module: nn.Module) -> Rewritten | None:
