@@ -55,14 +55,14 @@ class Blocks:
     """A located model's modules by what their own code sees."""
 
     def __init__(self, located: LocatedModel) -> None:
-        self._located = located
+        self.located = located
         self._views = {mode: _View(located.trace, mode) for mode in located.graphs}
         self._traces: dict[str, Trace | str] = {}
 
     def spot(self, insertion: Insertion) -> Spot | str:
         """Where the attention of an insertion is called, or why nobody's forward can."""
         edits: dict[str, list[tuple[Frame, Edit]]] = {}
-        for mode, graph in self._located.graphs.items():
+        for mode, graph in self.located.graphs.items():
             edits[mode] = []
             for anatomy in graph.of_plan(insertion.site):
                 edit = edit_for(graph, anatomy, insertion.placement)
@@ -102,17 +102,17 @@ class Blocks:
         return traced
 
     def _traced(self, path: str) -> Trace:
-        module = self._located.part.get_submodule(path)
+        module = self.located.part.get_submodule(path)
         if "forward" in vars(module):
             raise AttnInjectError(f"{block_name(path)} has a forward of its own, beside its class's")
-        inputs = self._located.trace.inputs if not path else self._inputs(path, module)
+        inputs = self.located.trace.inputs if not path else self._inputs(path, module)
         if inputs is None:
             raise AttnInjectError(f"{block_name(path)} is called with what is neither an input nor a plain value")
         children = [name for name, child in module.named_modules() if child is not module]
         return trace_at_a_size(module, inputs=inputs, whole=children)
 
     def _inputs(self, path: str, module: nn.Module) -> Inputs | None:
-        calls = next(iter(self._located.trace.calls.values()))
+        calls = next(iter(self.located.trace.calls.values()))
         args, kwargs = calls[path, 0].values
         return inputs_of_call(module.forward, args, kwargs)
 

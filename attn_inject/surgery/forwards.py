@@ -4,20 +4,25 @@ N1. A rewritten forward is made from the graph of the module alone, in which its
 N2. A plain Sequential whose own the attention is runs it as one more element, right after what it gates.
 N3. Whose own code knows a name under which a new module stands now (timm's `se`) is rewritten too, if another module's
     code calls that.
+N4. Where the class's own code is what runs (a method beside the forward, a setting that is another now), what it makes
+    passes through the attention, if a child returns that; if none does, it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
 
 from ..errors import PlanError, first_line
+from ..sites.placement import Edit
+from ..tracing.own_code import Gate, OwnCode
 from ..tracing.parts import full_path
 from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, rewrite_forward
 from ..types import Insertion, block_name
 from .blocks import Blocks, Spot
+from .makers import maker
 from .rewrite import edit_forward
 from .ways import Ways
 
@@ -50,12 +55,15 @@ def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: Collection
         edits = [
             (_seen_from(module, holders[spot.insertion.module], spot.insertion), blocks.edits(spot)) for spot in spots
         ]
+        own = _own_code(blocks, list(zip(spots, edits, strict=True)), kept, taken.get(path, ()))
         for mode, graph in trace.graphs.items():
             edit_forward(graph, [(name, by_mode[mode]) for name, by_mode in edits], taken.get(path, ()))
         for name, tensor in trace.constants.items():
             module.register_buffer(name, tensor.detach(), persistent=False)
             constants.append(full_path(path, name))
-        writing = Writing(own_class(module), trace.graphs, trace.fixed_arguments)
+        # What a new module stands in the place of is no setting any more.
+        settings = [each for each in trace.settings if full_path(path, full_path(each.path, each.name)) not in kept]
+        writing = Writing(own_class(module), trace.graphs, trace.fixed_arguments, settings, own)
         # Blocks that do the same have one class.
         writing = written.setdefault(writing.identity, writing)
         try:
@@ -64,6 +72,36 @@ def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: Collection
             raise PlanError(f"{block_name(path)}: its class allows no other forward ({first_line(error)})") from error
     _pass_through(part, ways)
     return constants
+
+
+def _own_code(
+    blocks: Blocks,
+    edits: Sequence[tuple[Spot, tuple[str, Mapping[str, Edit]]]],
+    kept: Collection[str],
+    taken: Sequence[str],
+) -> OwnCode:
+    """N4, for one module: its spots, each with the attention's name there and its edits; the names that are `taken`."""
+    gates: list[Gate] = []
+    refused = list(taken)
+    for spot, (attention, by_mode) in edits:
+        try:
+            if spot.insertion.module in kept:
+                raise PlanError(f"its own code may run what is called {attention!r}")
+            child, order = maker(blocks.located, spot.insertion, spot.path)
+        except PlanError:
+            refused += [attention, *(name for edit in by_mode.values() for name in _makers_of(edit.value))]
+        else:
+            gates.append((child, attention, order))
+    return OwnCode(tuple(gates), tuple(dict.fromkeys(refused)))
+
+
+def _makers_of(value: fx.Node) -> Iterator[str]:
+    """The children whose results a value is made of, with no other child between."""
+    if value.op == "call_module":
+        yield str(value.target)
+    else:
+        for node in value.all_input_nodes:
+            yield from _makers_of(node)
 
 
 def _taken(spots: Iterable[Spot], kept: Collection[str]) -> dict[str, list[str]]:

@@ -52,7 +52,9 @@ def likeness(
 
 
 def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> Likeness:
-    trials, theirs = [Runs(without_hooks(alias(part))), Runs(alias(part))], Runs(without_hooks(alias(graph)))
+    called = {str(n.target) for mode in MODES for n in graph.graph_of(mode).nodes if n.op == "call_module"}
+    trials = [Runs(without_hooks(alias(part), called)), Runs(alias(part))]
+    theirs = Runs(without_hooks(alias(graph)))
     _let_gates_do_something(new, *(each.model for each in (*trials, theirs)))
     chosen = chosen_arguments(original.forward, graph.fixed)
     device = next((tensor.device for tensor in graph.parameters()), torch.device("cpu"))

@@ -13,9 +13,10 @@ from ..types import Insertion, block_name
 from .rewrite import channels_first
 
 
-def maker(located: LocatedModel, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
-    """(path, in the block that holds the attention, of the child whose output is the gated value, the permutation to
-    channels first if it needs one).
+def maker(located: LocatedModel, insertion: Insertion, home: str | None = None) -> tuple[str, tuple[int, ...] | None]:
+    """(path of the child whose output is the gated value, the permutation to channels first if it needs one).
+
+    The path is that in the module at `home`, or in the block that holds the attention.
 
     Raises:
         PlanError: no child returns the value, or it runs elsewhere too.
@@ -26,7 +27,7 @@ def maker(located: LocatedModel, insertion: Insertion) -> tuple[str, tuple[int, 
     if len(places) != 1:
         raise PlanError(f"{block}: another module makes the gated value in train mode")
     path, order = places.pop()
-    home = insertion.module.rpartition(".")[0]
+    home = insertion.module.rpartition(".")[0] if home is None else home
     within = path.removeprefix(f"{home}.") if home else path
     if home and within == path:
         raise PlanError(f"{block}: {path}, which makes the gated value, lies outside of {home}")

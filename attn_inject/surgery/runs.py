@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -41,9 +41,14 @@ class Runs:
             yield
 
 
-def without_hooks(aliased: nn.Module) -> nn.Module:
-    """Take the caller's forward and backward hooks off an alias: they may record what they see."""
-    for module in aliased.modules():
+def without_hooks(aliased: nn.Module, called: Collection[str] | None = None) -> nn.Module:
+    """Take the caller's forward and backward hooks off an alias: they may record what they see.
+
+    With `called`, the paths of modules that a graph calls, those before the others go too, which no graph runs.
+    """
+    for path, module in aliased.named_modules():
+        if called is not None and path not in called:
+            module._forward_pre_hooks.clear()
         for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
             hooks.clear()
     return aliased

@@ -50,7 +50,19 @@ def alias(model: nn.Module) -> nn.Module:
         for tensor in tensors_in(list(vars(module).values())):
             if tensor.grad_fn is not None:
                 memo[id(tensor)] = tensor
-    return copy.deepcopy(model, memo)
+    other = copy.deepcopy(model, memo)
+    for module in modules:
+        _copy_slots(module, memo)
+    return other
+
+
+def _copy_slots(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy what `__slots__` of somebody's class hold, which torch's own copies leave out."""
+    for kind in type(module).__mro__:
+        if vars(kind).get("__slots__"):
+            for name, slot in vars(kind).items():
+                if isinstance(slot, types.MemberDescriptorType) and hasattr(module, name):
+                    slot.__set__(memo[id(module)], copy.deepcopy(slot.__get__(module), memo))
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -120,9 +132,9 @@ def _make(module: nn.Module, memo: dict[int, Any]) -> None:
 @cache
 def _copies_as_usual(kind: type[nn.Module]) -> bool:
     """Whether a copy of a module of this class is its attributes' copies."""
-    if "attn_inject_writing" in vars(kind):
+    if (writing := vars(kind).get("attn_inject_writing")) is not None:
         # Its own way to pickle is for other processes.
-        return _copies_as_usual(kind.__base__)
+        return _copies_as_usual(writing.base)
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__

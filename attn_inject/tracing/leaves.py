@@ -34,7 +34,7 @@ class Leaves:
         if getattr(type(module), "traced_whole", False):
             return True
         if parametrize.is_parametrized(module):
-            return True
+            return not _holds_convolutions(module)
         return type(module) in self._registered and not _holds_convolutions(module)
 
     def can_close(self, module: nn.Module) -> bool:

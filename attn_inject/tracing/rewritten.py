@@ -2,7 +2,8 @@
 
 The module becomes an instance of a subclass of its own class, under the same name, so that everything else about it
 stays: `isinstance`, children, hooks, state dict, methods. Copies and pickles carry the graphs, from which the class is
-made again.
+made again. What else of the class runs its own code runs it around the attention (`own_code`), and so does the
+forward where a setting is another now than it was made with.
 """
 
 from __future__ import annotations
@@ -11,17 +12,29 @@ import hashlib
 import inspect
 import linecache
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from ..errors import PlanError
 from .code import code_of
-from .face import may_be_fixed, must_be_as_written, parameters_of
+from .face import may_be_fixed, must_be_as_fixed, must_be_as_written, parameters_of
+from .nodes import is_named
+from .own_code import (
+    Gate,
+    OwnCode,
+    gates_on,
+    may_call_forward,
+    methods_around,
+    passed_through,
+    remove_gates,
+    runs_own_code,
+)
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
+from .settings import Setting
 
 HOLDER = "attention_holder"
 """The name under which a rewritten forward finds attention that the block around its module holds."""
@@ -32,12 +45,26 @@ WRITING = "attn_inject_writing"
 _SELF = "self"
 
 
-class Rewritten:
-    """A class with another `forward` than the one it is a subclass of; subclasses say how it pickles."""
+class _Unannounced(nn.Module):
+    """Keeps a rewritten class out of the registers that its bases keep of their subclasses: it is not one more kind."""
 
-    def __init__(self, base: type[nn.Module], source: str, scope: Mapping[str, Any], *, has_regions: bool) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if WRITING not in vars(cls):
+            super().__init_subclass__(**kwargs)
+
+
+class Rewritten:
+    """A class with another `forward` than the one it is a subclass of; subclasses say how it pickles.
+
+    `own` is how its other methods run.
+    """
+
+    def __init__(
+        self, base: type[nn.Module], source: str, scope: Mapping[str, Any], own: OwnCode, *, has_regions: bool
+    ) -> None:
         self.base = base
         self.source = source
+        self.own = own
         self._scope = scope
         self._has_regions = has_regions
         self._made: type[nn.Module] | None = None
@@ -66,13 +93,15 @@ class Rewritten:
             "forward": restoring_grad_mode(forward) if self._has_regions else self._finished(forward),
             "__reduce_ex__": _reduced,
             WRITING: self,
+            **(methods_around(base, self.own) if self.own != OwnCode() else {}),
         }
         if f"{_SELF}.{HOLDER}." in self.source:
             # Where it is not called, a property would be in torch.jit's way.
             body[HOLDER] = property(_holder)
+            body["__prepare_scriptable__"] = _must_not_be_scripted
         # The class of the class, which may be more than `type`.
         make: Any = type(base)
-        made: type[nn.Module] = make(base.__name__, (base,), body)
+        made: type[nn.Module] = make(base.__name__, (_Unannounced, base), body)
         return made
 
     def _finished(self, forward: Any) -> Any:
@@ -83,33 +112,97 @@ class Rewritten:
 
 
 class Writing(Rewritten):
-    """A forward that runs a graph for each mode; `fixed` are the arguments that they hold for."""
+    """A forward that runs a graph for each mode; `fixed` are the arguments, and `settings` the settings, that they
+    hold for. With others of these the class's own code runs as `own` says.
+    """
 
     def __init__(
-        self, base: type[nn.Module], graphs: Mapping[str, fx.Graph], fixed: Mapping[str, Any], source: str | None = None
+        self,
+        base: type[nn.Module],
+        graphs: Mapping[str, fx.Graph],
+        fixed: Mapping[str, Any],
+        settings: Sequence[Setting] = (),
+        own: OwnCode = OwnCode(),  # noqa: B008  # frozen
+        source: str | None = None,
     ) -> None:
         self.fixed = {name: value for name, value in fixed.items() if may_be_fixed(name, value)}
+        self.settings = tuple(settings)
         self._graphs = {mode: PortableGraph(graph) for mode, graph in graphs.items()}
-        parameters, checks = _head(base, next(iter(graphs.values())), self.fixed)
+        asks = [setting.differs(_SELF) for setting in self.settings]
+        if own != OwnCode() and may_call_forward(base):
+            asks.insert(0, f"runs_own_code({_SELF})")
+        parameters, checks = _head(base, next(iter(graphs.values())), self.fixed, asks)
         made, scope = code_of(graphs, parameters, checks)
+        scope.update(must_be_as_written=must_be_as_written, **(_OTHERWISE if asks else {}))
         regions = any(is_region(node.target) for graph in graphs.values() for node in graph.nodes)
         # Graphs that were pickled know less of their values.
-        super().__init__(base, source or made, {**scope, "must_be_as_written": must_be_as_written}, has_regions=regions)
+        super().__init__(base, source or made, scope, own, has_regions=regions)
 
     @property
     def identity(self) -> Any:
         """Equal for two that do the same: the code, and what its names mean."""
-        return self.base, self.source, tuple((name, id(self._scope[name])) for name in sorted(self._scope))
+        return self.base, self.source, self.own, tuple((name, id(self._scope[name])) for name in sorted(self._scope))
+
+    def must_be_the_settings(self, module: nn.Module) -> None:
+        """Refuse to run on other settings than the forward was made with.
+
+        Raises:
+            ArgumentError: names the first.
+
+        """
+        for setting in self.settings:
+            must_be_as_fixed(
+                setting.asked(type(module).__name__),
+                eval(setting.asked(_SELF), {_SELF: module}),
+                setting.values["train" if module.training else "eval"],
+                "forward with attention",
+                "detach() it, and attach with the new setting",
+            )
 
     def __reduce__(self) -> Any:
-        return _written, (self.base, self._graphs, self.fixed, self.source)
+        return _written, (self.base, self._graphs, self.fixed, self.settings, self.own, self.source)
 
 
-def _head(base: type[nn.Module], graph: fx.Graph, fixed: Mapping[str, Any]) -> tuple[str, str]:
-    """(the parameters of a forward, the lines that hold the fixed ones against what is written)."""
-    places = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
+def own_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What the class's own forward gives, around the attention, where the rewritten one does not hold.
+
+    Raises:
+        ArgumentError: the attention cannot be put around it, or did not run.
+
+    """
+    writing = writing_of(module)
+    assert isinstance(writing, Writing)
+    if not runs_own_code(module) and (writing.own.refused or not writing.own.gates):
+        writing.must_be_the_settings(module)
+    with writing.own.running(module, "forward()") as all_ran:
+        given = writing.base.forward(module, *args, **kwargs)
+    if not all_ran():
+        writing.must_be_the_settings(module)
+    return given
+
+
+_OTHERWISE = {
+    "is_scripting": torch.jit.is_scripting,  # type: ignore[attr-defined]
+    "own_forward": own_forward,
+    "runs_own_code": runs_own_code,
+}
+
+
+def _head(base: type[nn.Module], graph: fx.Graph, fixed: Mapping[str, Any], asks: Sequence[str]) -> tuple[str, str]:
+    """(the parameters of a forward, the lines that come first: to the class's own code if one of `asks` is so, and
+    those that hold the fixed arguments against what is written).
+    """
+    given = [node for node in graph.nodes if node.op == "placeholder"]
+    places = [str(node.target).lstrip("*") for node in given]
     asked = parameters_of(base, places, fixed)
     checks = [f'"""What {base.__name__}.forward does, with attention in it."""\n']
+    if asks:
+        named = [*(place for place, node in zip(places, given, strict=True) if is_named(node)), *fixed]
+        handed = [_SELF, *(place for place in places if place not in named), *(f"{name}={name}" for name in named)]
+        # A script has its settings once and for all.
+        checks.append(
+            f"if not is_scripting():\n    if {' or '.join(asks)}:\n        return own_forward({', '.join(handed)})\n"
+        )
     for name, value in fixed.items():
         differs = f"{name} is not {value!r}" if value is None or isinstance(value, bool) else f"{name} != {value!r}"
         checks.append(f"if {differs}: must_be_as_written({name!r}, {name}, {value!r})\n")
@@ -123,8 +216,7 @@ class Passing(Rewritten):
     stands in the child's place when it runs is gated.
     """
 
-    def __init__(self, base: type[nn.Module], gates: tuple[tuple[str, str, tuple[int, ...] | None], ...]) -> None:
-        self._gates = gates
+    def __init__(self, base: type[nn.Module], gates: tuple[Gate, ...]) -> None:
         passed = ", ".join(
             f"passed_through(self.get_submodule({child!r}), self.{gate}" + (f", {order})" if order else ")")
             for child, gate, order in gates
@@ -135,37 +227,19 @@ class Passing(Rewritten):
             f"    with {passed}:\n"
             f"        return {base.__name__}.forward(self, *args, **kwargs)\n"
         )
-        super().__init__(base, source, {"passed_through": passed_through, base.__name__: base}, has_regions=False)
+        scope = {"passed_through": passed_through, base.__name__: base}
+        super().__init__(base, source, scope, OwnCode(gates), has_regions=False)
 
     def _finished(self, forward: Any) -> Any:
         forward.__signature__ = inspect.signature(self.base.forward)
         return forward
 
     def __reduce__(self) -> Any:
-        return Passing, (self.base, self._gates)
+        return Passing, (self.base, self.own.gates)
 
 
-@contextmanager
-def passed_through(child: nn.Module, attention: nn.Module, order: tuple[int, ...] | None = None) -> Iterator[None]:
-    """Let what `child` returns in here pass through `attention`, viewed in `order` if that is given."""
-
-    def gated(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        if order is None:
-            return attention(output)  # type: ignore[no-any-return]
-        back = tuple(order.index(axis) for axis in range(len(order)))
-        return attention(output.permute(order)).permute(back)  # type: ignore[no-any-return]
-
-    handle = child.register_forward_hook(gated)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _written(
-    base: type[nn.Module], graphs: Mapping[str, PortableGraph], fixed: Mapping[str, Any], source: str
-) -> Writing:
-    return Writing(base, {mode: graph.graph() for mode, graph in graphs.items()}, fixed, source)
+def _written(base: type[nn.Module], graphs: Mapping[str, PortableGraph], *held: Any) -> Writing:
+    return Writing(base, {mode: graph.graph() for mode, graph in graphs.items()}, *held)
 
 
 def _new(writing: Rewritten) -> nn.Module:
@@ -185,6 +259,19 @@ def _holder(self: nn.Module) -> nn.Module:
     """The block that holds the attention which this module's forward calls."""
     (holder,) = vars(self)[f"_{HOLDER}"]
     return holder  # type: ignore[no-any-return]
+
+
+def _must_not_be_scripted(self: nn.Module) -> nn.Module:
+    """Say what torch.jit would not.
+
+    Raises:
+        PlanError: always; says what to script instead.
+
+    """
+    raise PlanError(
+        f"this {type(self).__name__} calls attention that the block around it holds, which no script can follow: "
+        "script what inject() gives, which loads the same state dict"
+    )
 
 
 def writing_of(module: nn.Module) -> Rewritten | None:
@@ -213,6 +300,7 @@ def rewrite_forward(module: nn.Module, writing: Rewritten, holder: nn.Module | N
 
 
 def restore_forward(module: nn.Module) -> None:
-    """Let `module` run its own class's code again."""
+    """Let `module` run its own class's code again, and nothing else with it."""
+    remove_gates(module, *gates_on(module))
     module.__class__ = own_class(module)
     vars(module).pop(f"_{HOLDER}", None)

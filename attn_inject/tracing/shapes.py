@@ -32,7 +32,7 @@ def trace_at_a_size(
     inputs: Inputs | None = None,
     input_size: Iterable[int] | None = None,
     batch: int = BATCH,
-    whole: Collection[str] = (),
+    whole: Collection[str] | None = None,
 ) -> Trace:
     """Trace both modes of `model` on inputs that it takes; without an image size, on the first usual one that runs.
 

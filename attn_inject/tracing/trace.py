@@ -21,6 +21,7 @@ from .frames import Calls
 from .guards import guards_of
 from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
+from .settings import Setting, settings_of
 from .tracer import StaysWhole, Tracer
 
 MODES = ("eval", "train")
@@ -35,6 +36,7 @@ class Trace:
     `calls` has the calls of modules in each mode, as long as the graphs are as they were traced.
     `any_size` is whether another input size and batch gives the same graphs. `recorded` says why there is no graph,
     but the data flow of one run in eval mode, good for finding sites and for `attach`, not for running.
+    `settings` are those that its own code read, where it was traced with others kept `whole`.
     """
 
     skeleton: nn.Module
@@ -45,6 +47,7 @@ class Trace:
     any_size: bool = True
     recorded: str = ""
     calls: Mapping[str, Calls] = field(default_factory=dict)
+    settings: tuple[Setting, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -62,7 +65,7 @@ def trace(
     *,
     inputs: Inputs | tuple[Any, ...] | None = None,
     modes: Sequence[str] = MODES,
-    whole: Collection[str] = (),
+    whole: Collection[str] | None = None,
     records: bool = False,
 ) -> Trace:
     """Trace `model` in each of `modes` on `inputs`, of which only shapes and dtypes are used.
@@ -89,17 +92,19 @@ class Draft:
     constants: dict[str, torch.Tensor]
     fixed_arguments: Mapping[str, Any]
     calls: Calls
+    settings: Mapping[tuple[str, str], Any]
 
 
 class Subject:
     """A model under trace: its alias, and what tracing it has found out so far."""
 
-    def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
+    def __init__(self, model: nn.Module, whole: Collection[str] | None = None) -> None:
         self.skeleton = alias(model)
         self.first_convolution: nn.Module | None = None
         self._follows_hooks = False
         self._leaves = Leaves()
-        self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole)
+        self._notes_settings = whole is not None
+        self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole or ())
 
     def draft(self, mode: str, inputs: Inputs | None, *, records: bool = False) -> Draft:
         """The graph of `mode`, "train" or "eval"; with `records`, the data flow of one run on these very inputs.
@@ -113,14 +118,20 @@ class Subject:
         without_hooks: TraceError | None = None
         while True:
             tracer = Tracer(
-                self.skeleton, self._leaves, given, mode, records=records, follows_hooks=self._follows_hooks
+                self.skeleton,
+                self._leaves,
+                given,
+                mode,
+                records=records,
+                follows_hooks=self._follows_hooks,
+                notes_settings=self._notes_settings,
             )
             try:
                 tracer.run()
                 if tracer.hooks.left_out and _gives_nothing(tracer.graph):
                     self._follows_hooks = True
                     continue
-                return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments, tracer.calls)
+                return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments, tracer.calls, tracer.settings)
             except StaysWhole as request:
                 self._leaves.close(request.module)
             except Exception as error:
@@ -150,7 +161,8 @@ class Subject:
         fixed = {name: value for draft in drafts.values() for name, value in draft.fixed_arguments.items()}
         graphs = {mode: draft.graph for mode, draft in drafts.items()}
         calls = {mode: draft.calls for mode, draft in drafts.items()}
-        return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size, calls=calls)
+        settings = settings_of({mode: draft.settings for mode, draft in drafts.items()})
+        return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size, calls=calls, settings=settings)
 
 
 def _gives_nothing(graph: fx.Graph) -> bool:

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from .factories import Draws, factories_followed
 from .frames import ROOT, Call, with_nodes
@@ -43,6 +44,7 @@ from .places import place_in_code
 from .proxies import Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import as_it_was, private_buffers
+from .settings import settings_noted
 from .types_asked import modules_of, types_answered
 from .values import Values
 
@@ -73,6 +75,7 @@ class Tracer(fx.Tracer):
         *,
         records: bool = False,
         follows_hooks: bool = False,
+        notes_settings: bool = False,
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         # Whether values are computed, and answer whatever is asked: a recording of one run, not a graph of all.
@@ -89,6 +92,8 @@ class Tracer(fx.Tracer):
         self.evaluated: fx.Node | None = None
         self.failed: fx.Node | None = None
         self.skeleton = skeleton
+        self.settings: dict[tuple[str, str], Any] = {}
+        self._notes_settings = notes_settings
         self._values = Values(skeleton, self.constants, real=records)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode: fx.Node | None = None
@@ -128,10 +133,17 @@ class Tracer(fx.Tracer):
             types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
             factories_followed(record, lambda: self.evaluated is not None, homes),
+            settings_noted(self._note_setting) if self._notes_settings else nullcontext(),
         ):
             yield
         if not self.records:
             self._draws.refuse_new_ones()
+
+    def _note_setting(self, module: nn.Module, name: str, value: Any) -> None:
+        path = self._names.get(id(module))
+        # What the whole's own mode is, each graph stands for.
+        if self.evaluated is None and path is not None and (path or name != "training"):
+            self.settings.setdefault((path, name), value)
 
     def _index(self, skeleton: nn.Module) -> None:
         for name, module in skeleton.named_modules():
@@ -144,7 +156,10 @@ class Tracer(fx.Tracer):
             self._names.setdefault(id(buffer), name)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return self.leaves.is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+        # The class of a parametrized module is torch's, its code somebody's.
+        return self.leaves.is_leaf(m) or (
+            super().is_leaf_module(m, module_qualified_name) and not parametrize.is_parametrized(m)
+        )
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -229,7 +229,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
         {},
     ),
 }
-SCRIPTED = ("resnet18", "mobilenetv2_100", "vgg16", "inception_v3", "deeplabv3_resnet50")
 
 
 def _large() -> torch.Tensor:
@@ -254,6 +253,10 @@ def _same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
     )
 
 
+def _blocks_with_gates(model: nn.Module) -> set[str]:
+    return {path.rpartition(".")[0] for path, module in model.named_modules() if isinstance(module, ChannelGate)}
+
+
 def _counted(model: nn.Module) -> int:
     ran: list[nn.Module] = []
     handles = [gate.register_forward_hook(lambda module, *_: ran.append(module)) for gate in _gates(model)]
@@ -265,7 +268,7 @@ def _counted(model: nn.Module) -> int:
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_people_do_with_what_was_attached(name: str) -> None:
+def test_what_people_do_with_what_was_attached(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     make, choices = NETWORKS[name]
     model = make().eval()
@@ -281,17 +284,33 @@ def test_what_people_do_with_what_was_attached(name: str) -> None:
     converted = convert(copy.deepcopy(attached)).eval()
     assert _counted(converted) == gates
     assert _same(_given(converted), before)
-    if name != "fasterrcnn":
+    if name == "fasterrcnn":
+        for each in (model, attached):
+            with pytest.raises(fx.proxy.TraceError):
+                fx.symbolic_trace(each)
+    else:
         assert _same(_given(fx.symbolic_trace(attached)), before)
-    if name in SCRIPTED:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            given = torch.jit.script(attached)(_large())
-        # A scripted Inception gives its logits in a tuple with what training adds.
-        found = [x for x in torch.utils._pytree.tree_leaves(given) if isinstance(x, torch.Tensor)]
-        assert _same(found[: len(before)], before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "convnext_atto":
+            with pytest.raises(PlanError, match=r"^this Mlp calls attention that the block around it holds"):
+                torch.jit.script(attached)
+            given = _given(torch.jit.script(inject(model, "se", **choices).eval()))
+            assert len(given) == len(before)
+        else:
+            given = torch.jit.script(attached)(_input_of(attached))
+            # Scripts give in a tuple what training adds.
+            found = [x for x in torch.utils._pytree.tree_leaves(given) if isinstance(x, torch.Tensor)]
+            assert _same(found[: len(before)], before)
+    with _group(tmp_path):
+        sharded = copy.deepcopy(attached)
+        for path in _blocks_with_gates(sharded) - {""}:
+            fully_shard(sharded.get_submodule(path), mesh=_mesh())
+        fully_shard(sharded, mesh=_mesh())
+        assert _counted(sharded) == gates
+        assert _same(_given(sharded), before)
     # Hooked: each block that holds a gate is called, and sees it.
-    blocks = {path.rpartition(".")[0] for path, module in attached.named_modules() if isinstance(module, ChannelGate)}
+    blocks = _blocks_with_gates(attached)
     called: list[str] = []
     for path in blocks:
         attached.get_submodule(path).register_forward_hook(lambda *_, path=path: called.append(path))
@@ -321,6 +340,14 @@ def test_slices_of_what_was_attached_hold_their_gates() -> None:
     assert len(_gates(lab.backbone)) == 16
     with torch.no_grad():
         assert set(lab.backbone(_large())) == {"out"}
+    for name, last in (("mobilenetv2_100", -2), ("convnext_atto", -1)):
+        make, choices = NETWORKS[name]
+        attached = attach(make().eval(), "se", **choices)
+        body = nn.Sequential(*list(attached.children())[:last])
+        assert _counted(body) == len(_gates(attached))
+    make, choices = NETWORKS["fasterrcnn"]
+    detector: Any = attach(make().eval(), "se", **choices)
+    assert _counted(detector.backbone) == len(_gates(detector))
 
 
 @pytest.mark.zoo

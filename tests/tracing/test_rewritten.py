@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from attn_inject.tracing.rewritten import passed_through
+from attn_inject.tracing.own_code import passed_through
 
 
 class _Axes(nn.Module):
@@ -28,4 +28,6 @@ def test_what_a_child_returns_passes_through_the_attention_meanwhile() -> None:
     assert torch.equal(out[..., 1], torch.ones(2, 3, 4))
     assert out.sum() == 2 * 3 * 4
     assert torch.equal(child(x), x)
+    with torch.no_grad(), passed_through(child, attention):
+        child(x)
     assert not child._forward_hooks
