@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .caches import nothing_kept
 from .factories import Draws, factories_followed
 from .frames import ROOT, Call, with_nodes
 from .guards import guarded, line_of_code
@@ -108,6 +109,7 @@ class Tracer(fx.Tracer):
         """
         with (
             _ALONE,
+            nothing_kept(self.skeleton),
             Draws().undone(),
             as_it_was(self.skeleton, self.mode),
             private_buffers(self.skeleton, self.is_leaf_module) as buffers,
