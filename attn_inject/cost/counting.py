@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from ..errors import TraceError, first_line
 from ..tracing.alias import alias
+from ..tracing.caches import nothing_kept
 from ..tracing.inputs import Inputs, tensors_in
 from . import flops
 from .amounts import Cost
@@ -75,7 +76,7 @@ def count(
     counter = _Counter(stand_in)
     counter.hold(meta_inputs.values)
     shapes: dict[str, tuple[int, ...]] = {}
-    with torch.no_grad(), _watching(aliased, watched, counter.owners, shapes), counter:
+    with torch.no_grad(), nothing_kept(aliased), _watching(aliased, watched, counter.owners, shapes), counter:
         try:
             meta_inputs.given_to(aliased)
         except Exception as error:

@@ -10,6 +10,8 @@ R9. Adds that the same code makes at the same place get one verdict.
     d. An add is a site where its brothers are though its shortcut is bent (a projection with an activation of its own),
        or though its operands come from two inputs or two slices (the coupling of a reversible block): the block itself
        computes the branch as its brothers do, and has fewer convolutions in a row on the shortcut.
+    e. The inverse does not hold: a lone site stays though all its brothers are refused for what they wrap. `x + f(x)`
+       as a module of its own (ConvMixer, MobileViT) holds a convolution here and a token mixer there.
 R10. Two affine operands are shortcut and branch where the norm and the activation of the block come after its add
     (ESPNet): the shortcut is the block's input itself, the branch has convolutions in a row, and at least two blocks of
     the same code do so. Re-parameterised branches have one convolution each, and most have no untouched input.

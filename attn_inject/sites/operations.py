@@ -64,9 +64,9 @@ _AFFINE = (
 )  # fmt: skip
 # Operations that look only at a value's shape, dtype or device, or make a new tensor like it.
 _SHAPE_ONLY = {
-    "getattr", "size", "dim", "ndimension", "numel", "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor",
-    "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "is_floating_point", "get_device",
-    "_assert", "len", "_has_torch_function", "eq", "isinstance",
+    "getattr", "size", "dim", "ndimension", "numel", "new", "new_empty", "new_zeros", "new_ones", "new_full",
+    "new_tensor", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "is_floating_point",
+    "get_device", "_assert", "len", "_has_torch_function", "eq", "isinstance",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ FUSION = "both operands are nonlinear in their fork (a fusion): R4"
 SPLIT_SCALE = "adds two different slices of one split (split-scale): R5"
 # A block whose activation comes after its add looks like this too: R10.
 REPARAMETERISED = "both operands are affine in their fork (re-parameterised branches): R4"
+SAMPLE = "adds drawn numbers, scaled (a sample around the other operand): R11"
 MULTI_RESOLUTION = "adds maps of several resolutions (multi-resolution fusion): R6"
 CELL_COMBINATION = "a part of a concat of sums (cell combination): R7"
 ONE_OF_A_LOOP = "the other adds of its loop are no block's, so this one is none: R9"
@@ -36,6 +37,7 @@ RULES = {
     "R8": "the gate reads the last convolution, norm or activation of the branch, before gains and drops",
     "R9": "adds that the same code makes at the same place get one verdict",
     "R10": "an affine branch is a block's where its norm and activation follow the add and such blocks repeat",
+    "R11": "normal numbers drawn at each position are the spread of a sample (a VAE's), not a branch",
     "M1": "a mixed block joins at least two feature maps along the channel axis",
     "M2": "its parts come from one fork",
     "M3": "its parts are parallel: none of them is on the way to another, and none is the fork",

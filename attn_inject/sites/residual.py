@@ -19,6 +19,8 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
  R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
      A number times a sum is a mean and stays: in train mode its parts may be weighed otherwise (Shake-Shake).
+R11. An operand that is normal numbers drawn at each position, scaled, is the spread of a sample (`sampling`); R9 and
+     R10 are in `agreement`.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from ..tracing.nodes import block_of, frame_of, value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
 from .operations import addends, is_map, parts_of
-from .reasons import CELL_COMBINATION, FUSION, MULTI_RESOLUTION, OTHER_INPUTS, REPARAMETERISED, SPLIT_SCALE
+from .reasons import CELL_COMBINATION, FUSION, MULTI_RESOLUTION, OTHER_INPUTS, REPARAMETERISED, SAMPLE, SPLIT_SCALE
 from .resolution import climbs, is_multi_resolution
+from .sampling import is_spread
 
 # A shortcut is a handful of operations; the search for one that the dominator tree does not show stops here.
 _SHORTCUT_REACH = 48
@@ -76,6 +79,8 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, ends: End
         return f"adds no feature maps, but values of rank {va.dim()}: R1"
     if va.shape != vb.shape:
         return f"adds a broadcast value, {tuple(va.shape)[1:]} and {tuple(vb.shape)[1:]}: R1"
+    if is_spread(flow, a) or is_spread(flow, b):
+        return SAMPLE
     found = _shortcut_and_branch(flow, node, a, b, ends)
     if isinstance(found, str):
         return found

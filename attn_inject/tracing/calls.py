@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .alias import alias
+from .caches import nothing_kept
 from .face import is_plain
 from .factories import Draws
 from .inputs import Inputs, tensors_in
@@ -29,7 +30,7 @@ def usual_inputs(model: nn.Module) -> Iterator[Inputs]:
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:
     """What `model`, which is on the meta device, gives: shapes without arithmetic, and no number is drawn by it."""
-    with torch.no_grad(), torch.device("meta"), Draws().undone():
+    with torch.no_grad(), torch.device("meta"), Draws().undone(), nothing_kept(model):
         return inputs.given_to(model)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import TraceError
+from .caches import nothing_kept
 from .explain import SizeError
 from .inputs import Inputs
 from .nodes import has_value, set_value, value_of
@@ -31,7 +32,12 @@ def propagate(
         TraceError: naming the node that does not run on these inputs.
 
     """
-    values = Values(root, constants or {})
+    functions = {node.target for node in graph.nodes if node.op == "call_function"}
+    with nothing_kept(root, functions):
+        return _propagated(Values(root, constants or {}), graph, inputs, known)
+
+
+def _propagated(values: Values, graph: fx.Graph, inputs: tuple[Any, ...], known: fx.Graph | None) -> Any:
     given = iter(inputs)
     twins = {} if known is None else {node.name: node for node in known.nodes}
     for node in graph.nodes:

@@ -46,7 +46,9 @@ def record(model: nn.Module, inputs: Inputs | None, reason: TraceError, *, whole
         for node in draft.graph.nodes:
             if has_value(node):
                 set_value(node, to_meta(value_of(node)))
-        return replace(subject.trace_of({"eval": draft}, given.on_meta()), recorded=str(reason).split("; ")[0])
+        # Not the whole sentence: looking for parts that trace takes as long again.
+        why = reason.stopped if isinstance(reason, CodeError) else str(reason).split("; ")[0]
+        return replace(subject.trace_of({"eval": draft}, given.on_meta()), recorded=why)
     raise reason
 
 

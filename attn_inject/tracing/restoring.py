@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,19 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from .reach import TABLES, is_helper, tables_in
+
 
 @contextmanager
 def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
     """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced."""
     attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
-    helpers = {id(v): v for _, held in attributes for v in held.values() if _is_helper(v)}
+    helpers = {id(v): v for _, held in attributes for v in held.values() if is_helper(v)}
     attributes += [(helper, dict(vars(helper))) for helper in helpers.values()]
     tables = [
         (table, copy.copy(table))
         for _, held in attributes
         for name, value in held.items()
-        if type(value) in _TABLES and name not in _BOOKKEEPING
-        for table in _tables_in(value)
+        if type(value) in TABLES and name not in _BOOKKEEPING
+        for table in tables_in(value)
     ]
     skeleton.train(mode=mode == "train")
     try:
@@ -37,25 +38,6 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
             (table.extend if isinstance(table, list) else table.update)(before)
 
 
-def _tables_in(table: Any, levels: int = 3) -> Iterator[Any]:
-    """The table, and those that it holds, to a depth."""
-    yield table
-    for part in table.values() if isinstance(table, dict) else table:
-        if levels and type(part) in _TABLES:
-            yield from _tables_in(part, levels - 1)
-
-
-_TABLES = (dict, OrderedDict, defaultdict, list, set)
-
-
-def _is_helper(value: Any) -> bool:
-    """An object of somebody's class that a module keeps things in."""
-    if isinstance(value, (nn.Module, torch.Tensor, type)) or type(value).__module__.partition(".")[0] in _NO_STATE:
-        return False
-    return type(getattr(value, "__dict__", None)) is dict
-
-
-_NO_STATE = frozenset({"builtins", "torch", "functools", "enum", "types"})
 # What every module has; of these, code that runs adds to its modules at most.
 _BOOKKEEPING = frozenset(vars(nn.Module())) - {"_modules"}
 

@@ -33,6 +33,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from .caches import nothing_kept
 from .factories import Draws, factories_followed
 from .frames import ROOT, Call, with_nodes
 from .guards import guarded, line_of_code
@@ -113,6 +114,7 @@ class Tracer(fx.Tracer):
         """
         with (
             _ALONE,
+            nothing_kept(self.skeleton),
             Draws().undone(),
             as_it_was(self.skeleton, self.mode),
             private_buffers(self.skeleton, self.is_leaf_module) as buffers,

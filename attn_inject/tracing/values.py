@@ -76,7 +76,8 @@ class Values:
         with torch.no_grad(), making:
             if module is not None:
                 return self._call_module(module, args, kwargs)
-            args, kwargs = tree_map(_off_device, (args, kwargs))
+            # A size stays one: `x.new(x.size())` is not `x.new(tuple(x.size()))`.
+            args, kwargs = tree_map(_off_device, (args, kwargs), is_leaf=lambda part: type(part) is torch.Size)
             if "device" in kwargs:
                 kwargs = {**kwargs, "device": torch.device("meta")}
             if node.op == "call_method":

@@ -21,6 +21,7 @@ from attn_inject.sites.reasons import (
     ONE_OF_A_LOOP,
     OTHER_INPUTS,
     REPARAMETERISED,
+    SPLIT_SCALE,
 )
 
 from ..toys import conv
@@ -274,6 +275,62 @@ def test_the_first_turn_of_a_loop_of_fusions_is_no_block() -> None:
     assert _reasons(model) == [ONE_OF_A_LOOP, FUSION, FUSION]
 
 
+class Residual(nn.Module):
+    """A skip add as a module, over whatever it is given."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+class Mixer(nn.Module):
+    """A token mixer: no convolution."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x.flatten(2), 2).view_as(x) * x
+
+
+def test_a_lone_site_stays_where_its_brothers_wrap_something_else() -> None:
+    """R9e: the code says that there is a skip; what it skips is another module's."""
+    model = Seq(Residual(Mixer()), Residual(_two(16, 16)), Residual(conv(16, 16)), Residual(nn.ReLU()))
+    assert _sites(model) == [("2", "_2_body_3")]
+    assert [reason.rpartition(": ")[2] for reason in _reasons(model)] == ["R4"] * 3
+    same_at_identity(model, SIZE)
+
+
+class Unbound(nn.Module):
+    """Groups of channels, each with a convolution of its own, put together again by `stack`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([_two(8, 8) for _ in range(2)])
+
+    def groups(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [part(group) for part, group in zip(self.parts, x.unflatten(1, (2, 8)).unbind(1), strict=True)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.stack(self.groups(x), 1).flatten(1, 2)
+
+
+class UnboundSums(Unbound):
+    """Its look-alike: each group is added to the next one, as Res2Net does within a branch (R5)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = x.unflatten(1, (2, 8)).unbind(1)
+        return torch.stack([first, second + self.parts[0](first)], 1).flatten(1, 2)
+
+
+def test_groups_that_are_unbound_and_stacked_are_a_branch() -> None:
+    model = Seq(Unbound(), Unbound())
+    assert [block for block, _ in _sites(model)] == ["1", "2"]
+    same_at_identity(model, SIZE)
+    assert _sites(Seq(UnboundSums())) == []
+    assert _reasons(Seq(UnboundSums())) == [SPLIT_SCALE]
+
+
 class Esp(nn.Module):
     """ESPNet: reduce, dilated convolutions whose sums are hierarchical, concat, add; norm and activation come last."""
 
@@ -387,6 +444,19 @@ def test_a_level_skip_is_a_block_of_blocks() -> None:
     model = Seq(Level(Bent(16, 16), Bent(16, 16)))
     assert [block for block, _ in _sites(model)] == ["1.units.0", "1.units.1", "1"]
     same_at_identity(model, SIZE)
+
+
+class Parallel(Level):
+    """Its look-alike: the way beside the units bends too, so that none of both is the skip."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.units(x) + torch.relu(self.shortcut(x)))
+
+
+def test_a_bent_way_around_a_stage_is_no_level_skip() -> None:
+    model = Seq(Parallel(Bent(16, 16), Bent(16, 16)))
+    assert [block for block, _ in _sites(model)] == ["1.units.0", "1.units.1"]
+    assert _reasons(model) == [FUSION]
 
 
 class InResNet(nn.Module):

@@ -268,6 +268,21 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[st
         lambda m, x: x + m.b(torch.relu(m.a(x))).chunk(2, 1)[0],
         {"b": toys.conv(16, 32)},
     ),
+    "R11 a mask of drawn numbers": (
+        "b",
+        lambda m, x: m.p(x) + _branch(m, x) * (torch.rand_like(x) < 0.9) / 0.9,
+        {"p": toys.conv(16, 16, 1)},
+    ),
+    "R11 noise within a branch": (
+        "b",
+        lambda m, x: x + m.b(torch.relu(m.a(x)) * torch.randn_like(x)),
+        {},
+    ),
+    "R11 one drawn number for each map": (
+        "b",
+        lambda m, x: x + _branch(m, x) * torch.randn(2, 16, 1, 1),
+        {},
+    ),
     "R8 not past a norm": ("n", lambda m, x: x + m.n(2.0 * _branch(m, x)), {"n": nn.BatchNorm2d(16)}),
 }
 
@@ -390,6 +405,21 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
         ["adds maps of several resolutions (multi-resolution fusion): R6"],
         lambda m, x: m.p(x) + m.up(torch.relu(m.down(x))),
         {"p": toys.conv(16, 16, 1), "down": toys.conv(16, 16, s=2), "up": nn.ConvTranspose2d(16, 16, 2, 2)},
+    ),
+    "R11 a sample of a VAE": (
+        ["adds drawn numbers, scaled (a sample around the other operand): R11"],
+        lambda m, x: m.a(x) + torch.exp(0.5 * m.b(x)) * torch.randn_like(m.a(x)),
+        {},
+    ),
+    "R11 drawn in place, scaled once more": (
+        ["adds drawn numbers, scaled (a sample around the other operand): R11"],
+        lambda m, x: (y := torch.relu(m.b(x)).sqrt()).new(y.size()).normal_().mul(y).mul(0.1).add_(m.a(x)),
+        {},
+    ),
+    "R11 drawn and moved": (
+        ["adds drawn numbers, scaled (a sample around the other operand): R11"],
+        lambda m, x: m.a(x) + (0.5 * torch.randn(2, 8, 8, 16)).permute(0, 3, 1, 2) * torch.exp(m.b(x)),
+        {},
     ),
     "R7 two sums side by side": (
         ["a part of a concat of sums (cell combination): R7"] * 2,

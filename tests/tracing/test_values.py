@@ -20,6 +20,11 @@ def test_a_value_moves_nowhere_and_knows_the_models_device() -> None:
     assert value_of(seen.last).shape == (2, 4, 8, 8)
 
 
+def test_a_size_stays_a_size() -> None:
+    net = Net(lambda m, x: x.new(x.size()).normal_() + x)
+    assert value_of(read(net, (2, 3, 8, 8)).last).shape == (2, 3, 8, 8)
+
+
 def test_a_weight_has_one_stand_in() -> None:
     net = Net(lambda m, x: (m.w, m.w, x), w=torch.ones(3))
     first, second, _ = value_of(read(net, (1,)).output)

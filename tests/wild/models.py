@@ -167,6 +167,35 @@ def _detr(name: str, **sizes: Any) -> Wild:
     return Wild("transformers", f"{name}ForObjectDetection", build, ("ResNetBottleNeckLayer",))
 
 
+def _rt_detr(package: Any) -> nn.Module:
+    """Its code keeps anchors and positions in caches of methods, and compares data."""
+    backbone = package.RTDetrResNetConfig(
+        embedding_size=16, hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 2],
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_layers": 1, "num_queries": 10}
+    widths = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    config = package.RTDetrConfig(
+        backbone_config=backbone, d_model=32, encoder_hidden_dim=32, encoder_in_channels=[64, 128, 256],
+        decoder_in_channels=[32, 32, 32], num_denoising=0, **widths, **heads,
+    )  # fmt: skip
+    made: nn.Module = package.RTDetrForObjectDetection(config)
+    return made.requires_grad_(requires_grad=True)
+
+
+def _mask_former(package: Any) -> nn.Module:
+    decoder = package.DetrConfig(
+        d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=5,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    made: nn.Module = package.MaskFormerForInstanceSegmentation(
+        package.MaskFormerConfig(
+            backbone_config=_resnet(package), decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32
+        )
+    )
+    return made
+
+
 def _uper_net_on_resnet(package: Any) -> nn.Module:
     config = package.UperNetConfig(
         backbone_config=_resnet(package), hidden_size=32, auxiliary_in_channels=32, num_labels=4
@@ -211,6 +240,9 @@ def _uper_net(package: Any) -> nn.Module:
 WILD: tuple[Wild, ...] = (
     _hugging("ResNet", _SMALL, ("ResNetBottleNeckLayer",)),
     _hugging("ResNet", {**_SMALL, "out_features": ["stage4"]}, ("ResNetBottleNeckLayer",), head="Backbone"),
+    Wild(
+        "transformers", "MaskFormerForInstanceSegmentation", _mask_former, ("ResNetBottleNeckLayer",),
+    ),
     _hugging("RTDetrResNet", _SMALL, ("RTDetrResNetBottleNeckLayer",), head="Backbone"),
     _hugging("RegNet", {**_SMALL, "groups_width": 16}, ("RegNetXLayer", "RegNetYLayer")),
     _hugging("ConvNext", _FOUR, ("ConvNextLayer",)),
@@ -299,10 +331,13 @@ RECORDED: tuple[Wild, ...] = (
     _detr("Detr", d_model=32),
     _detr("ConditionalDetr", d_model=32),
     _detr("TableTransformer", d_model=32),
+    Wild("transformers", "RTDetrForObjectDetection", _rt_detr, ("RTDetrResNetBottleNeckLayer",)),
 )
 
 # Networks whose code has no add of a branch to its shortcut.
 WITHOUT: tuple[Wild, ...] = (
+    # Their convolutions within blocks are on tokens.
+    _hugging("PvtV2", {"hidden_sizes": [16, 32, 32, 32], "depths": [1] * 4, "num_attention_heads": [1, 2, 2, 2]}, ()),
     _hugging("MobileNetV1", {"depth_multiplier": 0.25}, ()),
     _hugging("TextNet", {}, ()),
     _hugging("PPLCNet", {}, ()),

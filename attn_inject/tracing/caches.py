@@ -1,0 +1,102 @@
+"""Caches of a model's code give nothing of one pass to another: they keep no proxy, no shape, no module of an alias.
+
+Code that asks a function with a cache for a grid of a size gets, while it is traced, a proxy, and on the meta device a
+tensor without numbers. Both would be handed to whoever asks next: the second trace, or the caller's own run. What code
+keeps otherwise, that a library was loaded or a warning given, stays kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import CellType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .reach import Reach, contents_of, is_helper, tables_in
+
+_LEVELS = 6
+_MISSING = object()
+
+
+@contextmanager
+def nothing_kept(model: nn.Module, functions: Iterable[Callable[..., Any]] = ()) -> Iterator[None]:
+    """Take back, at the end, what the code of `model` and of `functions` keeps of a pass of `model` meanwhile.
+
+    A function's cache that holds something of the pass is emptied. A table, and a name in a file, a class, a closure or
+    a helper object, has again what it had.
+    """
+    before = _Before(Reach(model, functions))
+    try:
+        yield
+    finally:
+        before.restore({id(module) for module in model.modules()})
+
+
+class _Before:
+    def __init__(self, reach: Reach) -> None:
+        self._misses = [(cache, cache.cache_info().misses) for cache in reach.caches]
+        owners = (*reach.classes, *reach.helpers, *reach.cells)
+        homes = [*reach.names, *((owner, set()) for owner in owners)]
+        self._held = [(owner, names, _held_by(owner, names)) for owner, names in homes]
+        tables = {id(part): part for table in reach.tables for part in tables_in(table)}
+        self._tables = [(table, copy.copy(table)) for table in tables.values()]
+
+    def restore(self, modules: set[int]) -> None:
+        """Put back what now holds a proxy, a meta tensor or one of `modules`, by their ids."""
+        of_the_pass = partial(_is_of_the_pass, modules)
+        for cache, misses in self._misses:
+            # It shows what it holds to nobody but the garbage collector.
+            if cache.cache_info().misses != misses and any(map(of_the_pass, gc.get_referents(cache))):
+                cache.cache_clear()
+        for owner, names, earlier in self._held:
+            for name, value in _held_by(owner, names).items():
+                if value is not earlier.get(name, _MISSING) and of_the_pass(value):
+                    _put_back(owner, name, earlier.get(name, _MISSING))
+        for table, before in self._tables:
+            known = {id(part) for part in _parts(before)}
+            if any(id(part) not in known and of_the_pass(part) for part in _parts(table)):
+                table.clear()
+                (table.extend if isinstance(table, list) else table.update)(before)
+
+
+def _held_by(owner: Any, names: set[str]) -> dict[str, Any]:
+    """What a class, an object or a closure's cell has, or a file's globals under `names`."""
+    if isinstance(owner, dict):
+        return {name: owner[name] for name in names if name in owner}
+    return contents_of(owner) if isinstance(owner, CellType) else dict(vars(owner))
+
+
+def _put_back(owner: Any, name: str, value: Any) -> None:
+    """Let `owner` have what it had under `name`, which may be nothing."""
+    if isinstance(owner, dict):
+        owner.pop(name) if value is _MISSING else owner.update({name: value})
+    elif value is _MISSING:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
+
+
+def _is_of_the_pass(modules: set[int], value: Any, levels: int = _LEVELS) -> bool:
+    """Whether a value is, or holds, a proxy, a meta tensor or one of `modules`, by their ids."""
+    if isinstance(value, fx.Proxy):
+        return True
+    if isinstance(value, torch.Tensor):
+        return value.is_meta
+    if isinstance(value, nn.Module):
+        return id(value) in modules
+    return levels > 0 and any(_is_of_the_pass(modules, part, levels - 1) for part in _parts(value))
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a value holds, as far as a cache may hold it."""
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    return list(vars(value).values()) if is_helper(value) else []
