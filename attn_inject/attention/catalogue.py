@@ -75,7 +75,7 @@ def _entries() -> Iterator[Entry]:
     from .timm_made import timm_names, unlike_ours
 
     ours = [_entry(name) for name in library_names()]
-    yield from sorted(ours, key=lambda entry: (FAMILIES.index(entry.family), entry.year))  # type: ignore[arg-type]
+    yield from sorted(ours, key=lambda entry: (FAMILIES.index(entry.family), entry.year))
     for plain in timm_names():
         yield _entry(f"timm:{plain}", unlike_ours(plain) if plain in library_names() else "")
 
