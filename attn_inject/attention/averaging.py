@@ -14,7 +14,9 @@ def _along(x: torch.Tensor, axis: int, first: torch.Tensor, after: torch.Tensor)
     """x with `axis` replaced by the means from each position in `first` up to that in `after`, inside the map."""
     at = torch.arange(x.shape[axis], device=x.device).unsqueeze(1)
     inside = ((at >= first) & (at < after)).to(x.dtype)
-    return (x.transpose(axis, -1) @ (inside / inside.sum(0, keepdim=True))).transpose(axis, -1)
+    means = x.transpose(axis, -1) @ (inside / inside.sum(0, keepdim=True))
+    # Laid out anew: what torch.export asks of the strides of an open size would close it.
+    return means.transpose(axis, -1).contiguous()
 
 
 @fx.wrap

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +48,10 @@ _COUNTS = (1, 2, 4, 8, 16, 32)
 def frequencies_of(wanted: str | Sequence[Sequence[int]], ndim: int) -> list[list[int]]:
     """The frequencies of a set by name, or the given ones: one number for each spatial axis.
 
+    Every set is that of the lowest frequencies for other than two axes, where nobody has measured which are best.
+
     Raises:
-        AttentionError: an unknown set, a set by name for other than two axes, or frequencies that are no whole numbers.
+        AttentionError: an unknown set, or frequencies that are no whole numbers, one for each axis.
 
     """
     if isinstance(wanted, str):
@@ -59,10 +62,7 @@ def frequencies_of(wanted: str | Sequence[Sequence[int]], ndim: int) -> list[lis
                 f"tuples with one frequency for each axis; got {wanted!r}"
             )
         if ndim != 2:
-            raise AttentionError(
-                f"the frequencies {wanted} are pairs, measured on maps of 2 axes, and this map has {ndim}: give "
-                f"frequencies, a list of tuples of {ndim}"
-            )
+            return [list(each) for each in sorted(product(range(7), repeat=ndim), key=sum)[: int(count)]]
         return [[int(digit) for digit in pair] for pair in _SETS[kind].split()[: int(count)]]
     given = [list(each) for each in wanted]
     if not given or any(len(each) != ndim for each in given):
@@ -99,22 +99,23 @@ def spectrum(x: torch.Tensor, frequencies: torch.Tensor, orthonormal: bool) -> t
 class FCA(ChannelGate):
     """Frequency channel attention; 2 C C/r parameters, as Squeeze-and-Excitation.
 
-    Any channel count works: where the reduction leaves nothing the hidden width is 1, and where the frequencies do not
-    divide the channels their parts differ by one channel; `adjustments` says so.
+    Any channel count and rank work: where the reduction leaves nothing the hidden width is 1, and where the frequencies
+    do not divide the channels their parts differ by one channel; `adjustments` says so.
 
     Args:
         channels: C of the maps.
         reduction: r; the hidden width is C/r.
-        frequencies: a set by its name, for maps of 2 axes, or a list of tuples on the 7 x 7 grid.
+        frequencies: a set by its name, or a list of tuples, one number from 0 to 6 for each axis. The names are of
+        pairs: maps of 1 or 3 axes take as many of their lowest frequencies, which `adjustments` says too.
         size: pool maps of other sizes to this one first, and take the basis there, as the released code does: a number
         for all axes or one for each. The map's own size if None.
         form: "code", or "text": the cosines alone, without the factors that make them orthonormal.
         gate: "sigmoid" or "hardsigmoid".
         init: "identity" zeroes the last layer and doubles the gate, so that it starts at exactly 1.
-        ndim: the number of spatial axes, 1 to 3; other than 2 takes a list of frequencies.
+        ndim: the number of spatial axes, 1 to 3.
 
     Raises:
-        AttentionError: unknown frequencies, a set by name for other than 2 axes, a size or reduction below 1.
+        AttentionError: unknown frequencies, a size or reduction below 1.
 
     """
 
@@ -142,6 +143,8 @@ class FCA(ChannelGate):
         self.size = [whole_number("size", each) for each in sizes] or [0] * ndim
         self.orthonormal: bool = choice({"code": True, "text": False}, "form", form)
         hidden, self.adjustments, self.unmet = fitted_width(channels, reduction)
+        if ndim != 2 and isinstance(frequencies, str) and not frequencies.startswith("low"):
+            self.adjustments += (f"with {frequencies}, pairs for maps of 2 axes, fitted to the {len(chosen)} lowest",)
         if channels % len(chosen):
             self.adjustments += (f"with channels that {len(chosen)} frequencies do not divide: parts of unequal width",)
         each = [chosen[channel * len(chosen) // channels] for channel in range(channels)]

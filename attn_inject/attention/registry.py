@@ -285,7 +285,7 @@ _TABLE: dict[str, _Line] = {
         "MLCA",
         "mlca",
         "Mixed Local Channel Attention: ECA on 5x5 patches and on the whole",
-        "",
+        "Wan et al. 2023",
         "both",
         2023,
         "features",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -68,8 +69,14 @@ def test_other_ranks_take_frequencies_of_their_own(ndim: int) -> None:
     fca: Any = shaken(build("fca", 8, ndim=ndim, options={"frequencies": frequencies}))
     x = drawn(2, 8, [9, 4, 15][:ndim])
     assert apart(fca(x), expected(fca, spectrum(x, frequencies, "code"), x)) <= TIGHT
-    with pytest.raises(AttentionError, match="pairs, measured on maps of 2 axes, and this map has"):
-        build("fca", 8, ndim=ndim)
+    # By name, the lowest: those whose numbers have the smallest sum.
+    named: Any = build("fca", 64, ndim=ndim, options={"reduction": 8})
+    grid = sorted(itertools.product(range(7), repeat=ndim), key=sum)
+    assert {tuple(each) for each in named.frequencies.T.tolist()} == set(grid[:16])
+    assert named.adjustments[0] == f"with top16, pairs for maps of 2 axes, fitted to the {min(7**ndim, 16)} lowest"
+    assert not any(
+        "fitted" in said for said in build("fca", 64, ndim=ndim, options={"frequencies": "low4"}).adjustments
+    )
 
 
 @pytest.mark.parametrize("size", [(14, 14), (10, 17), (3, 30)])
