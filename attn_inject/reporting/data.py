@@ -73,13 +73,36 @@ class StageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a model's training step keeps for the backward pass, in bytes per batch, and the largest batch for it."""
+
+    kept_bytes: int
+    largest_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """What training steps keep, counted and not measured: before, after, and after `optimize_training`.
+
+    The largest batch is the one for which weights, gradients and what is kept fit into `memory_bytes`, all of the
+    device's; an optimizer's state and a step's passing values come on top. `optimized` is None for a model without a
+    graph.
+    """
+
+    memory_bytes: int
+    before: Keeping
+    after: Keeping
+    optimized: Keeping | None
+
+
+@dataclass(frozen=True, slots=True)
 class Speed:
     """Both models' speed, run in turns. `ratio` is after over before: 1.05 is 5 % slower.
 
     `pairs` interleaved pairs were taken, at least `pairs_wanted` unless the time limit of `seconds_limit` came first
     (`limited`). `confidence` is that of the interval from `ratio_low` to `ratio_high`. `floor_seconds` is what the
     added memory traffic (`floor_bytes` per batch, inference) takes at `bandwidth`, the bytes per second of a plain
-    copy there.
+    copy there. `memory` is a training step's, None where it cannot be counted.
     """
 
     task: Task
@@ -103,6 +126,7 @@ class Speed:
     floor_bytes: int | None = None
     floor_seconds: float | None = None
     bandwidth: float | None = None
+    memory: StepMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,21 @@ _TIMING = _record(
     },
 )
 
+_KEEPING = _record(
+    "What one model's training step keeps.",
+    {"kept_bytes": _about(_COUNT, "for the backward pass, per batch"), "largest_batch": _COUNT},
+)
+
+_STEP_MEMORY = _record(
+    "What training steps keep, counted.",
+    {
+        "memory_bytes": _about(_COUNT, "of the device; weights, gradients and what is kept fit into it"),
+        "before": _KEEPING,
+        "after": _KEEPING,
+        "optimized": _about(_maybe(_KEEPING), "after `optimize_training`; null for a model without a graph"),
+    },
+)
+
 _SPEED = _record(
     "Both models timed in turns.",
     {
@@ -141,6 +156,7 @@ _SPEED = _record(
         "floor_bytes": _about(_maybe(_INTEGER), "memory traffic that the patched model has more, per batch"),
         "floor_seconds": _about(_maybe(_NUMBER), "what that traffic takes at `bandwidth`"),
         "bandwidth": _about(_maybe(_NUMBER), "bytes per second of a plain copy on the device"),
+        "memory": _about(_maybe(_STEP_MEMORY), "of a training step; null where it was not counted"),
     },
 )
 

@@ -15,6 +15,7 @@ from ..errors import AttnInjectError
 from ..tracing.inputs import Inputs
 from ..types import Insertion
 from .data import Speed, Task
+from .memory import step_memory
 from .settings import ReportSettings
 
 
@@ -103,6 +104,7 @@ def _speed(contest: Contest, race: Race, task: Task) -> Speed:
         floor_bytes=floor_bytes,
         floor_seconds=None if floor_bytes is None or bandwidth is None else floor_bytes / bandwidth,
         bandwidth=bandwidth,
+        memory=step_memory(contest) if task == "training step" else None,
     )
 
 

@@ -91,7 +91,7 @@ def _speed(speed: Speed) -> Iterator[RenderableType]:
         table.add_row(name, *values)
     yield table
     yield Text(words.ratio(speed), style="bold")
-    details = (words.speed_settings(speed), words.sample(speed), words.floor(speed))
+    details = (words.speed_settings(speed), words.sample(speed), words.floor(speed), words.step_memory(speed))
     yield Text("\n".join(filter(None, details)), style="dim")
 
 

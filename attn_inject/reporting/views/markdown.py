@@ -39,8 +39,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
 def _speed(speed: Speed) -> Iterator[str]:
     yield f"**{words.speed_title(speed)}**: {words.ratio(speed)}."
     yield table(["", "before", "after"], speed_rows(speed))
-    details = (words.speed_settings(speed), words.sample(speed), words.floor(speed))
-    yield "\n".join(f"- {_escaped(line)}" for line in details if line is not None)
+    details = (words.speed_settings(speed), words.sample(speed), words.floor(speed), words.step_memory(speed))
+    lines = "\n".join(filter(None, details)).splitlines()
+    yield "\n".join(f"- {_escaped(line)}" for line in lines)
 
 
 def _diff(diff: BlockDiff) -> Iterator[str]:

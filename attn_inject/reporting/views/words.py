@@ -150,6 +150,18 @@ def sample(speed: Speed) -> str:
     return f"{speed.pairs} interleaved pairs"
 
 
+def step_memory(speed: Speed) -> str | None:
+    """What `optimize_training` keeps, and what the largest batches are for."""
+    memory = speed.memory
+    if memory is None:
+        return None
+    fit = f"largest batch: weights, gradients and what is kept fit into {short(memory.memory_bytes, unit='B')}"
+    if memory.optimized is None:
+        return fit
+    kept = short(memory.optimized.kept_bytes, unit="B")
+    return f"with optimize_training: {kept} kept, largest batch {memory.optimized.largest_batch:,}\n{fit}"
+
+
 def floor(speed: Speed) -> str | None:
     """What the added memory traffic alone would take."""
     if speed.floor_bytes is None or speed.floor_seconds is None or speed.bandwidth is None:
