@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
