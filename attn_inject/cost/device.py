@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,12 @@ class Device:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+
+    def memory_bytes(self) -> int:
+        """All memory that the device has."""
+        if self.kind == "cuda":
+            return int(torch.cuda.get_device_properties(self.torch).total_memory)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def bandwidth(self) -> float:
         """Bytes per second that a plain copy of a large buffer moves, reads and writes together; the best of ten."""

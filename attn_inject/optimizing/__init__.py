@@ -6,5 +6,6 @@
     gate_add          gate * branch + shortcut (+ ReLU) without a new map
     gate_kernel       the same and the gate before it in Triton kernels, where there is CUDA
 
-Order matters: folding first lets the others see convolutions where norms stood. `training` is for the train graph.
+Order matters: folding first lets the others see convolutions where norms stood. `training` is for the train graph, in
+which gates keep no map for the backward pass (`gated_norm`) and take the scales after them (`channel_scales`).
 """

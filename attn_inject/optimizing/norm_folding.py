@@ -73,9 +73,19 @@ def is_batch_norm(norm: nn.Module) -> bool:
         return True
     if any(type(layer) is not nn.Identity for layer in norm.children()):
         return False
+    # Tried in eval mode, and on numbers of its own: what is told must not hang on whether the norm has any yet.
     trial = copy.copy(norm)
-    trial.training = False
+    own = {
+        table: {name: None if held is None else _numbers(held) for name, held in vars(norm)[table].items()}
+        for table in ("_parameters", "_buffers")
+    }
+    vars(trial).update(own, training=False)
     return is_eval_norm(trial)
+
+
+def _numbers(like: torch.Tensor) -> torch.Tensor:
+    made = torch.linspace(0.5, 1.5, like.numel(), device="cpu") if like.is_floating_point() else torch.zeros(like.shape)
+    return made.reshape(like.shape)
 
 
 def _is_norm_then_layers(norm: nn.modules.batchnorm._BatchNorm) -> bool:

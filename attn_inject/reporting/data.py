@@ -73,6 +73,29 @@ class StageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a model's training step keeps for the backward pass, in bytes per batch, and the largest batch for it."""
+
+    kept_bytes: int
+    largest_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """What training steps keep, counted and not measured: before, after, and after `optimize_training`.
+
+    The largest batch is the one for which weights, gradients and what is kept fit into `memory_bytes`, all of the
+    device's; an optimizer's state and a step's passing values come on top. `optimized` is None for a model without a
+    graph.
+    """
+
+    memory_bytes: int
+    before: Keeping
+    after: Keeping
+    optimized: Keeping | None
+
+
+@dataclass(frozen=True, slots=True)
 class Speed:
     """Both models' speed, run in turns. `ratio` is after over before: 1.05 is 5 % slower.
 
@@ -80,7 +103,8 @@ class Speed:
     (`limited`). `confidence` is that of the interval from `ratio_low` to `ratio_high`. `floor_seconds` is what the
     added memory traffic (`floor_bytes` per batch, inference) takes at `bandwidth`, the bytes per second of a plain
     copy there. On a CPU, `threads` of torch's used `cores_used` cores on average, other processes
-    `cores_busy_elsewhere`; `contended` if these had to wait for one another.
+    `cores_busy_elsewhere`; `contended` if these had to wait for one another. `memory` is a training step's,
+    None where it cannot be counted.
     """
 
     task: Task
@@ -108,6 +132,7 @@ class Speed:
     cores_used: float | None = None
     cores_busy_elsewhere: float | None = None
     contended: bool = False
+    memory: StepMemory | None = None
 
     @property
     def resolved(self) -> bool:

@@ -118,6 +118,21 @@ _TIMING = _record(
     },
 )
 
+_KEEPING = _record(
+    "What one model's training step keeps.",
+    {"kept_bytes": _about(_COUNT, "for the backward pass, per batch"), "largest_batch": _COUNT},
+)
+
+_STEP_MEMORY = _record(
+    "What training steps keep, counted.",
+    {
+        "memory_bytes": _about(_COUNT, "of the device; weights, gradients and what is kept fit into it"),
+        "before": _KEEPING,
+        "after": _KEEPING,
+        "optimized": _about(_maybe(_KEEPING), "after `optimize_training`; null for a model without a graph"),
+    },
+)
+
 _SPEED = _record(
     "Both models timed in turns.",
     {
@@ -148,6 +163,7 @@ _SPEED = _record(
         "cores_used": _about(_maybe(_NUMBER), "by this process, on average, on a CPU"),
         "cores_busy_elsewhere": _about(_maybe(_NUMBER), "with everything else, meanwhile"),
         "contended": _about(_FLAG, "whether this process had to wait for its processor"),
+        "memory": _about(_maybe(_STEP_MEMORY), "of a training step; null where it was not counted"),
         "resolved": _about(_FLAG, "whether the ratio may be claimed; else only its interval"),
     },
 )

@@ -17,6 +17,7 @@ from ..errors import AttnInjectError
 from ..tracing.inputs import Inputs
 from ..types import Insertion
 from .data import Speed, Task
+from .memory import step_memory
 from .settings import ReportSettings
 
 
@@ -133,6 +134,7 @@ def _speeds(contest: Contest, race: Race, task: Task) -> list[Speed]:
                 cores_used=None if contention is None else contention.own,
                 cores_busy_elsewhere=None if contention is None else contention.elsewhere,
                 contended=contention is not None and contention.is_busy,
+                memory=step_memory(contest) if task == "training step" else None,
             )
         )
     return made

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from timm.layers.norm_act import BatchNormAct2d
+from torch import distributed, nn
+from torch.utils.checkpoint import checkpoint
 
 from attn_inject import PlanError, inject
+from attn_inject.optimizing.norm_folding import is_batch_norm
 from attn_inject.optimizing.train_steps import gate_and_add, norm_and_pool
 from attn_inject.optimizing.training import optimize_training
 from attn_inject.tracing.injected import InjectedModule
@@ -39,8 +43,8 @@ def _step(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return out.detach()
 
 
-def _same_step(patched: InjectedModule, fast: InjectedModule) -> None:
-    x = torch.randn(4, *SIZE).double()
+def _same_step(patched: InjectedModule, fast: InjectedModule, size: tuple[int, ...] = SIZE) -> None:
+    x = torch.randn(4, *size).double()
     a, b = _step(patched, x), _step(fast, x)
     torch.testing.assert_close(b, a, rtol=1e-11, atol=1e-11)
     gradients = [(p.grad, q.grad) for p, q in zip(patched.parameters(), fast.parameters(), strict=True)]
@@ -121,3 +125,67 @@ def test_it_is_one_model_with_the_patched_one() -> None:
 def test_what_has_no_attention_is_refused() -> None:
     with pytest.raises(PlanError, match="inject"):
         optimize_training(torchvision.models.resnet18())
+
+
+def test_a_norm_with_an_activation_class_of_its_own_is_told_by_what_it_does() -> None:
+    plain, acting = BatchNormAct2d(8, apply_act=False), BatchNormAct2d(8)
+    before = copy.deepcopy(plain.state_dict())
+    assert is_batch_norm(plain.train())
+    assert plain.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
+    assert is_batch_norm(copy.deepcopy(plain).to("meta"))
+    assert not is_batch_norm(acting)
+    patched = _patched(timm.create_model("regnetx_002"), "eca")
+    fast = optimize_training(copy.deepcopy(patched))
+    assert _added(fast) == 13
+    # At 32x32 the last norms have four values a channel, and rounding grows a thousandfold on the way back.
+    _same_step(patched, fast, (3, 64, 64))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_step_under_autocast(layout: torch.memory_format) -> None:
+    """Gradients as near to those of single precision as the patched network's are, and no map in another type kept."""
+    model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
+    patched = _patched(model, "se").float().to(memory_format=layout)
+    fast = optimize_training(copy.deepcopy(patched))
+    x = torch.randn(4, *SIZE).contiguous(memory_format=layout)
+    gradients = []
+    for each, half in ((copy.deepcopy(patched), False), (patched, True), (fast, True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = each(x).float().square().mean()
+        out.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]))
+    right, theirs, ours = gradients
+    assert float((ours - right).norm()) <= 1.2 * float((theirs - right).norm())
+
+
+def test_in_a_distributed_model_and_under_checkpointing(tmp_path: Path) -> None:
+    patched = _patched(torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1]), "se")
+    fast = optimize_training(copy.deepcopy(patched))
+    x = torch.randn(3, *SIZE).double()
+    _step(copy.deepcopy(patched), x)
+    again = copy.deepcopy(fast)
+    _step(fast, x)
+    checkpoint(again, x, use_reentrant=False).square().sum().backward()
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(optimize_training(copy.deepcopy(patched)))
+        parallel(x).square().sum().backward()
+    finally:
+        distributed.destroy_process_group()
+    for one, two, three in zip(fast.parameters(), again.parameters(), parallel.parameters(), strict=True):
+        torch.testing.assert_close(two.grad, one.grad, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(three.grad, one.grad, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        assert torch.equal(fast(x), parallel.module(x))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_step_on_a_gpu(layout: torch.memory_format) -> None:
+    patched = _patched(torchvision.models.resnet50(), "se").cuda().to(memory_format=layout)
+    fast = optimize_training(copy.deepcopy(patched))
+    x = torch.randn(4, *SIZE).double().cuda().contiguous(memory_format=layout)
+    torch.testing.assert_close(_step(fast, x), _step(patched, x), rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(fast.parameters(), patched.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-8)

@@ -11,7 +11,17 @@ from torch import nn
 import attn_inject
 from attn_inject.cost.amounts import Cost
 from attn_inject.cost.samples import Timing
-from attn_inject.reporting.data import BlockDiff, BlockNode, DiffLine, Quantity, SiteRow, Speed, StageRow
+from attn_inject.reporting.data import (
+    BlockDiff,
+    BlockNode,
+    DiffLine,
+    Keeping,
+    Quantity,
+    SiteRow,
+    Speed,
+    StageRow,
+    StepMemory,
+)
 from attn_inject.reporting.report import Report
 from attn_inject.types import Check
 
@@ -101,6 +111,9 @@ def fixed() -> Report:
         batch=64, channels_last=True, compiled=True, pairs=200, limited=False,
         floor_bytes=None, floor_seconds=None, bandwidth=None,
         before=replace(speed.before, peak_bytes=3_100_000_000), after=replace(speed.after, peak_bytes=3_400_000_000),
+        memory=StepMemory(
+            24_000_000_000, Keeping(2_751_234_567, 552), Keeping(3_460_000_000, 438), Keeping(2_760_000_000, 550)
+        ),
     )  # fmt: skip
     kept = BlockNode("conv", "conv", "kept", ("x",))
     diff = BlockDiff(

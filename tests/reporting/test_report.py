@@ -12,7 +12,11 @@ from torch import nn
 
 import attn_inject
 from attn_inject.cost.amounts import Cost
+from attn_inject.cost.latency import BenchSettings, Contest
+from attn_inject.reporting.data import StepMemory
+from attn_inject.reporting.memory import step_memory
 from attn_inject.reporting.report import Report
+from attn_inject.tracing.inputs import Inputs
 
 from .conftest import Net
 
@@ -149,6 +153,28 @@ def test_timing_fills_in_speed_and_shares(net: Net) -> None:
     assert all(row.seconds is not None for row in report.sites)
     assert torch.get_num_threads() == before
     assert any("training step" in text for text in said)
+    assert inference.memory is None
+    memory = training.memory
+    assert memory is not None
+    assert memory.optimized is not None
+    assert memory.before.kept_bytes < memory.optimized.kept_bytes < memory.after.kept_bytes
+    assert memory.before.largest_batch > memory.optimized.largest_batch > memory.after.largest_batch > 0
+
+
+def test_memory_of_models_without_a_graph_or_without_shapes(net: Net) -> None:
+    def made(model: nn.Module) -> StepMemory | None:
+        contest = Contest((net, model), Inputs((torch.randn(2, 3, 32, 32),)), BenchSettings(device="cpu"))
+        return step_memory(contest)
+
+    class Deciding(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.max() > 0 else -x)
+
+    unpatched = made(net)
+    assert unpatched is not None
+    assert unpatched.before == unpatched.after
+    assert unpatched.optimized is None
+    assert made(Deciding()) is None
 
 
 def sums_of_weights(report: Report) -> int:

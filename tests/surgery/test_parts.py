@@ -24,7 +24,7 @@ from attn_inject import (
     remove,
     verify,
 )
-from attn_inject.optimizing.train_steps import gate_and_add
+from attn_inject.optimizing.train_steps import scale_and_add
 from attn_inject.tracing.injected import InjectedModule
 from attn_inject.tracing.parts import patched_parts
 
@@ -116,7 +116,7 @@ def test_a_faster_training_step_in_every_part() -> None:
     assert all(ours is theirs for ours, theirs in zip(fast.parameters(), twin.parameters(), strict=True))
     for scope in SCOPES:
         graphs = [m.get_submodule(scope).graph_of("train") for m in (fast, twin)]
-        assert [sum(node.target is gate_and_add for node in graph.nodes) for graph in graphs] == [1, 0]
+        assert [sum(node.target is scale_and_add for node in graph.nodes) for graph in graphs] == [1, 0]
     x = torch.randn(2, 3, 16, 16).double()
     for each in (model, fast):
         each.train()(x).square().sum().backward()

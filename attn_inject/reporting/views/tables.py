@@ -92,4 +92,8 @@ def speed_rows(speed: Speed) -> list[tuple[str, str, str]]:
     ]
     if speed.before.peak_bytes is not None and speed.after.peak_bytes is not None:
         rows.append(("peak memory", *(words.short(timing.peak_bytes or 0, unit="B") for timing in both)))
+    if speed.memory is not None:
+        kept = (speed.memory.before, speed.memory.after)
+        rows.append(("kept for backward", *(words.short(each.kept_bytes, unit="B") for each in kept)))
+        rows.append(("largest batch", *(f"{each.largest_batch:,}" for each in kept)))
     return [(name, before, after) for name, before, after in rows]

@@ -208,7 +208,19 @@ def sample(speed: Speed) -> str:
 def speed_details(speed: Speed) -> list[str]:
     """What belongs to a ratio: what would resolve it, where it was measured and how, what it could be at best."""
     lines = (advice(speed), contention(speed), speed_settings(speed), sample(speed), floor(speed))
-    return [line for line in lines if line is not None]
+    return [*(line for line in lines if line is not None), *step_memory(speed)]
+
+
+def step_memory(speed: Speed) -> list[str]:
+    """What `optimize_training` keeps, and what the largest batches are for."""
+    memory = speed.memory
+    if memory is None:
+        return []
+    fit = f"largest batch: weights, gradients and what is kept fit into {short(memory.memory_bytes, unit='B')}"
+    if memory.optimized is None:
+        return [fit]
+    kept = short(memory.optimized.kept_bytes, unit="B")
+    return [f"with optimize_training: {kept} kept, largest batch {memory.optimized.largest_batch:,}", fit]
 
 
 def floor(speed: Speed) -> str | None:

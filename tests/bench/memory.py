@@ -1,0 +1,73 @@
+"""What a training step keeps for the backward pass, as a Markdown table: `python -m tests.bench.memory`.
+
+Counted on the meta device (`attn_inject.cost.kept`), so that any machine gives the same bytes: 224x224, float32, train
+mode, in MB of 10^6 bytes for a batch of four, inputs included, parameters and buffers not. Twin: timm's own network
+with the attention, over timm's own without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from attn_inject import inject, optimize_training
+from attn_inject.cost.kept import kept_for_backward
+from attn_inject.tracing.inputs import Inputs
+
+NETWORKS = (
+    "torchvision:resnet50",
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v2",
+    "torchvision:convnext_tiny",
+    "timm:convnext_tiny",
+    "timm:regnetx_032",
+)
+# (network, attention): timm's own network with the attention, and the one that is the same without it.
+TWINS = {
+    ("torchvision:resnet50", "se"): ("seresnet50", "resnet50"),
+    ("torchvision:resnet18", "se"): ("seresnet18", "resnet18"),
+    ("torchvision:resnet50", "eca"): ("ecaresnet50d", "resnet50d"),
+}
+
+
+def _made(name: str) -> nn.Module:
+    home, _, model = name.rpartition(":")
+    made: nn.Module = torchvision.models.get_model(model) if home == "torchvision" else timm.create_model(model)
+    return made
+
+
+def _kept(model: nn.Module, batch: int) -> int:
+    return kept_for_backward(model, Inputs((torch.empty(batch, 3, 224, 224, device="meta"),)), batch).kept
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--networks", nargs="*", default=NETWORKS)
+    given = parser.parse_args()
+    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
+    print(
+        "| network | attention | plain, MB | patched, MB | optimized, MB | patched / plain | optimized / plain | twin |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for name in given.networks:
+        for attention in ("se", "eca"):
+            with torch.device("meta"):
+                model = _made(name)
+                twins = [_made(twin) for twin in TWINS.get((name, attention), ())]
+            patched = inject(model, attention)
+            plain, before, after = (_kept(m, given.batch) for m in (model, patched, optimize_training(patched)))
+            twin = f"{_kept(twins[0], given.batch) / _kept(twins[1], given.batch):.3f}" if twins else ""
+            sizes = " | ".join(f"{bytes_ / 1e6:.1f}" for bytes_ in (plain, before, after))
+            print(
+                f"| {name} | {attention} | {sizes} | {before / plain:.3f} | {after / plain:.4f} | {twin} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
