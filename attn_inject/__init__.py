@@ -37,6 +37,7 @@ _HOME = {
     "attention_state_dict": "surgery.parameters",
     "detach": "surgery.attach",
     "find_sites": "sites.reading",
+    "fold": "studying.fold",
     "freeze_original": "surgery.parameters",
     "gates": "reporting.gates",
     "inject": "surgery.inject",
