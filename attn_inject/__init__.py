@@ -39,6 +39,7 @@ _HOME = {
     "compare": "reporting.comparing",
     "detach": "surgery.attach",
     "find_sites": "sites.reading",
+    "fold": "studying.fold",
     "freeze_original": "surgery.parameters",
     "gates": "reporting.gates",
     "inject": "surgery.inject",

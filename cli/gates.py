@@ -10,10 +10,12 @@ import typer
 from attn_inject.files.atomic import write_atomically
 
 from . import options
-from .outputs import PLOT_ENDINGS, STDOUT, check_output, write_text
+from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, STDOUT, check_output, say, write_text
 from .progress import working
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from attn_inject.reporting.gates import Gates
 
 
@@ -36,6 +38,16 @@ def command(
     trust_source: Annotated[
         bool, typer.Option("--trust-source", help="Import code of somebody's own that FILE names.")
     ] = False,
+    fold: Annotated[
+        float | None,
+        typer.Option(
+            "--fold",
+            metavar="TOLERANCE",
+            min=0,
+            help="Fold gates that hardly move into the layers before, while the outputs change by no more (0.01).",
+        ),
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Save the folded model.")] = None,
     full: options.Full = False,
     json: options.Json = None,
     html: options.Html = None,
@@ -47,6 +59,9 @@ def command(
     json_file = check_output(json, "--json", force=force, stdout=True)
     html_file = check_output(html, "--html", force=force)
     plot_file = check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS)
+    out_file = check_output(out, "--out", force=force, endings=MODEL_ENDINGS)
+    if out_file is not None and fold is None:
+        raise typer.BadParameter("there is nothing new to save without --fold TOLERANCE", param_hint="--out")
     with working("loading the model") as tell:
         from attn_inject.cost.device import pick
         from attn_inject.reporting.gates import gates
@@ -57,8 +72,18 @@ def command(
         model = load(file, trust_source=trust_source).to(where.torch)
         feed = feed_of(data, model, batch=batch)
         made = gates(model, feed, ablation=not no_ablation, batches=batches, progress=tell)
+        folded = None
+        if fold is not None:
+            from attn_inject.studying.fold import fold as fold_gates
+
+            folded = fold_gates(model, feed, fold, batches=batches, progress=tell)
     if json_file != STDOUT:
-        _show(made, full=full)
+        _show(made, folded, full=full)
+    if folded is not None and out_file is not None:
+        from attn_inject.saving.checkpoint import save
+
+        save(folded, out_file)
+        say(f"saved {out_file}", aside=json_file == STDOUT)
     for path, text in ((json_file, made.to_json), (html_file, made.to_html)):
         if path is not None:
             write_text(path, text())
@@ -66,10 +91,14 @@ def command(
         write_atomically(plot_file, made.plot)
 
 
-def _show(made: Gates, *, full: bool) -> None:
+def _show(made: Gates, folded: nn.Module | None, *, full: bool) -> None:
     from rich.console import Console
 
     from attn_inject.reporting.views.gates_text import render
 
     console = Console()
     console.print(*render(made, full=full, width=console.width), sep="\n")
+    if folded is not None:
+        from attn_inject.reporting.views.fold_text import render_folding
+
+        console.print("", *render_folding(folded.folding), sep="\n")  # type: ignore[arg-type]

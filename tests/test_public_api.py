@@ -27,6 +27,7 @@ SIGNATURES = {
     "apply_plan": "model plan",
     "report": "original patched device",
     "verify": "original patched",
+    "fold": "patched data tolerance",
     "gates": "patched data",
     "optimize": "patched example_inputs",
     "optimize_training": "patched example_inputs",

@@ -48,9 +48,14 @@ def ablate(
     return found, score
 
 
+def means_of(site: Watched) -> torch.Tensor:
+    """(C,): the mean weight of each channel; one, where nothing but zeros was seen."""
+    return torch.where(site.weights.known, site.weights.mean, 1.0)
+
+
 def frozen(site: Watched) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x -> x times the mean weight of each channel; one, where nothing but zeros was seen."""
-    means = torch.where(site.weights.known, site.weights.mean, 1.0)
+    """x -> x times the mean weight of each channel."""
+    means = means_of(site)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return x * for_each_position(means.to(x.device)[None], x)

@@ -29,7 +29,7 @@ class Scoring:
         if self.measure is None:
             self.measure = self._chosen(batch, outputs)
         if self.measure == "outputs":
-            return _change(outputs, changed)
+            return change(outputs, changed)
         lost = self.scores(batch, outputs) - self.scores(batch, changed)
         return lost if self.measure == "accuracy" else -lost
 
@@ -90,7 +90,7 @@ def _squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _change(outputs: Any, changed: Any) -> torch.Tensor:
+def change(outputs: Any, changed: Any) -> torch.Tensor:
     """(N,): |changed - outputs| / |outputs|, over all floating-point outputs that are one for each image."""
     pairs = [(a, b) for a, b in zip(tensors_in(outputs), tensors_in(changed), strict=True) if a.is_floating_point()]
     size = pairs[0][0].shape[0] if pairs else 0

@@ -53,7 +53,7 @@ def study(
         results: dict[Watched, Ablated] = {}
         score: Differences | None = None
         if ablation:
-            again = iter(look.kept) if feed.is_single else _placed(feed.first(batches), model)
+            again = iter(look.kept) if feed.is_single else placed(feed.first(batches), model)
 
             def told(batch: int, number: int) -> None:
                 tell("taking sites out", (batch + number / len(watch.sites)) / max(1, look.batches))
@@ -100,7 +100,7 @@ class _Look:
             AttnInjectError: there is none, or one on which the model does not run.
 
         """
-        for batch in _placed(self._feed.first(batches), self._model):
+        for batch in placed(self._feed.first(batches), self._model):
             self._tell(f"looking: {self.images} images", self.batches / batches if batches else 0.0)
             self._watch.labels = None if (labels := batch.labels) is None else labels.cpu()
             with self._watch.looking():
@@ -129,7 +129,7 @@ class _Look:
             )
 
 
-def _placed(batches: Iterable[Batch], model: nn.Module) -> Iterator[Batch]:
+def placed(batches: Iterable[Batch], model: nn.Module) -> Iterator[Batch]:
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     return (batch.on(device, dtype_of(model)) for batch in batches)
 

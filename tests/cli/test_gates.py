@@ -62,3 +62,16 @@ def test_what_is_wrong_is_one_sentence(saved: str, cli: Callable, tmp_path: Path
         assert said in ran.err
         assert len(ran.err.splitlines()) == 1
         assert ran.out == ""
+
+
+def test_folding(saved: str, cli: Callable) -> None:
+    options = ("--data", "noise", "--trust-source", "--batches", "2", "--batch", "4", "--no-ablation")
+    ran = cli("gates", saved, *options, "--fold", "1", "--out", "folded.pt")
+    assert (ran.code, ran.err) == (0, "")
+    assert "folded 2 of 2 sites: blocks.0, blocks.1" in ran.out
+    assert "100 % was allowed" in " ".join(ran.out.split())
+    assert ran.out.endswith("saved folded.pt\n")
+    assert "folded into blocks.0.norm" in cli("inspect", "folded.pt").out
+    none = cli("gates", saved, *options, "--fold", "0")
+    assert "not folded: blocks.1" in none.out
+    assert "without --fold" in cli("gates", saved, *options, "--out", "other.pt").err
