@@ -164,7 +164,7 @@ def test_what_timms_models_can_do(name: str) -> None:
     assert all(p.grad is not None for p in attached.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", ["resnet26d", "regnetx_002", "mobilenetv2_100", "convnext_atto", "hrnet_w18_small"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_what_gives_features_only(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, features_only=True).eval()
