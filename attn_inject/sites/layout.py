@@ -60,6 +60,9 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
     value = value_of(node)
     if node.op == "placeholder":
         return 1
+    if not operations.sources(node):
+        # An output that hangs on no map (keypoints, codes, a constant).
+        return None
     if isinstance(value, (tuple, list)):
         return _of_items(operations, node, axes)
     if not isinstance(value, torch.Tensor):

@@ -7,8 +7,8 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
  R2. They lead back to one *fork*: the nearest value that both come from, or an operand that the other one derives from.
  R3. The *shortcut* is the operand whose way back to the fork is affine. One activation of the fork itself before its
      projection is still a shortcut (pre-activation, DPN) where the branch goes on being nonlinear after a convolution.
- R4. The *branch* is nonlinear on its way and holds a convolution. Both affine:
-     re-parameterised branches. Both nonlinear: a fusion.
+ R4. The *branch* is nonlinear on its way and holds a convolution of positions: `x + x * gate(x)` convolves pooled
+     values only, and is attention itself. Both affine: re-parameterised branches. Both nonlinear: a fusion.
  R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net).
  R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution
      fusion (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or
@@ -25,7 +25,9 @@ R11. An operand that is normal numbers drawn at each position, scaled, is the sp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import fx
@@ -116,7 +118,9 @@ def _shortcut_and_branch(
             return REPARAMETERISED
         if bent == [False, True] or bent == [True, False]:
             shortcut, branch = (a, b) if bent[1] else (b, a)
-            if not flow.holds_convolution(branch, fork):
+            if not (
+                flow.holds_convolution(branch, fork) and _convolves_positions(flow, flow.region(branch, fork), branch)
+            ):
                 return f"no convolution in the branch ({_kind_of_map(branch)}): R4"
             return fork, shortcut, branch
     for shortcut, branch in ((a, b), (b, a)):
@@ -129,6 +133,20 @@ def _shortcut_and_branch(
                 return fork, shortcut, branch
         return FUSION
     return OTHER_INPUTS
+
+
+def _convolves_positions(flow: Flow, nodes: Iterable[fx.Node], branch: fx.Node) -> bool:
+    """Whether one of `nodes` convolves more than one position, if the branch has more: not a gate's pooled values."""
+    shape = value_of(branch).shape
+    # Channels may come last in the branch.
+    has_one = min(shape[2:].numel(), shape[1:-1].numel()) == 1
+    return any(
+        flow.operations.holds_convolution(node) and (has_one or not _is_pooled(value_of(node))) for node in nodes
+    )
+
+
+def _is_pooled(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[2:].numel() == 1
 
 
 def _kind_of_map(node: fx.Node) -> str:
@@ -145,7 +163,7 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
         region = [n for n in flow.region(branch, step) if n is not step]
         if any(step in flow.operations.sources(n) for n in region):
             bends = any(flow.operations.is_nonlinear(n) for n in region)
-            convolves = any(flow.operations.holds_convolution(n) for n in region)
+            convolves = _convolves_positions(flow, region, branch)
             rises = any(climbs(flow, n) for n in region)
             return step if bends and convolves and not rises else None
         before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None

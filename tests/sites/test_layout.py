@@ -249,6 +249,14 @@ def test_what_follows_the_first_of_two_inputs() -> None:
     assert net.axes[net.last] == 3
 
 
+@pytest.mark.parametrize(
+    "run", [lambda m, x: [m.a(x).argmax(1)], lambda m, x: x.new_zeros(3), lambda m, x: m.a(x).argmax()]
+)
+def test_outputs_that_hang_on_no_map_have_no_axis(run: Run) -> None:
+    net = read(Net(run, a=conv(6, 6)), (2, 6, 10, 12))
+    assert net.axes.get(net.output) is None
+
+
 def test_weights_have_no_axis_in_the_table() -> None:
     net = read(Net(lambda m, x: x * m.scale, scale=torch.ones(1)), (2, 6, 10, 12))
     assert net["scale"] not in net.axes

@@ -185,6 +185,16 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[st
         {"n": nn.BatchNorm2d(16), "project": toys.conv(16, 16, 1)},
     ),
     "R4 nonlinear after its convolution": ("relu", lambda m, x: x + torch.relu(m.a(x)), {}),
+    "R4 one position, channels last": (
+        "permute_1",
+        lambda m, x: (y := x.mean((2, 3), keepdim=True)).permute(0, 2, 3, 1) + _branch(m, y).permute(0, 2, 3, 1),
+        {},
+    ),
+    "R4 a gate behind a convolution of positions": (
+        "mul",
+        lambda m, x: x + (y := m.a(x)) * torch.sigmoid(m.b(y.mean((2, 3), keepdim=True))),
+        {},
+    ),
     "R5 the same slice": (
         "b",
         lambda m, x: (y := x[:, :8]) + m.b(torch.relu(m.a(y))),
@@ -370,6 +380,16 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
         ["no convolution in the branch (a token mixer or a plain product): R4"],
         lambda m, x: x + torch.relu(x * 2),
         {},
+    ),
+    "R4 a convolution of pooled values only": (
+        ["no convolution in the branch (a token mixer or a plain product): R4"],
+        lambda m, x: x + x * torch.sigmoid(m.b(torch.relu(m.a(x.mean((2, 3), keepdim=True))))),
+        {},
+    ),
+    "R4 a convolution of pooled values only, after the fork": (
+        ["no convolution in the branch (a token mixer or a plain product): R4"],
+        lambda m, x: (y := m.p(x)) + y * torch.sigmoid(m.b(F.adaptive_avg_pool2d(y, 1))),
+        {"p": toys.conv(16, 16, 1)},
     ),
     "R4 no convolution, tokens": (
         ["no convolution in the branch (a token sequence): R4"],
