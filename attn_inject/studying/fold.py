@@ -95,7 +95,7 @@ def fold(
     race = None
     if chosen and bench_seconds > 0:
         settings = BenchSettings(device=next(model.parameters()).device.type, batch=first.size, seconds=bench_seconds)
-        race = Contest(model, result, first.inputs.on_meta(), settings).inference(progress)
+        race = Contest((model, result), first.inputs.on_meta(), settings).inference(progress)
     vars(result)["folding"] = Folding(
         folded=tuple(site.insertion.site.block for site in chosen),
         kept=(*kept, *refused),

@@ -155,6 +155,6 @@ def test_data_and_tolerances_that_do_not_do(still: InjectedModule) -> None:
         fold(Passing(), data())
     once = fold(still, iter(data()), 1e-4, bench_seconds=0.2)
     assert set(once.folding.folded) == set(fold(still, data(), 1e-4, bench_seconds=0).folding.folded)
-    assert once.folding.race.ratio.median > 0
+    assert once.folding.race.ratios[1].median > 0
     assert gates(once, data(1), ablation=False).sites[0].block == "layer2.0"
     assert isinstance(fold(attach(models()["resnet20"](), "eca"), data(2), 0, bench_seconds=0), InjectedModule)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
+from ...cost.samples import is_resolved
 from ...studying.fold import Folding
 from ...types import block_name
 from . import words
@@ -25,12 +26,15 @@ def render_folding(folding: Folding) -> Iterator[RenderableType]:
     before, after = folding.parameters
     yield Text(f"parameters {before:,} → {after:,}")
     if (race := folding.race) is not None:
-        ratio = race.ratio
-        yield Text(
-            f"median per batch {words.seconds(race.before.median)} → {words.seconds(race.after.median)}: "
-            f"{ratio.median:.3f} times the time ({100 * ratio.confidence:.0f} % interval {ratio.low:.3f} to "
-            f"{ratio.high:.3f}, {race.pairs} pairs)"
-        )
+        ratio = race.ratios[1]
+        claim = words.unresolved(ratio.low, ratio.high, race.pairs, ratio.confidence)
+        if is_resolved(ratio.median, ratio.low, ratio.high, ratio.confidence):
+            claim = (
+                f"{ratio.median:.3f} times the time ({100 * ratio.confidence:.0f} % interval {ratio.low:.3f} to "
+                f"{ratio.high:.3f}, {race.pairs} pairs)"
+            )
+        before_race, after_race = (words.seconds(timing.median) for timing in race.timings)
+        yield Text(f"median per batch {before_race} → {after_race}: {claim}")
     for block, reason in folding.kept:
         yield Text(f"not folded: {block_name(block)}: {reason}", style="dim")
 
