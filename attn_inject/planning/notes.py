@@ -56,11 +56,9 @@ def cost_note(model: nn.Module, attention: Attention, made: list[tuple[Insertion
     added = sum(costs.values())
     if added <= original:
         return []
+    way_out = ": placement 'replace' is how its paper uses it" if "out_channels" in attention.options else ""
     largest = max(costs, key=lambda path: (costs[path], path))
-    way_out = "leave sites out (stages, exclude), or give it options that make it smaller"
-    if "out_channels" in attention.options:
-        way_out = "placement 'replace' is how its paper uses it"
     return [
         f"{attention.name} adds {added / 1e6:.2f} M parameters to a network of {original / 1e6:.2f} M "
-        f"({costs[largest] / 1e6:.2f} M at {largest} alone): {way_out}",
+        f"({costs[largest] / 1e6:.2f} M at {largest} alone){way_out}",
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attn_inject import AttentionError
@@ -30,6 +30,8 @@ def _normed(x: torch.Tensor, axis: int) -> torch.Tensor:
     channels, st.lists(st.integers(1, 5), min_size=0, max_size=4), st.sampled_from([1e-4, 0.1]),
     st.sampled_from(["sample", "population"]),
 )  # fmt: skip
+@example(4, [1], 1e-4, "sample")
+@example(4, [1, 2], 1e-4, "sample")
 def test_simam(c: int, size: list[int], e_lambda: float, variance: str) -> None:
     """Equations 5 and 6, from the energy itself."""
     simam = build("simam", c, ndim=len(size), options={"e_lambda": e_lambda, "variance": variance})
