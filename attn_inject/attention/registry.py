@@ -1,6 +1,7 @@
 """Attentions by name: the papers' own, timm's, and anybody's.
 
-The table names a module and a class for each, imported when used: reading names imports no torch.
+The papers' own stand in `papers`, which names a module and a class for each, imported when used: reading names imports
+no torch.
 """
 
 from __future__ import annotations
@@ -8,315 +9,36 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AttentionError, nearest
 from ..files.imported import own_code, raised
 from ..types import Init, Insertion, Plan
-from .base import Attention, Family, foreign, options_of, parameters_of
+from .base import Attention, foreign, options_of, parameters_of
+from .papers import PAPERS
 from .specs import split_spec
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class _Line:
-    home: str
-    cls: str
-    child: str
-    summary: str
-    paper: str
-    family: Family
-    year: int
-    kind: str = "gate"
-
-
-_TABLE: dict[str, _Line] = {
-    "se": _Line(
-        "se", "SE", "se", "Squeeze-and-Excitation: pool, C -> C/16 -> C, sigmoid", "1709.01507", "channel", 2017
-    ),
-    "eca": _Line(
-        "eca",
-        "ECA",
-        "eca",
-        "Efficient Channel Attention: one kernel of k weights across the channels",
-        "1910.03151",
-        "channel",
-        2019,
-    ),
-    "psa": _Line(
-        "psa",
-        "PSA",
-        "psa",
-        "Pyramid Squeeze Attention: four kernel sizes, weighted (not polarized)",
-        "2105.14447",
-        "branch",
-        2021,
-        "features",
-    ),
-    "se-var1": _Line(
-        "variants", "SEVar1", "se_var1", "ECA paper, Table 2: no weights at all", "1910.03151", "channel", 2019
-    ),
-    "se-var2": _Line(
-        "variants", "SEVar2", "se_var2", "ECA paper, Table 2: one weight per channel", "1910.03151", "channel", 2019
-    ),
-    "se-var3": _Line(
-        "variants", "SEVar3", "se_var3", "ECA paper, Table 2: one full layer", "1910.03151", "channel", 2019
-    ),
-    "se-gc": _Line(
-        "variants", "SEGC", "se_gc", "ECA paper, Table 2: one layer in G groups", "1910.03151", "channel", 2019
-    ),
-    "eca-ns": _Line(
-        "variants",
-        "ECANS",
-        "eca_ns",
-        "ECA paper, Table 2: k weights per channel, not shared",
-        "1910.03151",
-        "channel",
-        2019,
-    ),
-    "cbam": _Line(
-        "cbam",
-        "CBAM",
-        "cbam",
-        "Convolutional Block Attention: a gate per channel, then one per position",
-        "1807.06521",
-        "both",
-        2018,
-        "map",
-    ),
-    "bam": _Line(
-        "bam",
-        "BAM",
-        "bam",
-        "Bottleneck Attention: channels times dilated positions, added to the map",
-        "1807.06514",
-        "both",
-        2018,
-        "features",
-    ),
-    "scse": _Line(
-        "scse",
-        "SCSE",
-        "scse",
-        "Concurrent spatial and channel Squeeze-and-Excitation",
-        "1803.02579",
-        "both",
-        2018,
-        "map",
-    ),
-    "coord": _Line(
-        "coord",
-        "CoordinateAttention",
-        "coord",
-        "Coordinate attention: a gate along each axis, through one bottleneck",
-        "2103.02907",
-        "both",
-        2021,
-        "map",
-    ),
-    "ela": _Line(
-        "ela",
-        "ELA",
-        "ela",
-        "Efficient local attention: a 1D convolution and a group norm along each axis",
-        "2403.01123",
-        "spatial",
-        2024,
-        "map",
-    ),
-    "ema": _Line(
-        "ema",
-        "EMA",
-        "ema",
-        "Efficient multi-scale attention: groups, coordinate and 3x3 branches crossed",
-        "2305.13563",
-        "both",
-        2023,
-        "features",
-    ),
-    "triplet": _Line(
-        "triplet",
-        "TripletAttention",
-        "triplet",
-        "Triplet attention: gates over each pair of channels, height and width",
-        "2010.03045",
-        "both",
-        2020,
-        "map",
-    ),
-    "sk": _Line(
-        "sk",
-        "SK",
-        "sk",
-        "Selective kernels: branches of growing kernels, weighted by channel",
-        "1903.06586",
-        "branch",
-        2019,
-        "features",
-    ),
-    "simam": _Line(
-        "simam",
-        "SimAM",
-        "simam",
-        "SimAM: each position by its distance from its channel's mean; no parameters",
-        "ICML 2021",
-        "both",
-        2021,
-        "features",
-    ),
-    "sa": _Line(
-        "shuffle",
-        "ShuffleAttention",
-        "sa",
-        "Shuffle attention: half of each group by channel, half by position",
-        "2102.00240",
-        "both",
-        2021,
-        "features",
-    ),
-    "lska": _Line(
-        "lska",
-        "LSKA",
-        "lska",
-        "Large separable kernel attention: depthwise kernels along each axis",
-        "2309.01439",
-        "spatial",
-        2023,
-        "map",
-    ),
-    "polarized": _Line(
-        "polarized",
-        "PolarizedSelfAttention",
-        "polarized",
-        "Polarized self-attention, which others call PSA too (psa is the pyramid)",
-        "2107.00782",
-        "both",
-        2021,
-        "features",
-    ),
-    "gc": _Line(
-        "gc",
-        "GC",
-        "gc",
-        "Global Context: positions pooled by attention, added to all",
-        "1904.11492",
-        "context",
-        2019,
-        "map",
-    ),
-    "ge": _Line(
-        "ge",
-        "gather_excite",
-        "ge",
-        "Gather-Excite: means near or far, no parameter; variants with convolutions",
-        "1810.12348",
-        "context",
-        2018,
-        "map",
-    ),
-    "srm": _Line(
-        "srm",
-        "SRM",
-        "srm",
-        "Style-based Recalibration: mean and deviation of each channel",
-        "1903.10829",
-        "channel",
-        2019,
-    ),
-    "gct": _Line(
-        "gct", "GCT", "gct", "Gated Channel Transformation: norms of channels, 1 + tanh", "1909.11519", "channel", 2019
-    ),
-    "gaussian-gct": _Line(
-        "gaussian_gct",
-        "GaussianGCT",
-        "gaussian_gct",
-        "Gaussian Context Transformer: the further from the mean, the less; no parameter",
-        "CVPR 2021",
-        "channel",
-        2021,
-    ),
-    "lct": _Line(
-        "lct",
-        "LCT",
-        "lct",
-        "Linear Context Transform: means normalised in groups, a line each",
-        "1909.03834",
-        "channel",
-        2019,
-    ),
-    "fca": _Line(
-        "fca", "FCA", "fca", "Frequency Channel Attention: SE on DCT coefficients", "2012.11879", "channel", 2020
-    ),
-    "nam": _Line(
-        "nam",
-        "NAM",
-        "nam",
-        "Normalization-based Attention: the norm's own weights",
-        "2111.12419",
-        "channel",
-        2021,
-        "features",
-    ),
-    "sge": _Line(
-        "sge",
-        "SGE",
-        "sge",
-        "Spatial Group-wise Enhance: likeness to the group's mean",
-        "1905.09646",
-        "spatial",
-        2019,
-        "features",
-    ),
-    "gam": _Line(
-        "gam",
-        "GAM",
-        "gam",
-        "Global Attention: channels, then 7x7 convolutions, nothing pooled",
-        "2112.05561",
-        "both",
-        2021,
-        "features",
-    ),
-    "mlca": _Line(
-        "mlca",
-        "MLCA",
-        "mlca",
-        "Mixed Local Channel Attention: ECA on 5x5 patches and on the whole",
-        "Wan et al. 2023",
-        "both",
-        2023,
-        "features",
-    ),
-    "double": _Line(
-        "double",
-        "DoubleAttention",
-        "double",
-        "Double Attention (A2-Nets): gather from all positions, distribute to each",
-        "1810.11579",
-        "context",
-        2018,
-        "map",
-    ),
-}
 _registered: dict[str, Callable[..., Any]] = {}
 
 
 def names() -> list[str]:
     """The names that need no import: the papers' attentions and registered ones."""
-    return [*_TABLE, *_registered]
+    return [*PAPERS, *_registered]
 
 
 def library_names() -> list[str]:
     """The papers' attentions alone."""
-    return [*_TABLE]
+    return [*PAPERS]
 
 
 def summary_of(name: str) -> tuple[str, str]:
     """(one line, arXiv number) of an attention of the table; empty for others."""
-    line = _TABLE.get(name)
+    line = PAPERS.get(name)
     return (line.summary, line.paper) if line else ("", "")
 
 
@@ -352,7 +74,7 @@ def register_attention(name: str, factory: Callable[..., Any]) -> None:
     """
     if not isinstance(name, str) or not name or not name.replace("-", "_").replace(".", "_").isidentifier():
         raise AttentionError(f"an attention's name must be a plain word, got {name!r}")
-    if name in _TABLE or name == "none":
+    if name in PAPERS or name == "none":
         raise AttentionError(f"{name} is one of the library's own attentions: choose another name")
     if not callable(factory):
         raise AttentionError(f"the attention {name} must be a class or a function of the channel count")
@@ -442,7 +164,7 @@ def build(
     attention, arguments = resolve(attention).settled(options or {})
     attention.check_options(arguments)
     if attention.ndim not in (None, ndim):
-        named = ", ".join(_TABLE)
+        named = ", ".join(PAPERS)
         raise AttentionError(
             f"{attention.name} works on maps of {attention.ndim} spatial axes, not {ndim}: use one of {named}"
         )
@@ -475,7 +197,7 @@ def _is_module_instance(value: object) -> bool:
 
 
 def _by_name(name: str) -> Attention:
-    if name in _TABLE:
+    if name in PAPERS:
         return _of_table(name)
     if name in _registered:
         return foreign(name, _registered[name])
@@ -498,7 +220,7 @@ def _by_name(name: str) -> Attention:
 
 @functools.cache
 def _of_table(name: str) -> Attention:
-    line = _TABLE[name]
+    line = PAPERS[name]
     cls = getattr(importlib.import_module(f"{__package__}.{line.home}"), line.cls)
     return Attention(
         name,
