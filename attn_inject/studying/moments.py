@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 # So many classes are followed, in the order in which they come: 1000 of them would take 120 MB in a ResNet-50.
-MOST_CLASSES = 128
+MOST_CLASSES = 64
 
 
 class Moments:
@@ -49,8 +49,9 @@ class ClassMoments:
 
     def __init__(self, channels: int) -> None:
         self._rows: dict[int, int] = {}
-        self._count = torch.zeros(0, channels, dtype=torch.float64)
-        self._sum = torch.zeros(0, channels, dtype=torch.float64)
+        # All rows at once: memory is taken when a row is written, and is not moved as classes come.
+        self._count = torch.zeros(MOST_CLASSES, channels, dtype=torch.float32)
+        self._sum = torch.zeros(MOST_CLASSES, channels, dtype=torch.float64)
         self._squares = torch.zeros(channels, dtype=torch.float64)
         self._shift: torch.Tensor | None = None
 
@@ -71,11 +72,8 @@ class ClassMoments:
             # Squares of what is close to zero keep their digits.
             self._shift = torch.where(known, values, 0.0).sum(0) / known.sum(0).clamp(min=1)
         centred = torch.where(known, values - self._shift, 0.0)
-        if missing := len(self._rows) - len(self._sum):
-            more = torch.zeros(missing, values.shape[1], dtype=torch.float64)
-            self._sum, self._count = torch.cat([self._sum, more]), torch.cat([self._count, more])
         self._sum.index_add_(0, rows, centred)
-        self._count.index_add_(0, rows, known.double())
+        self._count.index_add_(0, rows, known.float())
         self._squares += centred.square().sum(0)
 
     @property
@@ -90,7 +88,7 @@ class ClassMoments:
         Their quotient is epsilon squared (Kelley 1935): 1 - (SSW / (n - K)) / (SST / (n - 1)). None where there are
         not two classes, or not two images of each on the average.
         """
-        n, k = self._count.sum(0), len(self._rows)
+        n, k = self._count.double().sum(0), len(self._rows)
         if k < 2 or float(n.max()) < 2 * k:
             return None
         by_class = (self._sum.square() / self._count.clamp(min=1)).sum(0)
