@@ -130,12 +130,6 @@ def grouped(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 @fx.wrap
-def group_normed(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """A group norm; of one value alone it is the bias, where `nn.GroupNorm` raises an error."""
-    return torch.group_norm(x, groups, weight, bias, eps)
-
-
-@fx.wrap
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """`x`, in float32 if it is of half precision, where squares and sums of products overflow."""
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x

@@ -48,9 +48,9 @@ def compare(
 
     All that go into one model are timed in turns with it and with one another, in inference.
 
-    >>> import attn_inject
+    >>> from attn_inject import compare
     >>> from attn_inject.zoo.cifar import models
-    >>> made = attn_inject.compare(models()["resnet20"](), ["se", "eca"], bench=False)
+    >>> made = compare(models()["resnet20"](), ["se", "eca"], bench=False)
     >>> [(each.attention, each.parameters) for each in made.candidates]
     [('none', 269722), ('se', 271738), ('eca', 269749)]
 
@@ -64,7 +64,11 @@ def compare(
             `bench_seconds` are for each combination.
 
     A combination that does not exist (a placement that a block has no room for, say) becomes a candidate whose
-    `problem` says so. Raises `AttnInjectError` where nothing could be made, or for settings that make no sense.
+    `problem` says so.
+
+    Raises:
+        SourceError: a model that cannot be found, imported or built.
+        AttnInjectError: nothing could be made, or settings that make no sense.
 
     """
     settings = replace(settings or ReportSettings(), **others)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..studying.data import GatesData
+from .pages import Page
 from .schema import GATES_FORMAT, GATES_VERSION
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def gates(
 
 
 @dataclass(frozen=True, slots=True)
-class Gates(GatesData):
+class Gates(Page, GatesData):
     """What the gates of a model do on some data, and what the network loses without that.
 
     Its fields are those of `GatesData`. It prints itself in a terminal and shows itself in a notebook.
@@ -85,14 +85,10 @@ class Gates(GatesData):
         """`to_dict` as JSON text (no NaN, no infinity in it)."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained HTML page, also written to `path` where one is given."""
+    def _page(self) -> str:
         from .views.gates_html import to_html
 
-        page = to_html(self)
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
+        return to_html(self)
 
     def plot(self, path: str | Path) -> None:
         """Draw the charts into a file; its ending (.png, .svg, .pdf) picks the format."""
@@ -109,7 +105,3 @@ class Gates(GatesData):
         from .views.gates_text import to_text
 
         return to_text(self)
-
-    def _repr_html_(self) -> str:
-        page = escape(self.to_html(), quote=True)
-        return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'

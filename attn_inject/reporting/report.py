@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data import ReportData
+from .pages import Page
 from .schema import REPORT_FORMAT, REPORT_VERSION
 from .settings import Convention, ReportSettings, Units
 
@@ -103,7 +103,7 @@ def report_with(
 
 
 @dataclass(frozen=True, slots=True)
-class Report(ReportData):
+class Report(Page, ReportData):
     """What attention costs a model: per site, per stage and in total, before and after.
 
     Its fields are those of `ReportData`. A report prints itself in a terminal and shows itself in a notebook.
@@ -128,14 +128,10 @@ class Report(ReportData):
 
         return to_markdown(self, full=full, diff=diff)
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained HTML page, also written to `path` where one is given."""
+    def _page(self) -> str:
         from .views.html import to_html
 
-        page = to_html(self)
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
+        return to_html(self)
 
     def plot(self, path: str | Path) -> None:
         """Draw the charts into a file; its ending (.png, .svg, .pdf) picks the format."""
@@ -152,8 +148,3 @@ class Report(ReportData):
         from .views.console import to_text
 
         return to_text(self)
-
-    def _repr_html_(self) -> str:
-        # In a frame of its own, so that the page's styles do not reach the notebook around it.
-        page = escape(self.to_html(), quote=True)
-        return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'

@@ -32,7 +32,7 @@ PRECISIONS = [
 ]
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pt", pytest.param(".safetensors", marks=pytest.mark.zoo)])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix:
     assert again.injection.verification == model.injection.verification
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.zoo)])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_exports_in_three_precisions(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     """On one network; `tests/zoo/test_round_trips.py` has the ten."""
@@ -76,6 +76,7 @@ def test_weights_of_a_plain_checkpoint_lie_so_too(suffix: str, tmp_path: Path) -
     assert [name for name, tensor in again.state_dict().items() if tensor.data_ptr() % ALIGNMENT] == []
 
 
+@pytest.mark.zoo
 def test_from_one_process_to_another(tmp_path: Path) -> None:
     """Saved there, loaded here: weights and outputs are equal to the bit. `.ci/run` does it across torches."""
     root = Path(__file__).parents[2]
