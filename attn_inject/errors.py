@@ -55,6 +55,9 @@ class CheckpointError(AttnInjectError):
     """A file that cannot be written, or that is not a sound checkpoint."""
 
 
+ONNX_NEEDS = "writing .onnx needs the packages onnx and onnxscript: pip install 'attn-inject[onnx]'"
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line: the first of its lines, or, where it says nothing, its class.
 

@@ -11,11 +11,11 @@ from attn_inject.reporting.settings import ReportSettings
 from attn_inject.types import Placement
 
 from . import options
-from .job import Files, check_attention
+from .job import Files, check_attention, check_bench
 from .loading import source_of
-from .outputs import PLOT_ENDINGS, STDOUT, check_output, write_text
+from .outputs import PLOT_ENDINGS, STDOUT, check_output, say_written, write_text
 from .progress import working
-from .values import given, input_forms, numbers, pairs, words
+from .values import given, input_forms, kinds_of, numbers, pairs
 
 
 def command(
@@ -56,7 +56,7 @@ def command(
     asked = given(
         init=init,
         preset=preset,
-        kinds=words(kinds),
+        kinds=kinds_of(kinds),
         stages=numbers(stages, "--stages"),
         existing=existing,
         input_size=numbers(input_size, "--input-size", separator="x"),
@@ -77,6 +77,7 @@ def command(
         compile=compile,
         threads=threads,
     )
+    check_bench(settings)
     sources = [source_of(model, {}) for model in models]
     for name in attention:
         check_attention(name, chosen)
@@ -93,5 +94,7 @@ def command(
     for path, text in ((files.json, made.to_json), (files.markdown, made.to_markdown)):
         if path is not None:
             write_text(path, text())
+            say_written(path, aside=files.json == STDOUT)
     if files.plot is not None:
         write_atomically(files.plot, made.plot)
+        say_written(files.plot, aside=files.json == STDOUT)

@@ -14,7 +14,7 @@ from attn_inject.reporting.settings import ReportSettings
 from . import job, options
 from .loading import source_of
 from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, check_output
-from .values import given, input_forms, numbers, pairs, per_stage, words
+from .values import given, input_forms, kinds_of, numbers, pairs, per_stage
 
 
 def command(
@@ -87,7 +87,7 @@ def command(
         preset=preset,
         name=name,
         placement=placement,
-        kinds=words(kinds),
+        kinds=kinds_of(kinds),
         stages=numbers(stages, "--stages"),
         include=include,
         exclude=exclude,

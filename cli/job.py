@@ -16,7 +16,7 @@ from attn_inject.tracing.input_forms import InputForms
 from attn_inject.types import Form, Source
 
 from .loading import describe, input_size_of
-from .outputs import STDOUT, say, write_text
+from .outputs import STDOUT, say, say_written, write_text
 from .progress import Tell, working
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Job:
 
 def run(job: Job) -> None:
     """Do the job; nothing is written before all of it has worked."""
+    check_bench(job.report)
     say(describe(job.source), aside=job.prints_json)
     check_attention(str(job.choices.attention), job.choices.options)
     original, patched = _inject(job)
@@ -73,6 +74,15 @@ def run(job: Job) -> None:
     if not job.prints_json:
         _show(made, job)
     _write(made, patched, job)
+
+
+def check_bench(settings: ReportSettings) -> None:
+    """Raise AttnInjectError for a device that is not there or a type that cannot be measured, before any work."""
+    if settings.bench and (settings.device != "auto" or settings.dtype is not None):
+        from attn_inject.cost.device import pick
+        from attn_inject.reporting.speed import bench_settings
+
+        pick(bench_settings(settings).device)
 
 
 def check_attention(name: str, options: Mapping[str, Any]) -> None:
@@ -163,5 +173,7 @@ def _write(made: Report, patched: nn.Module, job: Job) -> None:
     ):
         if path is not None:
             write_text(path, text())
+            say_written(path, aside=job.prints_json)
     if job.files.plot is not None:
         write_atomically(job.files.plot, made.plot)
+        say_written(job.files.plot, aside=job.prints_json)

@@ -16,9 +16,10 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from attn_inject.errors import AttnInjectError
+from attn_inject.errors import AttnInjectError, nearest
 
 from . import attentions, compare, completion, gates, inject, inspect, models, recipes, sites
+from .flags import in_flags
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -33,6 +34,12 @@ class MainGroup(TyperGroup):
         if not args and not ctx.resilient_parsing:
             args = ["--help"]
         elif args and args[0].partition("=")[0] not in own:
+            if not ctx.resilient_parsing and [word[:1] == "-" for word in args[:2]] == [False, False]:
+                raise typer.BadParameter(
+                    f"'{args[0]}' is no command{nearest(args[0], [n for n in self.commands if n != DEFAULT])}, "
+                    f"and one run takes one model: '{args[1]}' is too much",
+                    param_hint="COMMAND",
+                )
             args = [DEFAULT, *args]
         elif len(args) == 1 and args[0] in completion.OPTIONS and not ctx.resilient_parsing:
             args = [args[0], completion.this_shell(args[0])]
@@ -112,7 +119,7 @@ def run(arguments: list[str]) -> int:
         if code == INTERRUPTED:  # typer makes a code of Ctrl-C
             raise KeyboardInterrupt
     except (AttnInjectError, TyperException) as error:
-        return _complain(error.format_message() if isinstance(error, TyperException) else str(error))
+        return _complain(error.format_message() if isinstance(error, TyperException) else in_flags(str(error)))
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except (MemoryError, RuntimeError) as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from attn_inject.errors import CheckpointError
+from attn_inject.errors import ONNX_NEEDS, CheckpointError
 from attn_inject.files.atomic import write_atomically
 
 MODEL_ENDINGS = (".pt", ".safetensors", ".pt2", ".onnx")
@@ -38,6 +39,8 @@ def check_output(
         reason = _obstacle(path, force=force)
     except (OSError, ValueError) as error:
         reason = str(error)
+    if not reason and path.suffix.lower() == ".onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
+        reason = ONNX_NEEDS
     if reason:
         raise CheckpointError(f"{option} {text[:200]}: {reason}")
     return path
@@ -59,6 +62,12 @@ def _obstacle(path: Path, *, force: bool) -> str:
 def say(line: str, *, aside: bool) -> None:
     """Print a line for people: on standard output, or aside, on stderr, where that is for a program."""
     print(line, file=sys.stderr if aside else sys.stdout, flush=True)
+
+
+def say_written(path: Path, *, aside: bool) -> None:
+    """Say that a file is there; nothing of what went to standard output."""
+    if path != STDOUT:
+        say(f"wrote {path}", aside=aside)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import typer
 
 from attn_inject.attention.specs import literal
+from attn_inject.sites.kinds import checked_kinds
 from attn_inject.tracing.input_forms import DTYPES, InputForm, InputForms
+from attn_inject.types import Kind
 
 
 def given(**settings: Any) -> dict[str, Any]:
@@ -32,13 +34,20 @@ def words(text: str | None) -> list[str] | None:
     return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
+def kinds_of(text: str | None) -> tuple[Kind, ...] | None:
+    """A list of kinds of sites. Raises PlanError for one that does not exist."""
+    return None if text is None else checked_kinds(words(text) or [])  # type: ignore[arg-type]  # checked here
+
+
 def numbers(text: str | None, option: str, separator: str = ",") -> list[int] | None:
     """A list of whole numbers written with `separator`."""
     if text is None:
         return None
     parts = [part.strip() for part in text.lower().split(separator)]
     if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
-        raise typer.BadParameter(f"'{text}' is not a list of whole numbers", param_hint=option)
+        other = {"x": ",", ",": "x"}[separator]
+        mend = f": write {text.replace(other, separator)}" if other in text else ""
+        raise typer.BadParameter(f"'{text}' is not a list of whole numbers{mend}", param_hint=option)
     return [int(part) for part in parts]
 
 

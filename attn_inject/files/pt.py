@@ -188,7 +188,8 @@ def _check_pickle(data: bytes, path: Path) -> None:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "GLOBAL" and argument not in _HARMLESS:
                 raise CheckpointError(
-                    f"{path} names {str(argument)[:80]!r}, which no tensor needs: it may be code, and is not read"
+                    f"{path} names {str(argument)[:80]!r}, which no tensor needs: it may be code, and is not read "
+                    "(of a whole model that was pickled, save model.state_dict())"
                 )
             if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
                 raise CheckpointError(f"{path} builds objects that no tensor needs ({opcode.name}), and is not read")

@@ -171,6 +171,5 @@ def no_sites(sites: Sites, kinds: Sequence[Kind]) -> str:
         return f"no sites of kind {' or '.join(kinds)}: the kinds are {', '.join(KINDS)}"
     counts = Counter(f"{skip.operation} {skip.reason}" for skip in sites.skipped)
     seen = "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
-    return (
-        f"no sites: {seen or 'there are neither adds nor concats of feature maps'} (the kind stage gates resolutions)"
-    )
+    seen = seen or "there are neither adds nor concats of feature maps"
+    return f"no sites: {seen} (try kinds='stage')"

@@ -140,7 +140,9 @@ def _chosen(located: LocatedModel, choices: Choices) -> list[Site]:
         # With "replace", what is there is a site of kind "attention", and gets its successor in its own place.
         chosen = [site for site in chosen if site.kind == "attention" or not site.existing]
         if not chosen:
-            raise PlanError("every chosen block has channel attention of its own: use existing='stack' or 'replace'")
+            raise PlanError(
+                "every chosen block has channel attention of its own: use existing='stack' or existing='replace'"
+            )
     return chosen
 
 

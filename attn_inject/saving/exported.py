@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..errors import CheckpointError
+from ..errors import ONNX_NEEDS, CheckpointError
 from ..files.pt import KEY
 from ..planning.tables import MAX_TEXT
 from ..tracing.inputs import Inputs, Signature
@@ -91,9 +91,7 @@ def write_onnx(path: Path, text: str, model: nn.Module, inputs: Inputs) -> None:
         import onnx.checker
         import onnxscript.optimizer
     except ImportError:
-        raise CheckpointError(
-            "writing .onnx needs the packages onnx and onnxscript: pip install onnx onnxscript"
-        ) from None
+        raise CheckpointError(ONNX_NEEDS) from None
     exported = _export(model, inputs)
     try:
         bfloat16 = any(tensor.dtype is torch.bfloat16 for tensor in [*model.parameters(), *inputs.tensors])
@@ -144,7 +142,9 @@ def read_onnx_record(path: Path) -> str:
     try:
         import onnx
     except ImportError:
-        raise CheckpointError("reading the plan of an .onnx needs the package onnx: pip install onnx") from None
+        raise CheckpointError(
+            "reading the plan of an .onnx needs the package onnx: pip install 'attn-inject[onnx]'"
+        ) from None
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:

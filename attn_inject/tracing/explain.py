@@ -56,7 +56,7 @@ class CodeError(TraceError):
         scopes = list(_traceable_scopes(self._skeleton, self._traces))
         if not scopes:
             return "mark the code that cannot be traced with torch.fx.wrap"
-        return f"these submodules trace: {', '.join(scopes)} (choose one as the scope)"
+        return f"these submodules trace: {', '.join(scopes)} (choose one, as in scope='{scopes[0]}')"
 
     def __str__(self) -> str:
         return f"{self.stopped}; {self._advice}"

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 import torch
@@ -94,7 +94,23 @@ def _factory(source: Source, *, fetch: bool) -> Callable[[], Any]:
             raise SourceError(f"there is no CIFAR network {source.name!r}; there are {', '.join(cifar.models())}")
         return lambda: cifar.models()[source.name](**args)
     factory = users_factory(source)
+    wanted = _wanted(factory, args)
+    if wanted:
+        given = " ".join(f"--model-arg {name}=..." for name in wanted)
+        raise SourceError(f"{source} wants the arguments {', '.join(wanted)}: give {given} (model_args in Python)")
     return lambda: factory(**args) if args or not isinstance(factory, nn.Module) else factory
+
+
+def _wanted(factory: Any, args: Mapping[str, Any]) -> list[str]:
+    """The names of arguments that a factory cannot do without and was not given."""
+    if isinstance(factory, nn.Module):
+        return []
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in named and p.default is p.empty and p.name not in args]
 
 
 def users_factory(source: Source) -> Any:

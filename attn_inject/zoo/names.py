@@ -21,7 +21,7 @@ class ModelName(NamedTuple):
 
 
 def models(pattern: str = "") -> list[ModelName]:
-    """The models whose name matches `pattern`: a glob if it has `*`, `?` or `[`, else a part of the name."""
+    """The models whose name matches `pattern`: a glob if it has `*`, `?` or `[`, else a part of the name, or a zoo."""
     glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     first = torchvision_names()
     found = [ModelName("torchvision", name, task, name) for name, task in first.items()]
@@ -29,7 +29,11 @@ def models(pattern: str = "") -> list[ModelName]:
         ModelName("timm", name, "classification", f"timm:{name}" if name in first else name) for name in timm_names()
     ]
     found += [ModelName("cifar", name, "classification", f"cifar:{name}") for name in cifar_names()]
-    return [m for m in found if fnmatch.fnmatchcase(m.name, glob) or fnmatch.fnmatchcase(f"{m.zoo}:{m.name}", pattern)]
+    return [
+        m
+        for m in found
+        if m.zoo == pattern or fnmatch.fnmatchcase(m.name, glob) or fnmatch.fnmatchcase(f"{m.zoo}:{m.name}", pattern)
+    ]
 
 
 def torchvision_names() -> dict[str, str]:

@@ -324,19 +324,23 @@ SKIPPED = (
         (
             (),
             DEFAULT_KINDS,
-            "no sites: there are neither adds nor concats of feature maps (the kind stage gates resolutions)",
+            "no sites: there are neither adds nor concats of feature maps (try kinds='stage')",
         ),
         (
             SKIPPED,
             ("mixed",),
-            "no sites: 2 x add a fusion; 1 x cat feature reuse (the kind stage gates resolutions)",
+            "no sites: 2 x add a fusion; 1 x cat feature reuse (try kinds='stage')",
         ),
         (
             SKIPPED,
             ("plain", "attention"),
             "no sites of kind plain or attention: the kinds are residual, mixed, plain, stage, attention",
         ),
-        (SKIPPED[:1], ("residual", "attention"), "no sites: 1 x cat feature reuse (the kind stage gates resolutions)"),
+        (
+            SKIPPED[:1],
+            ("residual", "attention"),
+            "no sites: 1 x cat feature reuse (try kinds='stage')",
+        ),
     ],
 )
 def test_why_there_are_no_sites(skipped: tuple[Skipped, ...], kinds: tuple[Kind, ...], sentence: str) -> None:

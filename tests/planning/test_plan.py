@@ -438,7 +438,7 @@ def test_a_network_without_the_place_is_refused_with_the_first_reason() -> None:
         (
             lambda: chain(conv(16, 16)),
             {},
-            "no sites: there are neither adds nor concats of feature maps (the kind stage gates resolutions)",
+            "no sites: there are neither adds nor concats of feature maps (try kinds='stage')",
         ),
         (
             two_stages,
@@ -453,7 +453,7 @@ def test_a_network_without_the_place_is_refused_with_the_first_reason() -> None:
         (
             lambda: chain(gated(), gated()),
             {"existing": "skip"},
-            "every chosen block has channel attention of its own: use existing='stack' or 'replace'",
+            "every chosen block has channel attention of its own: use existing='stack' or existing='replace'",
         ),
         (two_stages, {"every": 0}, "every must be a whole number from 1, got 0"),
         (two_stages, {"attention": "none"}, "attention 'none' takes attention out, so it needs existing='replace'"),

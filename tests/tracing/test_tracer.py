@@ -172,7 +172,7 @@ def test_the_line_at_which_a_trace_stops_and_what_does_trace() -> None:
     start = f"Asks cannot be traced: stopped at {__file__}:{line} `if x.sum() > 0:` ({reason}); "
     with pytest.raises(TraceError) as caught:
         trace(Asks(small, body, toys.conv(3, 8)))
-    assert str(caught.value) == f"{start}these submodules trace: parts.1, parts.0 (choose one as the scope)"
+    assert str(caught.value) == f"{start}these submodules trace: parts.1, parts.0 (choose one, as in scope='parts.1')"
     with pytest.raises(TraceError) as caught:
         trace(Asks(toys.conv(3, 8)))
     assert str(caught.value) == f"{start}mark the code that cannot be traced with torch.fx.wrap"
