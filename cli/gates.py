@@ -10,7 +10,7 @@ import typer
 from attn_inject.files.atomic import write_atomically
 
 from . import options
-from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, STDOUT, check_output, say, write_text
+from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, STDOUT, check_output, say, say_written, write_text
 from .progress import working
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def command(
     for path, text in ((json_file, made.to_json), (html_file, made.to_html)):
         if path is not None:
             write_text(path, text())
+            say_written(path, aside=json_file == STDOUT)
     if plot_file is not None:
         write_atomically(plot_file, made.plot)
+        say_written(plot_file, aside=json_file == STDOUT)
 
 
 def _show(made: Gates, folded: nn.Module | None, *, full: bool) -> None:

@@ -18,6 +18,7 @@ from ..tracing.prepare import unwrap
 from ..types import Source
 from ..zoo.building import build
 from ..zoo.parsing import parse_source
+from ..zoo.sizes import input_size as made_for
 from .comparison import Candidate, ComparisonData, baseline, candidate, comparison
 from .data import ReportData, Speed
 from .inputs import report_inputs
@@ -95,12 +96,16 @@ def _candidates(
 ) -> tuple[list[Candidate], list[Speed]]:
     """One model with every attention, counted one by one and timed in turns with one another: (all, the timings)."""
     name, model, source = _model(asked, timed=settings.bench)
+    size = made_for(model, source) if example_inputs is None else None
     problems: list[Candidate] = []
     made: list[tuple[Choices, nn.Module, ReportData]] = []
     for index, wish in enumerate(choices):
         tell(f"{name} + {_label(wish)}", _COUNTING * index / len(choices) if settings.bench else index / len(choices))
         try:
-            patched = inject_as_chosen(model, replace(wish, source=source), example_inputs=example_inputs)
+            known = replace(wish, source=source)
+            if wish.scope is None and wish.input_size is None:
+                known = replace(known, input_size=size)
+            patched = inject_as_chosen(model, known, example_inputs=example_inputs)
         except (AttentionError, PlanError) as error:
             problems.append(Candidate(name, _label(wish), wish.placement, problem=str(error)))
             continue

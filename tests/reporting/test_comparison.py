@@ -8,15 +8,17 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 from rich.console import Console
 from torch import nn
 
-from attn_inject import AttnInjectError
+from attn_inject import AttnInjectError, inject, report
 from attn_inject.planning.choices import Choices
 from attn_inject.reporting import schema
 from attn_inject.reporting.comparing import Comparison, compare, shown
 from attn_inject.reporting.comparison import Candidate, comparison
 from attn_inject.reporting.settings import ReportSettings
+from attn_inject.zoo.cifar import models
 
 from ..parted import SCOPES, parted
 from .conftest import Net
@@ -97,6 +99,14 @@ def printed(made: Comparison) -> str:
     with console.capture() as capture:
         console.print(made)
     return capture.get()
+
+
+def test_models_are_compared_at_the_size_they_were_made_for() -> None:
+    plain, _ = compare("cifar:resnet20", ["eca"], settings=COUNTED).candidates
+    with torch.device("meta"):
+        network = models()["resnet20"]()
+    patched = inject(network, "eca", input_size=(3, 32, 32))
+    assert plain.macs == report(network, patched, bench=False).total("MACs").before
 
 
 def test_candidates_run_in_turns_with_each_other() -> None:
