@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 
 import pytest
 import torch
 import torchvision
+from filelock import FileLock
 from torch import nn
 
 from attn_inject import AttentionError, find_sites
@@ -59,8 +61,15 @@ _LEAST_WIDTHS = 200
 
 
 @pytest.fixture(scope="module")
-def rows() -> list:
-    return [row for row in sweep([], os.cpu_count() or 1) if row.is_cnn]
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """One sweep for all workers of a run: whoever is second waits for the first's."""
+    folder = tmp_path_factory.getbasetemp()
+    made = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "sweep.pickle"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            made.write_bytes(pickle.dumps([row for row in sweep([], os.cpu_count() or 1) if row.is_cnn]))
+        found: list = pickle.loads(made.read_bytes())
+    return found
 
 
 def test_every_cnn_traces(rows: list) -> None:
