@@ -11,6 +11,8 @@ import pytest
 
 from attn_inject.cli.main import run
 
+from .attention.table import written
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -57,3 +59,8 @@ def test_the_continuous_integration_runs_these_very_commands(name: str, word: st
 def test_the_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_attentions_is_the_one_that_its_command_makes() -> None:
+    """With the libraries of today: what a torch copies on the way, and so the traffic, differs between releases."""
+    assert written(README) == README

@@ -57,7 +57,7 @@ class TripletAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> the same shape."""
-        total = torch.zeros([], dtype=x.dtype, device=x.device)
+        total = x[:0].new_zeros([])
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):  # noqa: B905  # for torch.jit
             axis = self.first + i
             pooled = torch.stack([x.amax(axis), x.mean(axis)], 1)

@@ -1,13 +1,8 @@
-"""README's table of the attentions is the one that `python -m tests.attention.table` makes."""
+"""The figures of README's table of the attentions."""
 
 from __future__ import annotations
 
-from .table import README, T, added, written
-
-
-def test_readme_has_the_table() -> None:
-    text = README.read_text()
-    assert written(text) == text
+from .table import T, added
 
 
 def test_its_figures_are_the_known_ones() -> None:
