@@ -18,7 +18,9 @@ from attn_inject import (
     apply_plan,
     attach,
     detach,
+    fold,
     freeze_original,
+    gates,
     inject,
     load,
     make_plan,
@@ -61,6 +63,16 @@ def _by_command(model: nn.Module, folder: Path) -> nn.Module:
     words = [source, "-a", "se", "--reduction", "4", "--input-size", "16", "--no-bench", "--out", str(path)]
     assert run(words) == 0
     return load(path, model)
+
+
+def _data() -> list[torch.Tensor]:
+    return [torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+
+
+def _looked_at(patched: nn.Module) -> nn.Module:
+    """A look takes sites out and freezes them, one after the other, and puts all back."""
+    gates(patched, _data())
+    return patched
 
 
 def _used_again(model: nn.Module, _: Path) -> nn.Module:
@@ -152,6 +164,11 @@ WAYS: dict[str, Callable[[nn.Module, Path], nn.Module]] = {
     ".safetensors, attention only": _saved(".safetensors", attention_only=True),
     "command line": _by_command,
     "optimize_training": lambda model, _: optimize_training(_injected(model)),
+    "a spec": lambda model, _: inject(model, "se:reduction=4", input_size=SIZE),
+    "attach, a spec": lambda model, _: attach(model, "se:reduction=4", input_size=SIZE),
+    "looked at": lambda model, _: _looked_at(_injected(model)),
+    "attach, looked at": lambda model, _: _looked_at(_attached(model)),
+    "nothing folded": lambda model, _: fold(_injected(model), _data(), 0.0, bench_seconds=0),
 }
 
 
@@ -162,7 +179,7 @@ def _output(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.fixture
-def gates(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+def worked_out(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How often each gate, by its identity, worked out weights: whatever form calls it, and by whatever method."""
     worked: Counter[int] = Counter()
     excite = SE.excite
@@ -177,12 +194,14 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_gate_runs_as_often_as_its_block(way: str, training: bool, gates: Counter[int], tmp_path: Path) -> None:
+def test_every_gate_runs_as_often_as_its_block(
+    way: str, training: bool, worked_out: Counter[int], tmp_path: Path
+) -> None:
     made = WAYS[way](twice.make(), tmp_path).train(training)
     modules = {id(module): path for path, module in made.named_modules() if isinstance(module, SE)}
-    gates.clear()
+    worked_out.clear()
     changed = _output(made)
-    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in gates.items()})
+    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in worked_out.items()})
     assert ran == Counter({path.partition("body.")[2]: count for path, count in RUNS.items()})
     # And what they work out is used.
     assert not torch.allclose(changed.float(), _output(twice.make().train(training)), atol=1e-3)
@@ -238,17 +257,17 @@ OTHERS: dict[str, tuple[type[twice.Twice], Callable[[nn.Module, Path], nn.Module
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("way", OTHERS)
-def test_every_gate_of_other_networks_runs(way: str, training: bool, gates: Counter[int], tmp_path: Path) -> None:
+def test_every_gate_of_other_networks_runs(way: str, training: bool, worked_out: Counter[int], tmp_path: Path) -> None:
     kind, patch = OTHERS[way]
     made = patch(twice.make(kind), tmp_path).train(training)
     modules = {id(module): path for path, module in made.named_modules() if isinstance(module, SE)}
-    gates.clear()
+    worked_out.clear()
     x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(1))
     outputs = []
     for net in (made, twice.make(kind).train(training)):
         given = net(image=x, scale=torch.ones(1))["logits"] if kind is twice.Named else net(x)
         outputs.append(given.detach())
-    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in gates.items()})
+    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in worked_out.items()})
     assert ran == Counter({path.partition("body.")[2]: count for path, count in RUNS.items()})
     changed, plain = outputs
     assert not torch.allclose(changed, plain, atol=1e-3)
@@ -265,12 +284,12 @@ FAST: dict[str, Callable[[OptimizedModule], nn.Module]] = {
 
 @pytest.mark.parametrize("form", [_injected, _attached])
 @pytest.mark.parametrize("way", FAST)
-def test_an_optimized_graph_works_every_gate_out(way: str, form: Any, gates: Counter[int]) -> None:
+def test_an_optimized_graph_works_every_gate_out(way: str, form: Any, worked_out: Counter[int]) -> None:
     fast = optimize(form(twice.make()))
     made = FAST[way](fast)
-    gates.clear()
+    worked_out.clear()
     changed = _output(made)
-    assert sorted(gates.values()) == [1, 2]
+    assert sorted(worked_out.values()) == [1, 2]
     assert torch.equal(changed, _output(fast))
     assert not torch.allclose(changed, _output(twice.make().eval()), atol=1e-3)
     # And it stays what it is: a graph for inference, which says what was done.
@@ -289,10 +308,25 @@ BACK: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @pytest.mark.parametrize("back", BACK)
-def test_the_way_back_leaves_no_gate(back: str, gates: Counter[int]) -> None:
+def test_the_way_back_leaves_no_gate(back: str, worked_out: Counter[int]) -> None:
     model = twice.make().eval()
     plain = BACK[back](model)
-    gates.clear()
+    worked_out.clear()
     assert torch.equal(_output(plain.eval()), _output(model))
-    assert not gates
+    assert not worked_out
     assert not [module for module in plain.modules() if isinstance(module, SE)]
+
+
+def test_what_was_folded_in_part_works_the_other_gate_out(worked_out: Counter[int]) -> None:
+    """The gate of `last` is made constant, and that of the shared block is pushed about."""
+    patched = _injected(twice.make()).eval()
+    with torch.no_grad():
+        patched.body.last.se.fc2.weight.zero_()
+        patched.body.shared.se.fc2.weight.mul_(50)
+    made = fold(patched, _data(), 1e-5, bench_seconds=0).eval()
+    assert made.folding.folded == ("body.last",)
+    assert [path for path, module in made.named_modules() if isinstance(module, SE)] == ["body.shared.se"]
+    worked_out.clear()
+    changed = _output(made)
+    assert worked_out == {id(made.body.shared.se): 2}
+    assert torch.allclose(changed, _output(patched), atol=1e-5)
