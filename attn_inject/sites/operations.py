@@ -141,6 +141,15 @@ class Operations:
             return self._module_traits(node)[1]
         return node.op == "call_function" and name_of(node) in _CONVOLUTIONS
 
+    def is_weighted_by_own_code(self, node: fx.Node) -> bool:
+        """A module kept whole that is none of torch's own and holds weights itself: matrices or kernels."""
+        if node.op != "call_module":
+            return False
+        module = self.module(node)
+        return not type(module).__module__.startswith("torch.nn.") and any(
+            weight.dim() > 1 for weight in module.parameters(recurse=False)
+        )
+
     def upsamples(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return self._module_traits(node)[2]

@@ -136,12 +136,18 @@ def _shortcut_and_branch(
 
 
 def _convolves_positions(flow: Flow, nodes: Iterable[fx.Node], branch: fx.Node) -> bool:
-    """Whether one of `nodes` convolves more than one position, if the branch has more: not a gate's pooled values."""
+    """Whether one of `nodes` convolves more than one position, if the branch has more: not a gate's pooled values.
+
+    A layer that was kept whole may convolve by its own code (CondConv mixes a kernel for each image).
+    """
     shape = value_of(branch).shape
+    operations = flow.operations
     # Channels may come last in the branch.
     has_one = min(shape[2:].numel(), shape[1:-1].numel()) == 1
     return any(
-        flow.operations.holds_convolution(node) and (has_one or not _is_pooled(value_of(node))) for node in nodes
+        (operations.holds_convolution(node) or operations.is_weighted_by_own_code(node))
+        and (has_one or not _is_pooled(value_of(node)))
+        for node in nodes
     )
 
 

@@ -15,21 +15,20 @@ from attn_inject import gates, inject
 
 PAIRS = 7
 MEMORY = """
-import resource, torch, torchvision
+import torch, torchvision
 from attn_inject import gates, inject
 import attn_inject.studying.study
+from tests.bench.injecting import megabytes
 torch.manual_seed(0)
 patched = inject(torchvision.models.resnet50(), "se").eval()
 x = torch.randn(8, 3, 224, 224)
 data = [(x, torch.randint(0, 1000, (8,))) for _ in range(10)]
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 with torch.no_grad():
     for _ in range(5):
         patched(x)
-before = peak()
+before = megabytes("VmHWM")
 gates(patched, data, ablation=False)
-print((peak() - before) / 1e6)
+print(megabytes("VmHWM") - before)
 """
 
 

@@ -164,6 +164,19 @@ def _one_dimensional(m: Net, x: torch.Tensor) -> torch.Tensor:
     return x + m.b1(torch.relu(m.a1(x)))
 
 
+class OwnConvolution(nn.Module):
+    """Convolves by code that no trace looks into, as CondConv does with the kernels it mixes."""
+
+    traced_whole = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(16, 16 * 9) / 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, self.kernel.view(16, 16, 3, 3), padding=1)
+
+
 TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[str, Any]]] = {
     # rule and case -> the gated value of the last residual site, the net
     "R1 maps of equal shapes": ("b", lambda m, x: x + _branch(m, x), {}),
@@ -194,6 +207,11 @@ TAKEN: dict[str, tuple[str, Callable[[Net, torch.Tensor], torch.Tensor], dict[st
         "mul",
         lambda m, x: x + (y := m.a(x)) * torch.sigmoid(m.b(y.mean((2, 3), keepdim=True))),
         {},
+    ),
+    "R4 a gate behind a layer that convolves by its own code": (
+        "mul",
+        lambda m, x: x + (y := m.own(x)) * torch.sigmoid(m.b(y.mean((2, 3), keepdim=True))),
+        {"own": OwnConvolution()},
     ),
     "R5 the same slice": (
         "b",
