@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ..attention.gating import ChannelGate, for_each_position, spatial_mean
 from .gated_norm import Affine, GateAndAdd, NormAndPool
@@ -74,7 +75,13 @@ def _momentum(norm: nn.modules.batchnorm._BatchNorm) -> float:
 
 
 def weights_of(gate: ChannelGate, pooled: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The gate's weights, (N, C) -> (N, C, 1, ...), in the type of the map x."""
+    """The gate's weights, (N, C) -> (N, C, 1, ...), in the type of the map x.
+
+    Autocast keeps a copy of each layer's weights for the backward pass; vectors are cheap to work out again instead.
+    """
+    if torch.is_autocast_enabled(x.device.type) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        again: torch.Tensor = checkpoint(gate.gate, pooled, use_reentrant=False)
+        return for_each_position(again, x)
     return for_each_position(gate.gate(pooled), x)
 
 

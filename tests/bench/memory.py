@@ -2,7 +2,8 @@
 
 Counted on the meta device (`attn_inject.cost.kept`), so that any machine gives the same bytes: 224x224, float32, train
 mode, in MB of 10^6 bytes for a batch of four, inputs included, parameters and buffers not. Twin: timm's own network
-with the attention, over timm's own without it.
+with the attention, over timm's own without it. With `--autocast` forward passes in bfloat16 are run on the CPU and
+counted, since the meta device has no autocast.
 """
 
 from __future__ import annotations
@@ -40,14 +41,32 @@ def _made(name: str) -> nn.Module:
     return made
 
 
-def _kept(model: nn.Module, batch: int) -> int:
-    return kept_for_backward(model, Inputs((torch.empty(batch, 3, 224, 224, device="meta"),)), batch).kept
+def _kept(model: nn.Module, batch: int, size: int) -> int:
+    return kept_for_backward(model, Inputs((torch.empty(batch, 3, size, size, device="meta"),)), batch).kept
+
+
+def kept_under_autocast(model: nn.Module, x: torch.Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass in bfloat16 on the CPU, beside parameters and buffers."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    # The tensors stay alive, or one storage could take the address of another.
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        out = model.train()(x)
+    del out
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--autocast", action="store_true")
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
     given = parser.parse_args()
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
@@ -57,12 +76,17 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name in given.networks:
         for attention in ("se", "eca"):
-            with torch.device("meta"):
+            with torch.device("cpu" if given.autocast else "meta"):
                 model = _made(name)
                 twins = [_made(twin) for twin in TWINS.get((name, attention), ())]
+                x = torch.randn(given.batch, 3, given.size, given.size)
             patched = inject(model, attention)
-            plain, before, after = (_kept(m, given.batch) for m in (model, patched, optimize_training(patched)))
-            twin = f"{_kept(twins[0], given.batch) / _kept(twins[1], given.batch):.3f}" if twins else ""
+            counted = [
+                kept_under_autocast(m, x) if given.autocast else _kept(m, given.batch, given.size)
+                for m in (model, patched, optimize_training(patched), *twins)
+            ]
+            plain, before, after = counted[:3]
+            twin = f"{counted[3] / counted[4]:.3f}" if twins else ""
             sizes = " | ".join(f"{bytes_ / 1e6:.1f}" for bytes_ in (plain, before, after))
             print(
                 f"| {name} | {attention} | {sizes} | {before / plain:.3f} | {after / plain:.4f} | {twin} |", flush=True

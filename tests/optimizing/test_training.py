@@ -20,6 +20,8 @@ from attn_inject.optimizing.train_steps import gate_and_add, norm_and_pool
 from attn_inject.optimizing.training import optimize_training
 from attn_inject.tracing.injected import InjectedModule
 
+from ..bench.memory import kept_under_autocast
+
 SIZE = (3, 32, 32)
 
 
@@ -157,6 +159,17 @@ def test_a_step_under_autocast(layout: torch.memory_format) -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]))
     right, theirs, ours = gradients
     assert float((ours - right).norm()) <= 1.2 * float((theirs - right).norm())
+
+
+@pytest.mark.parametrize("attention", ["se", "eca", "srm"])
+def test_nothing_is_kept_for_the_gates_under_autocast(attention: str) -> None:
+    """Neither maps nor copies of the gates' weights: with two small images SE's would be many."""
+    model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
+    patched = _patched(model, attention).float()
+    x = torch.randn(2, *SIZE)
+    plain = kept_under_autocast(model.float().train(), x)
+    before, after = (kept_under_autocast(each, x) for each in (patched, optimize_training(patched)))
+    assert after <= 1.005 * plain < before
 
 
 def test_in_a_distributed_model_and_under_checkpointing(tmp_path: Path) -> None:
