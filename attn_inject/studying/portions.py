@@ -24,13 +24,17 @@ _CYCLE = ("trained", "measured", "trained", "judged")
 
 @dataclass(frozen=True, slots=True)
 class Portions:
-    """The batches of the three parts; `name` describes the data, `digest` is of its values."""
+    """The batches of the three parts; `name` describes the data, `digest` is of its values.
+
+    `classes` is how many classes the targets are of, where that may be other than the model's.
+    """
 
     trained: tuple[Batch, ...]
     measured: tuple[Batch, ...]
     judged: tuple[Batch, ...]
     name: str
     digest: str
+    classes: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -77,6 +81,7 @@ def portions_of(data: Iterable[Any], batches: int | None, tell: Callable[[str, f
         **{name: tuple(part) for name, part in parts.items()},
         name=feed.name,
         digest=digest.hexdigest(),
+        classes=feed.classes,
         notes=tuple(notes),
     )
 

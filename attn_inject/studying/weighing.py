@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from ..errors import AttnInjectError
+from ..tracing.inputs import tensors_in
 from ..types import Plan
 from .budget import Budget
 from .candidates import Candidate, chosen_of, hull, limits_of, plan_with, together
@@ -15,8 +17,8 @@ from .choice import Basis
 from .effects import Differences
 from .finished import Finished
 from .prices import Latency, latency_of, measured, plain_price, prices, race
-from .quiet import undrawn
-from .study import Progress
+from .quiet import evaluated, run, undrawn
+from .study import Progress, placed
 from .trained import Outcome, Training
 
 
@@ -39,9 +41,24 @@ class Weighing:
         self._budget, self._seeds, self._tell = budget, seeds, tell
         self._inputs = training.portions.trained[0].inputs.on_meta().with_batch(1)
         self._model = training.model
+        self._must_know_the_classes()
         self.plain = plain_price(self._model, self._inputs)
         # The plain model, and for each seed each attention everywhere and the sets that are compared.
         self._expected, self._done = 1 + seeds * (len(plans) + 5), 0
+
+    def _must_know_the_classes(self) -> None:
+        """Refuse a folder whose classes may be other than those that the model was trained on."""
+        portions = self._training.portions
+        if portions.classes is None:
+            return
+        with evaluated(self._model):
+            (batch,) = placed(portions.trained[:1], self._model)
+            outputs = next(tensors_in(run(self._model, batch)))
+        if outputs.dim() != 2 or outputs.shape[1] != portions.classes:
+            raise AttnInjectError(
+                f"{portions.name} has {portions.classes} classes, and the model gives {tuple(outputs.shape[1:])} for "
+                "each: nobody knows which is which; give a folder of its classes, or data as file.py:factory"
+            )
 
     def price(self, seconds: float) -> None:
         """Fill `candidates` with what they cost."""

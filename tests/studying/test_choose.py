@@ -32,7 +32,7 @@ def quick(attention: Any = SE, data: Any = None, model: nn.Module | None = None,
 @pytest.fixture(scope="module")
 def both() -> Choice:
     """SE and the placebo, which compete."""
-    return study_choice(Net().eval(), [SE, Placebo], batches(), steps=120, seeds=2, lr=0.05)
+    return study_choice(Net().eval(), [SE, Placebo], batches(), steps=80, seeds=2, lr=0.05)
 
 
 def test_the_planted_site_is_chosen_and_nothing_else(both: Choice) -> None:
