@@ -30,7 +30,8 @@ def ways(
     chosen: Sequence[Candidate], candidates: Sequence[Candidate], budget: Budget, plain: Price, seeds: int
 ) -> list[Way]:
     """The chosen set, no attention, and, of the attention that is worth most at all sites together: all of them (which
-    may be beyond the budget), the last stage, every second site, and random ones, filled up as far as the budget goes.
+    may be beyond the budget), the last stage, every second site, and random ones, filled up as far as the budget goes,
+    which may be nowhere.
     """
     sums: dict[str, float] = {}
     for each in candidates:
@@ -48,7 +49,7 @@ def ways(
     made = [Way(name, (tuple(each),) * seeds) for name, each in fixed.items()]
     most = len(sites) if budget.limits else len(chosen) or max(1, len(sites) // 2)
     made.append(Way("random", tuple(_random(sites, most, budget, plain, seed) for seed in range(seeds))))
-    return [way for way in made if way.name in ("chosen", "none") or any(way.sets)]
+    return made
 
 
 def _random(sites: Sequence[Candidate], most: int, budget: Budget, plain: Price, seed: int) -> tuple[Candidate, ...]:

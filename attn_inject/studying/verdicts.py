@@ -16,7 +16,12 @@ def plan_notes(choice: Choice) -> tuple[str, ...]:
     if not choice.plan.insertions:
         return (f"chosen: no site, since {_why_none(choice)}",)
     seeds = f"{choice.seeds} seed{'s' if choice.seeds > 1 else ''}"
-    blocks = ", ".join(block_name(block) for block in chosen.blocks)
+    several = len({site.attention for site in choice.sites}) > 1
+    labels = {site.module: site.attention for site in choice.sites if site.chosen}
+    blocks = ", ".join(
+        block_name(made.site.block) + (f" ({labels[made.module]})" if several else "")
+        for made in choice.plan.insertions
+    )
     return (
         f"chosen: {blocks}; trained on {trained} images from {seeds}, measured on {measured}, judged on {judged}",
         _against_none(chosen, choice),
