@@ -50,7 +50,7 @@ def test_the_planted_site_is_chosen_and_nothing_else(both: Choice) -> None:
     assert {row.name for row in both.rows} == {"chosen", "none", "all", "last stage", "every second", "random"}
     every_second = next(row for row in both.rows if row.name == "every second")
     assert (every_second.blocks, every_second.verdict) == (("blocks.0", "blocks.2"), "not seen")
-    assert both.plan.notes[0].startswith("chosen: blocks.1; trained on 320 images from 2 seeds")
+    assert both.plan.notes[0].startswith("chosen: blocks.1 (se:reduction=1); trained on 320 images from 2 seeds")
     assert both.plan.notes[1].endswith("better than no attention")
 
 
