@@ -15,7 +15,7 @@ def plan_notes(choice: Choice) -> tuple[str, ...]:
     trained, measured, judged = choice.images
     if not choice.plan.insertions:
         return (f"chosen: no site, since {_why_none(choice)}",)
-    seeds = f"{choice.seeds} seed{'s' if choice.seeds > 1 else ''}"
+    seeds = _seeds(choice)
     several = len({site.attention for site in choice.sites}) > 1
     labels = {site.module: site.attention for site in choice.sites if site.chosen}
     blocks = ", ".join(
@@ -47,12 +47,16 @@ def notes_of(choice: Choice, *, exact: bool) -> Iterator[str]:
     yield "the network around the attention stayed frozen: what training all of it would give was not measured"
 
 
+def _seeds(choice: Choice) -> str:
+    return f"{choice.seeds} seed{'s' if choice.seeds > 1 else ''}"
+
+
 def _why_none(choice: Choice) -> str:
     if choice.images[1] < FEWEST_IMAGES:
         return f"{choice.images[1]} images are too few to show that any pays"
     if any(site.verdict == "pays" for site in choice.sites):
         return f"none that pays fits into {choice.budget}"
-    return f"at none the interval over {choice.images[1]} images and {choice.seeds} seeds is above 0"
+    return f"at none the interval over {choice.images[1]} images and {_seeds(choice)} is above 0"
 
 
 def _against_none(row: SetRow, choice: Choice) -> str:
