@@ -36,6 +36,7 @@ _HOME = {
     "attach": "surgery.attach",
     "attention_parameters": "surgery.parameters",
     "attention_state_dict": "surgery.parameters",
+    "choose": "studying.choose",
     "compare": "reporting.comparing",
     "detach": "surgery.attach",
     "find_sites": "sites.reading",

@@ -19,6 +19,7 @@ from .reporting.report import report as report
 from .saving.checkpoint import save as save
 from .saving.loading import load as load
 from .sites.reading import find_sites as find_sites
+from .studying.choose import choose as choose
 from .studying.fold import fold as fold
 from .surgery.apply import apply_plan as apply_plan
 from .surgery.apply import remove as remove

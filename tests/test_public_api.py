@@ -28,6 +28,7 @@ SIGNATURES = {
     "report": "original patched device",
     "verify": "original patched",
     "fold": "patched data tolerance",
+    "choose": "model attention data loss budget",
     "gates": "patched data",
     "optimize": "patched example_inputs",
     "optimize_training": "patched example_inputs",

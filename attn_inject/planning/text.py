@@ -136,7 +136,17 @@ def plan_to_toml(plan: Plan) -> str:
         PlanError: an option's value that could not be read back; or None, which TOML has no word for, as JSON has.
 
     """
-    return "\n".join(_toml(plan_to_dict(plan), "")).strip() + "\n"
+    return toml_of(plan_to_dict(plan))
+
+
+def toml_of(table: Mapping[str, Any]) -> str:
+    """A table of texts, numbers, lists and tables as TOML.
+
+    Raises:
+        PlanError: None in it, which TOML has no word for.
+
+    """
+    return "\n".join(_toml(table, "")).strip() + "\n"
 
 
 def plan_from_toml(content: str | bytes) -> Plan:

@@ -1,4 +1,4 @@
-"""The JSON that `to_json` of `Report`, `Comparison` and `Gates` writes, as JSON Schema (draft 2020-12).
+"""The JSON that `to_json` of `Report`, `Comparison` and `Gates` writes, and `choose --json`, as JSON Schema (2020-12).
 
 Units: counts are plain integers, bytes are bytes, times are seconds, ratios are after over before, percentages are of
 before. Counts are for one image in inference; times are per batch. Every key is always there; what was not measured is
@@ -13,6 +13,7 @@ from typing import Any
 REPORT_FORMAT, REPORT_VERSION = "attn-inject report", 1
 COMPARISON_FORMAT, COMPARISON_VERSION = "attn-inject comparison", 1
 GATES_FORMAT, GATES_VERSION = "attn-inject gates", 1
+CHOICE_FORMAT, CHOICE_VERSION = "attn-inject choice", 1
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -338,6 +339,86 @@ GATES: Schema = {
             "score": _about(_maybe(_NUMBER), "of the model as it is, in `measure`"),
             "ablated_images": _COUNT,
             "confidence": _about(_NUMBER, "of all intervals together"),
+            "notes": _TEXTS,
+        },
+    ),
+}
+
+_PRICE = _record(
+    "What something costs, for one image.",
+    {
+        "params": _COUNT,
+        "flops": _COUNT,
+        "traffic": _about(_COUNT, "bytes read and written"),
+        "latency": _about(_NUMBER, "share of the plain model's time; 1 for the plain model itself"),
+    },
+)
+
+_WORTH = _record(
+    "One attention at one site, trained with that attention at all sites.",
+    {
+        "block": _TEXT,
+        "kind": _one_of("residual", "mixed", "plain", "stage", "attention"),
+        "stage": _COUNT,
+        "channels": _COUNT,
+        "attention": _TEXT,
+        "module": _TEXT,
+        "worth": _about(_EFFECT, "the loss that its ablation adds; bounds hold the interval of every seed"),
+        "by_seed": _about(_list(_NUMBER), "each seed's mean"),
+        "price": _PRICE,
+        "chosen": _FLAG,
+        "verdict": _about(_one_of("pays", "harms", "not seen", ""), "empty where images are too few for an interval"),
+    },
+)
+
+_SET = _record(
+    "One set of sites, trained anew from every seed and judged on images that nothing was chosen by.",
+    {
+        "name": _one_of("chosen", "none", "all", "last stage", "every second", "random"),
+        "blocks": _about(_TEXTS, "empty where each seed has its own"),
+        "sites": _about(_NUMBER, "mean over seeds"),
+        "price": _PRICE,
+        "fits": _about(_FLAG, "into the budget"),
+        "loss": _NUMBER,
+        "accuracy": _about(_maybe(_NUMBER), "share of right answers; null where targets are no classes"),
+        "gain": _about(_maybe(_EFFECT), "the plain model's loss less this one's; null for the plain model"),
+        "verdict": _one_of("better", "worse", "not seen", ""),
+    },
+)
+
+_RATIO = _record(
+    "The chosen set's time over the plain model's.",
+    {
+        "ratio": _NUMBER,
+        "low": _NUMBER,
+        "high": _NUMBER,
+        "confidence": _NUMBER,
+        "pairs": _COUNT,
+        "contended": _FLAG,
+        "resolved": _about(_FLAG, "whether the ratio may be claimed; else only its interval"),
+    },
+)
+
+CHOICE: Schema = {
+    "$schema": _DRAFT,
+    **_record(
+        "Where attention pays within a budget.",
+        {
+            "format": {"const": CHOICE_FORMAT},
+            "version": {"const": CHOICE_VERSION},
+            "title": _TEXT,
+            "data": _TEXT,
+            "images": _about(_list(_COUNT), "trained on, measured on, judged by"),
+            "seeds": _COUNT,
+            "steps": _COUNT,
+            "budget": _about(_TEXT, "empty where there is none"),
+            "plan": {"type": "object", "description": "as in saved files"},
+            "sites": _list(_WORTH),
+            "rows": _list(_SET),
+            "plain": _about(_PRICE, "of the model without attention"),
+            "basis": _about(_one_of("measured", "traffic", ""), "what a latency budget was kept by"),
+            "latency": _maybe(_RATIO),
+            "confidence": _about(_NUMBER, "of all intervals of a table together"),
             "notes": _TEXTS,
         },
     ),

@@ -18,14 +18,21 @@ from .feeds import Batch
 def evaluated(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; every module's own mode comes back, and what is drawn in here is taken back."""
     modes = {module: module.training for module in model.modules()}
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=list(devices)), Draws().undone(), torch.no_grad():
+        with undrawn(model), torch.no_grad():
             model.eval()
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def undrawn(model: nn.Module) -> Iterator[None]:
+    """Take back what is drawn in here, on the model's devices too."""
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)), Draws().undone():
+        yield
 
 
 @contextmanager

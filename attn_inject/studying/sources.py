@@ -25,17 +25,17 @@ from .images import image_folder
 NOISE = "noise"
 
 
-def feed_of(text: str, patched: nn.Module, *, batch: int) -> Feed:
-    """The data that `text` names, for a patched model, `batch` images at once.
+def feed_of(text: str, model: nn.Module, *, batch: int, source: Source | None = None) -> Feed:
+    """The data that `text` names, for a model, `batch` images at once; a patched one knows its source itself.
 
     Raises:
         AttnInjectError: it names nothing, a folder without images, or a function that does not give batches.
 
     """
     if text == NOISE:
-        return Feed(_Noise(_inputs(patched, batch)), "normal noise of the model's input size", synthetic=True)
+        return Feed(_Noise(_inputs(model, batch, source)), "normal noise of the model's input size", synthetic=True)
     if Path(text).is_dir():
-        return image_folder(Path(text), patched, _source(patched), _size(patched), batch=batch)
+        return image_folder(Path(text), model, source or _source(model), _size(model, source), batch=batch)
     if ":" not in text:
         raise SourceError(
             f"there is no folder {text}: data is a folder of images, package.module:factory, file.py:factory, "
@@ -74,18 +74,18 @@ class _Noise:
             yield self.inputs.map_tensors(made)
 
 
-def _inputs(patched: nn.Module, batch: int) -> Inputs:
+def _inputs(patched: nn.Module, batch: int, source: Source | None) -> Inputs:
     """What the whole model was read on; else an image of its usual size."""
     known = inputs_of(patched.pristine_graph_of("eval")) if isinstance(patched, InjectedModule) else None
-    return (known or image(*_size(patched))).with_batch(batch)
+    return (known or image(*_size(patched, source))).with_batch(batch)
 
 
-def _size(patched: nn.Module) -> tuple[int, ...]:
+def _size(patched: nn.Module, source: Source | None) -> tuple[int, ...]:
     """(channels, *spatial) that the model was patched at, or made for."""
     for part, record in records_of(patched):
         if not part and record.plan.input_shape is not None:
             return record.plan.input_shape[1:]
-    size = input_size(patched, _source(patched))
+    size = input_size(patched, source or _source(patched))
     if size is None:
         raise AttnInjectError("nothing says which inputs this model takes: give data of your own, as file.py:factory")
     return size

@@ -1,0 +1,84 @@
+"""How wrong a model's answers are: the loss to train by, and the same loss image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._pytree import tree_map_only
+
+from ..errors import AttnInjectError, first_line
+from ..tracing.inputs import tensors_in
+from .feeds import Batch
+
+Loss = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    """Of the first tensor that a model gives: (N, K, ...) and targets (N, ...) -> ()."""
+    return F.cross_entropy(next(tensors_in(outputs)), targets)
+
+
+class Answers:
+    """A loss of the caller's, a number for a batch or one for each image; without, the cross entropy."""
+
+    def __init__(self, loss: Loss | None) -> None:
+        self._loss = loss or cross_entropy
+
+    @property
+    def name(self) -> str:
+        """Under which the loss is known."""
+        kind = type(self._loss)
+        named = self._loss if hasattr(self._loss, "__qualname__") else kind
+        return f"{named.__module__}:{named.__qualname__}"
+
+    def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
+        """(): the mean over the batch.
+
+        Raises:
+            AttnInjectError: the loss does not take them, or gives no number.
+
+        """
+        return self._called(outputs, batch.targets).mean()
+
+    def losses(self, batch: Batch, outputs: Any) -> torch.Tensor:
+        """(N,): of each image by itself.
+
+        Raises:
+            AttnInjectError: as for `loss`, or a value that is not finite.
+
+        """
+        n, targets = batch.size, batch.targets
+        assert targets is not None
+        whole = self._called(outputs, targets)
+        found = whole if whole.shape == (n,) else self._one_by_one(outputs, targets, n)
+        if not bool(found.isfinite().all()):
+            raise AttnInjectError("the loss of an image that was kept aside is no finite number: lower lr")
+        return found.double()
+
+    def _one_by_one(self, outputs: Any, targets: torch.Tensor, n: int) -> torch.Tensor:
+        def one(index: int) -> torch.Tensor:
+            part = tree_map_only(
+                torch.Tensor, lambda x: x[index : index + 1] if x.dim() and len(x) == n else x, outputs
+            )
+            return self._called(part, targets[index : index + 1]).mean()
+
+        return torch.stack([one(index) for index in range(n)])
+
+    def right(self, batch: Batch, outputs: Any) -> torch.Tensor:
+        """(N,): whether each image's class is the largest output; nothing where targets are no classes."""
+        first, labels = next(tensors_in(outputs)), batch.labels
+        return (first.argmax(1) == labels).double() if labels is not None and first.dim() == 2 else torch.zeros(0)
+
+    def _called(self, outputs: Any, targets: Any) -> torch.Tensor:
+        try:
+            made = self._loss(outputs, targets)
+        except (RuntimeError, TypeError, ValueError, IndexError, StopIteration) as error:
+            raise AttnInjectError(
+                f"the loss does not take the model's outputs and the targets: {first_line(error)}"
+            ) from error
+        if not isinstance(made, torch.Tensor) or made.dim() > 1:
+            raise AttnInjectError("loss(outputs, targets) must give a scalar tensor, or one value for each image")
+        return made

@@ -1,0 +1,97 @@
+"""What each site's attention costs: counted, or for latency measured, and where that says nothing, told by traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+from torch import nn
+
+from ..cost.counting import count
+from ..cost.latency import BenchSettings, Contest
+from ..cost.parameters import holding
+from ..cost.samples import is_resolved
+from ..tracing.inputs import Inputs
+from ..types import Insertion
+from .budget import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What the attention of one site adds: parameters, operations and bytes moved for one image, share of the time."""
+
+    params: int = 0
+    flops: int = 0
+    traffic: int = 0
+    latency: float = 0.0
+
+    def of(self, resource: Resource) -> float:
+        return 1.0 if resource == "sites" else float(getattr(self, resource))
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A patched model's time over the plain one's, as far as it was resolved on a machine that was quiet."""
+
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+    contended: bool
+
+    @property
+    def resolved(self) -> bool:
+        return not self.contended and is_resolved(self.ratio, self.low, self.high, self.confidence)
+
+
+def plain_price(model: nn.Module, inputs: Inputs) -> Price:
+    """What the model itself has; its latency is 1."""
+    total = count(model, inputs).total
+    return Price(holding(model).parameters, total.flops, total.traffic, 1.0)
+
+
+def prices(patched: nn.Module, insertions: Sequence[Insertion], plain: Price, inputs: Inputs) -> list[Price]:
+    """Counted for each insertion; the latency is as if time went as the bytes that are moved."""
+    parts = count(patched, inputs, watched=[insertion.module for insertion in insertions]).parts
+    return [
+        Price(
+            params=holding(patched.get_submodule(insertion.module)).parameters,
+            flops=parts[insertion.module].flops,
+            traffic=parts[insertion.module].traffic,
+            latency=parts[insertion.module].traffic / plain.traffic,
+        )
+        for insertion in insertions
+    ]
+
+
+def measured(found: Sequence[Price], latency: Latency) -> list[Price]:
+    """The same with a measured latency of all of them together, each with the share that it has of the traffic."""
+    traffic = sum(price.traffic for price in found)
+    return [replace(price, latency=max(0.0, latency.ratio - 1) * price.traffic / traffic) for price in found]
+
+
+def race(
+    plain: nn.Module,
+    patched: nn.Module,
+    inputs: Inputs,
+    device: str,
+    seconds: float,
+    tell: Callable[[str, float], None],
+) -> dict[str, float]:
+    """Time both in turns; a record of numbers, which are those of `Latency`."""
+    run = Contest((plain, patched), inputs, BenchSettings(device=device, seconds=seconds)).inference(tell)
+    ratio = run.ratios[1]
+    return {
+        "ratio": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "confidence": ratio.confidence,
+        "pairs": run.pairs,
+        "contended": int(run.contention is not None and run.contention.is_busy),
+    }
+
+
+def latency_of(record: Mapping[str, float]) -> Latency:
+    """What a record of `race` says."""
+    return Latency(**{item.name: record[item.name] for item in fields(Latency)})  # type: ignore[arg-type]
