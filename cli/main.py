@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import os
+import shlex
 import sys
 from typing import Annotated, Any
 
@@ -30,6 +31,8 @@ class MainGroup(TyperGroup):
     """A group whose help, arguments and completions are those of the main job, unless a command is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # What the user typed, for who wants to say it again.
+        ctx.obj = shlex.join(["attn-inject", *args])
         own = {"--help", "--version", *completion.OPTIONS, *self.commands}
         if not args and not ctx.resilient_parsing:
             args = ["--help"]
