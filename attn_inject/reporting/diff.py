@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ _SYMBOLS: Mapping[Any, str] = {
 _CONTEXT, _LONG = 3, 40
 # The most operations of a block that are drawn in full.
 _LARGE = 60
+# More neighbours than this are many.
+_MANY = 4
 
 
 def block_diffs(patched: InjectedModule) -> tuple[BlockDiff, ...]:
@@ -150,14 +153,14 @@ def _drawn(
     """Both graphs; of large ones only what lies near a change, with a `…` for what that reads from further off."""
     if max(len(before), len(after)) <= _LARGE:
         return before, after
-    near = {node.name for node in (*before, *after) if node.mark != "kept"}
+    nodes = (*before, *after)
+    readers = Counter(read for _, read in {(node.name, read) for node in nodes for read in node.reads})
+    near = {node.name for node in nodes if node.mark != "kept"}
     for _ in range(_CONTEXT):
-        near |= {
-            name
-            for node in (*before, *after)
-            for name in (node.name, *node.reads)
-            if node.name in near or near.intersection(node.reads)
-        }
+        # Not on from what many read or what reads many: from there everything is near.
+        back = {read for node in nodes if node.name in near and len(node.reads) <= _MANY for read in node.reads}
+        on = {node.name for node in nodes if any(read in near and readers[read] <= _MANY for read in node.reads)}
+        near |= back | on
     return _cut_out(before, near), _cut_out(after, near)
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import pytest
 
-from attn_inject.cli import interrupts, main
+from attn_inject.cli import interrupts, main, start
 from attn_inject.errors import PlanError
 
 TOLD = (130, "", "attn-inject: interrupted\n")
@@ -120,3 +120,19 @@ def test_an_interrupt_during_the_imports_is_one_line_and_no_death_by_signal(tmp_
     command = [sys.executable, "-m", "begin"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == TOLD
+
+
+def test_a_code_that_is_settled_leaves_the_program_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "main", lambda: sys.exit(3))
+    with pytest.raises(SystemExit) as caught:
+        start.main()
+    assert caught.value.code == 3
+
+
+def test_what_fails_of_an_interrupt_outside_of_a_command_is_told_as_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "main", failing_of_it)
+    with pytest.raises(SystemExit) as caught:
+        start.main()
+    assert (caught.value.code, *capsys.readouterr()) == TOLD

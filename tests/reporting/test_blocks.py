@@ -130,3 +130,29 @@ def test_attention_that_is_replaced_marks_the_block_around_it() -> None:
     # The new modules stand beside the old; equal blocks share one diff, whatever their paths.
     assert [diff.blocks for diff in made.diffs] == [("1.branch.1", "2.branch.1")]
     assert any(line.text.endswith("= parent.se(x)") for line in made.diffs[0].lines)
+
+
+class Long(nn.Module):
+    """Many operations in the forward of one block, and one add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(8, 8, 1) for _ in range(40)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for layer in self.layers:
+            y = torch.relu(layer(y))
+        return torch.relu(x + self.layers[0](y))
+
+
+def test_of_a_large_block_what_lies_near_the_change_is_drawn() -> None:
+    torch.manual_seed(0)
+    made = report_of(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Long(), nn.Conv2d(8, 8, 1)))
+    (diff,) = made.diffs
+    labels = [node.label for node in diff.after]
+    assert len(labels) < 12
+    assert labels.count("…") == 1
+    assert {"se", "+"} <= set(labels)
+    names = {node.name for node in diff.after}
+    assert all(set(node.reads) <= names for node in diff.after if node.label != "…")

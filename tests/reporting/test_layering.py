@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attn_inject.reporting.data import BlockNode
@@ -27,7 +27,12 @@ def graphs(draw: st.DrawFn) -> tuple[dict[str, list[str]], dict[str, float]]:
     return reads, {name: draw(st.sampled_from([40.0, 90.0, 200.0])) for name in names}
 
 
+# The long edge out of n0 crosses the chain from n1: they cannot both be straight.
+CROSSED = {"n0": [], "n1": ["n0"], "n2": ["n0"], "n3": ["n1"], "n4": ["n0", "n3"], "n5": ["n0", "n2", "n4"]}
+
+
 @settings(deadline=None)
+@example((CROSSED, dict.fromkeys(CROSSED, 50.0)))
 @given(graphs())
 def test_boxes_and_edges_keep_apart(graph: tuple[dict[str, list[str]], dict[str, float]]) -> None:
     reads, widths = graph
