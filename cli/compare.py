@@ -34,6 +34,7 @@ def command(
     units: options.Units = "decimal",
     json: options.Json = None,
     markdown: options.Markdown = None,
+    html: options.Html = None,
     plot: options.Plot = None,
     no_bench: options.NoBench = False,
     bench_seconds: options.BenchSeconds = 3.0,
@@ -49,6 +50,7 @@ def command(
     files = Files(
         json=check_output(json, "--json", force=force, stdout=True),
         markdown=check_output(markdown, "--markdown", force=force),
+        html=check_output(html, "--html", force=force),
         plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
     forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
@@ -91,7 +93,8 @@ def command(
         from rich.console import Console
 
         Console().print(made)
-    for path, text in ((files.json, made.to_json), (files.markdown, made.to_markdown)):
+    texts = ((files.json, made.to_json), (files.markdown, made.to_markdown), (files.html, made.to_html))
+    for path, text in texts:
         if path is not None:
             write_text(path, text())
             say_written(path, aside=files.json == STDOUT)

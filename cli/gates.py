@@ -30,13 +30,22 @@ def command(
             "file.py:factory of a DataLoader, or noise.",
         ),
     ],
-    batches: Annotated[int, typer.Option("--batches", metavar="N", min=1, help="How many batches to look at.")] = 8,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Images at once.")] = 16,
+    batches: Annotated[
+        int,
+        typer.Option(
+            "--batches", metavar="N", min=1, help="How many batches to look at (default: 8).", show_default=False
+        ),
+    ] = 8,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="Images at once (default: 16).", show_default=False)
+    ] = 16,
     no_ablation: Annotated[
-        bool, typer.Option("--no-ablation", help="Look only: do not run the model without each site.")
+        bool,
+        typer.Option("--no-ablation", metavar=options.FLAG, help="Look only: do not run the model without each site."),
     ] = False,
     trust_source: Annotated[
-        bool, typer.Option("--trust-source", help="Import code of somebody's own that FILE names.")
+        bool,
+        typer.Option("--trust-source", metavar=options.FLAG, help="Import code of somebody's own that FILE names."),
     ] = False,
     fold: Annotated[
         float | None,

@@ -18,6 +18,7 @@ from .values import given, input_forms, kinds_of, numbers, pairs, per_stage
 
 
 def command(
+    ctx: typer.Context,
     model: options.ModelOrRecipe = None,
     attention: options.AttentionName = None,
     option: options.AttentionOptions = None,
@@ -148,5 +149,6 @@ def command(
             diff=diff,
             files=files,
             attention_only=attention_only,
+            command=ctx.obj,
         )
     )

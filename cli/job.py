@@ -38,7 +38,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run of the main job, every option checked as far as that goes without the model.
+    """One run of the main job, every option checked as far as that goes without the model; `command` is what was typed.
 
     `recipe` is there when its expectations hold: not when options change what it makes.
     """
@@ -55,6 +55,7 @@ class Job:
     diff: bool
     files: Files
     attention_only: bool
+    command: str
 
     @property
     def prints_json(self) -> bool:
@@ -70,7 +71,7 @@ def run(job: Job) -> None:
     original, patched = _inject(job)
     _check_expectations(job, patched)
     with working("counting") as tell:
-        made = _report(original, patched, job, tell)
+        made = replace(_report(original, patched, job, tell), command=job.command)
     if not job.prints_json:
         _show(made, job)
     _write(made, patched, job)

@@ -9,27 +9,38 @@ from __future__ import annotations
 import copy
 import gc
 import os
+import shlex
 import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from attn_inject.errors import AttnInjectError, nearest
 
 from . import attentions, choose, compare, completion, gates, inject, inspect, models, recipes, sites
 from .flags import in_flags
+from .interrupts import INTERRUPTED, complain, heeded
+from .options import FLAG
 
 USER_ERROR = 2
-INTERRUPTED = 130
 DEFAULT = "inject"
+
+
+class Command(TyperCommand):
+    """A command whose help says of `--help` too that it is a flag."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _as_flag(super().get_help_option(ctx))
 
 
 class MainGroup(TyperGroup):
     """A group whose help, arguments and completions are those of the main job, unless a command is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # What the user typed, for who wants to say it again.
+        ctx.obj = shlex.join(["attn-inject", *args])
         own = {"--help", "--version", *completion.OPTIONS, *self.commands}
         if not args and not ctx.resilient_parsing:
             args = ["--help"]
@@ -55,10 +66,19 @@ class MainGroup(TyperGroup):
     def collect_usage_pieces(self, _ctx: Any) -> list[str]:
         return ["MODEL --attention NAME [OPTIONS] | COMMAND ..."]
 
+    def get_help_option(self, ctx: Any) -> Any:
+        return _as_flag(super().get_help_option(ctx))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         shown = copy.copy(self)
         shown.params = [*self.commands[DEFAULT].params, *self.params]
         TyperGroup.format_help(shown, ctx, formatter)
+
+
+def _as_flag(option: Any) -> Any:
+    if option is not None:
+        option.metavar = FLAG
+    return option
 
 
 app = typer.Typer(
@@ -69,15 +89,15 @@ app = typer.Typer(
     help="Put channel attention into any convolutional network, without touching its code, and see what it costs.",
     epilog="attn-inject resnet50 --attention eca --out model.pt",
 )
-app.command(DEFAULT, hidden=True)(inject.command)
-app.command("sites")(sites.command)
-app.command("models")(models.command)
-app.command("attentions")(attentions.command)
-app.command("recipes")(recipes.command)
-app.command("inspect")(inspect.command)
-app.command("compare")(compare.command)
-app.command("gates")(gates.command)
-app.command("choose")(choose.command)
+app.command(DEFAULT, hidden=True, cls=Command)(inject.command)
+app.command("sites", cls=Command)(sites.command)
+app.command("models", cls=Command)(models.command)
+app.command("attentions", cls=Command)(attentions.command)
+app.command("recipes", cls=Command)(recipes.command)
+app.command("inspect", cls=Command)(inspect.command)
+app.command("compare", cls=Command)(compare.command)
+app.command("gates", cls=Command)(gates.command)
+app.command("choose", cls=Command)(choose.command)
 
 
 def _version(ctx: typer.Context, wanted: bool) -> None:
@@ -91,7 +111,8 @@ def _version(ctx: typer.Context, wanted: bool) -> None:
 @app.callback()
 def _group(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", metavar=FLAG, callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     install_completion: completion.Install = None,
     show_completion: completion.Show = None,
@@ -114,19 +135,34 @@ def run(arguments: list[str]) -> int:
     """The exit code of one command line."""
     if completion.VARIABLE in os.environ:
         completion.prepare()
+    with heeded() as interrupts:
+        try:
+            outcome = _outcome(arguments)
+        except BaseException as error:
+            interrupts.end()
+            # What fails after an interrupt fails of it.
+            if not isinstance(error, KeyboardInterrupt) and not interrupts.seen:
+                raise
+            return complain()
+        interrupts.end()
+        if interrupts.seen:
+            return complain()
+    return outcome if isinstance(outcome, int) else _complain(outcome)
+
+
+def _outcome(arguments: list[str]) -> int | str:
+    """The exit code of a command that was carried out, or what a user can mend."""
     try:
         code = app(arguments, prog_name="attn-inject", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # typer makes a code of Ctrl-C
             raise KeyboardInterrupt
     except (AttnInjectError, TyperException) as error:
-        return _complain(error.format_message() if isinstance(error, TyperException) else in_flags(str(error)))
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        return error.format_message() if isinstance(error, TyperException) else in_flags(str(error))
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        return _complain("there is not enough memory for this: try a smaller --batch or --input-size")
+        return "there is not enough memory for this: try a smaller --batch or --input-size"
     except (BrokenPipeError, SystemExit) as error:
         # Who read us (`| head`) has seen enough; typer makes an exit of it. Python flushes stdout once more at the end.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -143,6 +179,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _complain(message: str, code: int = USER_ERROR) -> int:
+def _complain(message: str) -> int:
     print(f"attn-inject: {' '.join(message.split())}", file=sys.stderr)
-    return code
+    return USER_ERROR

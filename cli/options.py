@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
 
-from attn_inject.types import DEFAULT_KINDS, EXISTING, FORMS, INITS, KINDS, PLACEMENTS, PRESETS
+from attn_inject.planning.choices import Choices
+from attn_inject.reporting.settings import ReportSettings
+from attn_inject.types import EXISTING, FORMS, INITS, KINDS, PLACEMENTS, PRESETS
+
+FLAG = "flag"
+"""What the help says where an option takes no value."""
 
 
 def _one_of(allowed: Sequence[str]) -> Callable[[str | None], str | None]:
@@ -19,6 +25,14 @@ def _one_of(allowed: Sequence[str]) -> Callable[[str | None], str | None]:
         return value
 
     return check
+
+
+def _default(name: str) -> str:
+    """What holds without the option, from where that is settled: ` (default: auto)`."""
+    defaults = {item.name: item.default for settings in (Choices, ReportSettings) for item in fields(settings)}
+    value = defaults[name]
+    words = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+    return f" (default: {words})"
 
 
 def _model(*names: str, **about: Any) -> Any:
@@ -56,7 +70,7 @@ Recipe = Annotated[
     str | None, _model("--recipe", metavar="NAME", help="Model and options of a published network, or of a .toml file.")
 ]
 ModelArgs = Annotated[list[str] | None, _model("--model-arg", metavar="K=V", help="Argument of the model's factory.")]
-Pretrained = Annotated[bool, _model("--pretrained", help="Download the zoo's weights.")]
+Pretrained = Annotated[bool, _model("--pretrained", metavar=FLAG, help="Download the zoo's weights.")]
 Checkpoint = Annotated[
     str | None, _model("--checkpoint", metavar="FILE", help="Take the weights from .pt, .pth or .safetensors.")
 ]
@@ -70,7 +84,12 @@ ExampleInputs = Annotated[
     ),
 ]
 InputSize = Annotated[
-    str | None, _model("--input-size", metavar="SIZE", help="Of one input: 224, 192x224, 3x224x224, 3x16x112x112.")
+    str | None,
+    _model(
+        "--input-size",
+        metavar="SIZE",
+        help="Of one input: 224, 192x224, 3x224x224, 3x16x112x112 (default: what the model is made for).",
+    ),
 ]
 
 AttentionName = Annotated[
@@ -96,7 +115,7 @@ Init = Annotated[
         "--init",
         metavar="NAME",
         callback=_one_of(INITS),
-        help="paper (default), or identity: start as the plain model.",
+        help=f"paper, or identity: start as the plain model{_default('init')}.",
     ),
 ]
 Preset = Annotated[
@@ -104,7 +123,10 @@ Preset = Annotated[
     _attention("--preset", metavar="NAME", callback=_one_of(PRESETS), help=f"Details as in {', '.join(PRESETS)}."),
 ]
 ModuleName = Annotated[
-    str | None, _attention("--name", metavar="NAME", help="What the new modules are called in their blocks.")
+    str | None,
+    _attention(
+        "--name", metavar="NAME", help="What the new modules are called in their blocks (default: after the attention)."
+    ),
 ]
 StageOptions = Annotated[
     list[str] | None,
@@ -112,7 +134,13 @@ StageOptions = Annotated[
 ]
 
 Placement = Annotated[
-    str | None, _sites("--placement", metavar="NAME", callback=_one_of(PLACEMENTS), help=f"{', '.join(PLACEMENTS)}.")
+    str | None,
+    _sites(
+        "--placement",
+        metavar="NAME",
+        callback=_one_of(PLACEMENTS),
+        help=f"{', '.join(PLACEMENTS)}{_default('placement')}.",
+    ),
 ]
 Placements = Annotated[
     list[str] | None,
@@ -120,26 +148,27 @@ Placements = Annotated[
         "--placement",
         metavar="NAME",
         callback=lambda values: [_one_of(PLACEMENTS)(value) for value in values or ()],
-        help="One to compare; give it several times.",
+        help=f"Of {', '.join(PLACEMENTS)}: one to compare; repeat it{_default('placement')}.",
     ),
 ]
-Kinds = Annotated[
-    str | None, _sites("--kinds", metavar="LIST", help=f"Of {', '.join(KINDS)}; without: {', '.join(DEFAULT_KINDS)}.")
-]
+Kinds = Annotated[str | None, _sites("--kinds", metavar="LIST", help=f"Of {', '.join(KINDS)}{_default('kinds')}.")]
 Stages = Annotated[
     str | None, _sites("--stages", metavar="LIST", help="Only these, such as 3,4 (ResNet's are 2 to 5).")
 ]
 Include = Annotated[list[str] | None, _sites("--include", metavar="GLOB", help="Only blocks whose path matches.")]
 Exclude = Annotated[list[str] | None, _sites("--exclude", metavar="GLOB", help="No block whose path matches.")]
-Every = Annotated[int | None, _sites("--every", metavar="N", help="Only every N-th site.")]
-MinChannels = Annotated[int | None, _sites("--min-channels", metavar="N", help="Only sites with at least N channels.")]
+Every = Annotated[int | None, _sites("--every", metavar="N", help=f"Only every N-th site{_default('every')}.")]
+MinChannels = Annotated[
+    int | None,
+    _sites("--min-channels", metavar="N", help=f"Only sites with at least N channels{_default('min_channels')}."),
+]
 Existing = Annotated[
     str | None,
     _sites(
         "--existing",
         metavar="NAME",
         callback=_one_of(EXISTING),
-        help=f"Where a block has attention already: {', '.join(EXISTING)}.",
+        help=f"Where a block has attention already: {', '.join(EXISTING)}{_default('existing')}.",
     ),
 ]
 Scope = Annotated[
@@ -151,41 +180,58 @@ Form = Annotated[
         "--form",
         metavar="NAME",
         callback=_one_of(FORMS),
-        help="How the attention is put in: graph (inject), or module (attach: the model's own classes).",
+        help="How it is put in: graph (inject), or module (attach: the model's own classes) (default: graph).",
     ),
 ]
 ExpectSites = Annotated[int | None, _sites("--expect-sites", metavar="N", help="Stop unless there are N sites.")]
 
-Full = Annotated[bool, _report("--full", help="One row for every site.")]
-Diff = Annotated[bool, _report("--diff", help="Show each block's code before and after.")]
+Full = Annotated[bool, _report("--full", metavar=FLAG, help="One row for every site.")]
+Diff = Annotated[bool, _report("--diff", metavar=FLAG, help="Show each block's code before and after.")]
 Convention = Annotated[
     str,
     _report(
         "--convention",
         metavar="NAME",
         callback=_one_of(("all", "paper")),
-        help="Count all arithmetic, or as papers do: convolutions and linears.",
+        help=f"Count all arithmetic, or as a paper does: convolutions and linears{_default('convention')}.",
     ),
 ]
 Units = Annotated[
-    str, _report("--units", metavar="NAME", callback=_one_of(("decimal", "binary")), help="decimal or binary.")
+    str,
+    _report(
+        "--units",
+        metavar="NAME",
+        callback=_one_of(("decimal", "binary")),
+        help=f"decimal (M = 10^6) or binary (Mi = 2^20){_default('units')}.",
+    ),
 ]
 Json = Annotated[str | None, _report("--json", metavar="FILE", help="Write the report as JSON.")]
 Markdown = Annotated[str | None, _report("--markdown", metavar="FILE", help="Write it as Markdown.")]
 Html = Annotated[str | None, _report("--html", metavar="FILE", help="Write it as one HTML page.")]
 Plot = Annotated[str | None, _report("--plot", metavar="FILE", help="Write its charts: .png, .svg or .pdf.")]
 
-NoBench = Annotated[bool, _speed("--no-bench", help="Do not measure speed.")]
-BenchSeconds = Annotated[float, _speed("--bench-seconds", metavar="S", min=0.1, help="Limit of each measurement (3).")]
-Device = Annotated[str, _speed("--device", metavar="NAME", help="auto, cuda or cpu.")]
-Dtype = Annotated[str | None, _speed("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")]
-Batch = Annotated[int | None, _speed("--batch", metavar="N", min=1, help="Images at once.")]
-ChannelsLast = Annotated[bool, _speed("--channels-last", help="Measure in channels-last memory format.")]
-Compile = Annotated[bool, _speed("--compile", help="Measure under torch.compile.")]
-Threads = Annotated[int | None, _speed("--threads", metavar="N", min=1, help="Threads of torch while measuring.")]
-Training = Annotated[bool, _speed("--training", help="Measure a training step too.")]
-Optimize = Annotated[bool, _speed("--optimize", help="Measure the optimised inference graph.")]
+NoBench = Annotated[bool, _speed("--no-bench", metavar=FLAG, help="Do not measure speed.")]
+BenchSeconds = Annotated[
+    float,
+    _speed("--bench-seconds", metavar="S", min=0.1, help=f"Limit of each measurement{_default('bench_seconds')}."),
+]
+Device = Annotated[str, _speed("--device", metavar="NAME", help=f"auto, cuda or cpu{_default('device')}.")]
+Dtype = Annotated[
+    str | None, _speed("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: the model's).")
+]
+Batch = Annotated[
+    int | None, _speed("--batch", metavar="N", min=1, help="Images at once (default: 32 on CUDA, 1 on a CPU).")
+]
+ChannelsLast = Annotated[bool, _speed("--channels-last", metavar=FLAG, help="Measure in channels-last memory format.")]
+Compile = Annotated[bool, _speed("--compile", metavar=FLAG, help="Measure under torch.compile.")]
+Threads = Annotated[
+    int | None, _speed("--threads", metavar="N", min=1, help="Threads of torch while measuring (default: torch's).")
+]
+Training = Annotated[bool, _speed("--training", metavar=FLAG, help="Measure a training step too.")]
+Optimize = Annotated[bool, _speed("--optimize", metavar=FLAG, help="Measure the optimised inference graph.")]
 
 Out = Annotated[str | None, _output("--out", metavar="FILE", help="Save the model: .pt, .safetensors, .pt2 or .onnx.")]
-AttentionOnly = Annotated[bool, _output("--attention-only", help="Save only the new tensors and the plan.")]
-Force = Annotated[bool, _output("--force", help="Replace files that exist.")]
+AttentionOnly = Annotated[
+    bool, _output("--attention-only", metavar=FLAG, help="Save only the new tensors and the plan.")
+]
+Force = Annotated[bool, _output("--force", metavar=FLAG, help="Replace files that exist.")]

@@ -22,6 +22,7 @@ from ..zoo.sizes import input_size as made_for
 from .comparison import Candidate, ComparisonData, baseline, candidate, comparison
 from .data import ReportData, Speed
 from .inputs import report_inputs
+from .pages import Page
 from .report import report_with
 from .schema import COMPARISON_FORMAT, COMPARISON_VERSION
 from .settings import ReportSettings
@@ -147,8 +148,11 @@ def shown(data: ComparisonData) -> Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison(ComparisonData):
-    """Many attentions side by side; its fields are those of `ComparisonData`. Prints itself in a terminal."""
+class Comparison(Page, ComparisonData):
+    """Many attentions side by side; its fields are those of `ComparisonData`. Prints itself in a terminal.
+
+    A notebook shows its page.
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
@@ -166,6 +170,11 @@ class Comparison(ComparisonData):
         from .views.comparison_text import to_markdown
 
         return to_markdown(self)
+
+    def _page(self) -> str:
+        from .views.comparison_html import to_html
+
+        return to_html(self)
 
     def plot(self, path: str | Path) -> None:
         """One chart of parameters against the second measure, the front marked; the file's ending picks the format."""

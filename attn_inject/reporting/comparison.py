@@ -89,7 +89,7 @@ def baseline(model: str, first: ReportData, speeds: Sequence[Speed]) -> Candidat
         parameters=first.total("parameters").before,
         macs=first.total("MACs").before,
         flops=first.total("FLOPs").before,
-        traffic=first.total("bytes read").before + first.total("bytes written").before,
+        traffic=first.traffic.before,
         seconds=speeds[0].before.median if speeds else None,
         ratio=1.0 if speeds else None,
         pairs=speeds[0].pairs if speeds else None,
@@ -107,7 +107,7 @@ def candidate(plain: Candidate, attention: str, placement: str, report: ReportDa
         parameters=report.total("parameters").after,
         macs=report.total("MACs").after,
         flops=report.total("FLOPs").after,
-        traffic=report.total("bytes read").after + report.total("bytes written").after,
+        traffic=report.traffic.after,
     )
     if speed is None:
         return made

@@ -73,6 +73,23 @@ class StageRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockRow:
+    """One block of the network, in order of execution: what it costs per image, and what attention adds to it.
+
+    `paths` has more than one entry where layers without blocks follow one another. `stage` is None where what it gives
+    is no map; `size` are its map's spatial extents. `sites` are the paths of the new modules in it; a row with no
+    `cost` stands for a site between blocks.
+    """
+
+    paths: tuple[str, ...]
+    stage: int | None
+    size: tuple[int, ...]
+    cost: Cost
+    added: Cost = field(default_factory=Cost)
+    sites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Keeping:
     """What a model's training step keeps for the backward pass, in bytes per batch, and the largest batch for it."""
 
@@ -186,7 +203,8 @@ class ReportData:
 
     Counts are for one image in inference: one of each of `inputs`, of which `input_size` is the first one's. `outside`
     is what changed outside the new modules (permutes of channels-last maps, attention that was taken out). `unknown`
-    names the operations whose arithmetic could not be counted.
+    names the operations whose arithmetic could not be counted. `blocks` are those of the original. `made` is when the
+    report was made (ISO 8601, UTC), `command` the command line that did it; empty in Python.
     """
 
     title: str
@@ -208,6 +226,15 @@ class ReportData:
     checks: tuple[Check, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[InputRow, ...] = ()
+    blocks: tuple[BlockRow, ...] = ()
+    made: str = field(default="", compare=False)
+    command: str = field(default="", compare=False)
+
+    @property
+    def traffic(self) -> Quantity:
+        """Bytes read and written together, before and after."""
+        read, written = self.total("bytes read"), self.total("bytes written")
+        return Quantity("memory traffic", "bytes", read.before + written.before, read.after + written.after)
 
     def total(self, name: str) -> Quantity:
         """The total of that name; `KeyError` for an unknown one."""

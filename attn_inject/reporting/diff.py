@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -23,6 +24,10 @@ _SYMBOLS: Mapping[Any, str] = {
 }  # fmt: skip
 # Unchanged lines that are shown around a change of a long block.
 _CONTEXT, _LONG = 3, 40
+# The most operations of a block that are drawn in full.
+_LARGE = 60
+# More neighbours than this are many.
+_MANY = 4
 
 
 def block_diffs(patched: InjectedModule) -> tuple[BlockDiff, ...]:
@@ -33,7 +38,7 @@ def block_diffs(patched: InjectedModule) -> tuple[BlockDiff, ...]:
     found: dict[tuple[Any, ...], list[str]] = {}
     for block in dict.fromkeys(touched):
         before, after = (_Listing(block, _inside(nodes, block)) for nodes in graphs)
-        key = (_diff(before, after), before.graph(after, "gone"), after.graph(before, "new"))
+        key = (_diff(before, after), *_drawn(before.graph(after, "gone"), after.graph(before, "new")))
         found.setdefault(key, []).append(block)
     return tuple(BlockDiff(tuple(blocks), *key) for key, blocks in found.items())
 
@@ -99,7 +104,14 @@ class _Listing:
         )
 
     def _relative(self, target: str) -> str:
-        return target.removeprefix(f"{self._block}.") if self._block else target
+        return self._in_code(target).removeprefix("self.")
+
+    def _in_code(self, target: str) -> str:
+        """How the block's code would name a module: `self.conv1`, or `parent.se` for one that stands beside it."""
+        above = self._block.rpartition(".")[0]
+        if above and target.startswith(f"{above}.") and not target.startswith(f"{self._block}."):
+            return f"parent.{target.removeprefix(f'{above}.')}"
+        return f"self.{target.removeprefix(f'{self._block}.') if self._block else target}"
 
     def _wish(self, node: fx.Node) -> str:
         if node.op in ("call_module", "get_attr"):
@@ -116,10 +128,11 @@ class _Listing:
         if node.op == "call_function" and node.target in _SYMBOLS and len(args) == 2 and not node.kwargs:
             return f"{args[0]} {_SYMBOLS[node.target]} {args[1]}"
         if node.op == "get_attr":
-            return f"self.{self._relative(str(node.target))}"
-        owner = "self." if node.op == "call_module" else f"{args.pop(0)}." if node.op == "call_method" else ""
+            return self._in_code(str(node.target))
+        owner = f"{args.pop(0)}." if node.op == "call_method" else ""
+        called = self._in_code(str(node.target)) if node.op == "call_module" else f"{owner}{self._label(node)}"
         words = args + [f"{key}={self._text(value)}" for key, value in node.kwargs.items()]
-        return f"{owner}{self._label(node)}({', '.join(words)})"
+        return f"{called}({', '.join(words)})"
 
     def _text(self, value: Any) -> str:
         if isinstance(value, fx.Node):
@@ -132,6 +145,29 @@ class _Listing:
 
 def _function_name(target: Any) -> str:
     return target if isinstance(target, str) else str(getattr(target, "__name__", target))
+
+
+def _drawn(
+    before: tuple[BlockNode, ...], after: tuple[BlockNode, ...]
+) -> tuple[tuple[BlockNode, ...], tuple[BlockNode, ...]]:
+    """Both graphs; of large ones only what lies near a change, with a `…` for what that reads from further off."""
+    if max(len(before), len(after)) <= _LARGE:
+        return before, after
+    nodes = (*before, *after)
+    readers = Counter(read for _, read in {(node.name, read) for node in nodes for read in node.reads})
+    near = {node.name for node in nodes if node.mark != "kept"}
+    for _ in range(_CONTEXT):
+        # Not on from what many read or what reads many: from there everything is near.
+        back = {read for node in nodes if node.name in near and len(node.reads) <= _MANY for read in node.reads}
+        on = {node.name for node in nodes if any(read in near and readers[read] <= _MANY for read in node.reads)}
+        near |= back | on
+    return _cut_out(before, near), _cut_out(after, near)
+
+
+def _cut_out(nodes: Sequence[BlockNode], near: Collection[str]) -> tuple[BlockNode, ...]:
+    shown = [node for node in nodes if node.name in near]
+    further = dict.fromkeys(read for node in shown for read in node.reads if read not in near)
+    return (*(BlockNode(name, "…", "kept", ()) for name in further), *shown)
 
 
 def _diff(before: _Listing, after: _Listing) -> tuple[DiffLine, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,7 @@ from ..sites.stage import stage_number
 from ..tracing.inputs import Inputs, dtype_of
 from ..tracing.prepare import unwrap
 from ..types import Insertion
+from .blocks import block_paths, block_rows
 from .data import Quantity, ReportData, SiteRow, StageRow
 from .inputs import input_rows, report_inputs
 from .settings import Convention, ReportSettings
@@ -45,7 +47,8 @@ def gather(
     subject = Subject.of(unwrap(original), unwrap(patched))
     original, patched, insertions = subject.original, subject.patched, subject.insertions
     given = report_inputs(original, patched, subject.plan, input_size=input_size, example_inputs=example_inputs)
-    inputs, before, after = _counted(original, patched, insertions, given)
+    paths = block_paths(original, insertions)
+    inputs, before, after = _counted(original, patched, insertions, paths, given)
     holdings = holding(original), holding(patched)
     added = [_added(insertion, original, patched, before, after) for insertion in insertions]
     everything = _cost(after, holdings[1]) - _cost(before, holdings[0])
@@ -77,22 +80,24 @@ def gather(
         checks=subject.checks,
         versions=subject.versions,
         inputs=taken,
+        blocks=block_rows(original, paths, before, rows, _extent(inputs)),
+        made=datetime.now(UTC).isoformat(timespec="minutes"),
     )
 
 
 def _counted(
-    original: nn.Module, part: nn.Module, insertions: Sequence[Insertion], given: Inputs
+    original: nn.Module, part: nn.Module, insertions: Sequence[Insertion], blocks: Sequence[str], given: Inputs
 ) -> tuple[Inputs, Count, Count]:
     """Both models' counts for one of each input, or, where they run on no single one, for the batch that was given."""
-    replaced = [insertion.replaces for insertion in insertions if insertion.replaces is not None]
+    watched = {*blocks, *(insertion.replaces for insertion in insertions if insertion.replaces is not None)}
     new = [insertion.module for insertion in insertions]
     single = given.with_batch(1)
     try:
-        return single, count(original, single, watched=replaced), count(part, single, watched=new)
+        return single, count(original, single, watched=watched), count(part, single, watched=new)
     except TraceError:
         if given.batch == 1:
             raise
-        return given, count(original, given, watched=replaced), count(part, given, watched=new)
+        return given, count(original, given, watched=watched), count(part, given, watched=new)
 
 
 def _batch_note(inputs: Inputs) -> tuple[str, ...]:
@@ -140,8 +145,13 @@ def _as_run(row: SiteRow, after: Count, inputs: Inputs, *, is_parted: bool) -> S
     shape = after.shapes.get(row.module)
     if shape is None:
         return row
-    stage = stage_number(max((inputs.shape or ())[2:], default=1), shape[2:]) if is_parted else row.stage
+    stage = stage_number(_extent(inputs), shape[2:]) if is_parted else row.stage
     return replace(row, size=shape[2:], stage=stage)
+
+
+def _extent(inputs: Inputs) -> int:
+    """The longest spatial extent of the first input."""
+    return max((inputs.shape or ())[2:], default=1)
 
 
 def _timed(rows: Sequence[SiteRow], times: Mapping[str, Share]) -> list[SiteRow]:

@@ -108,6 +108,18 @@ _STAGE = _record(
     {"stage": _COUNT, "sites": _COUNT, "added": _COST, "seconds": _maybe(_NUMBER), "time_share": _maybe(_NUMBER)},
 )
 
+_BLOCK = _record(
+    "One block of the original model, in order of execution.",
+    {
+        "paths": _about(_TEXTS, "several where layers without blocks follow one another"),
+        "stage": _about(_maybe(_COUNT), "null where what it gives is no map"),
+        "size": _about(_SIZE, "spatial, of what it gives"),
+        "cost": _COST,
+        "added": _COST,
+        "sites": _about(_TEXTS, "paths of the new modules in it"),
+    },
+)
+
 _TIMING = _record(
     "One model's latency per batch.",
     {
@@ -221,6 +233,9 @@ REPORT: Schema = {
             "checks": _list(_CHECK),
             "versions": {"type": "object", "additionalProperties": _TEXT},
             "inputs": _list(_INPUT),
+            "blocks": _list(_BLOCK),
+            "made": _about(_TEXT, "when, ISO 8601 in UTC"),
+            "command": _about(_TEXT, "the command line; empty for a report made in Python"),
         },
     ),
 }

@@ -98,7 +98,7 @@ def test_inspect_of_what_is_no_file_of_ours(cli: Callable, tmp_path: Path) -> No
 def test_compare_puts_attentions_and_placements_side_by_side(cli: Callable, toy: str, tmp_path: Path) -> None:
     ran = cli(
         "compare", toy, "-a", "se", "-a", "eca", "--placement", "standard", "--placement", "post", "--input-size", "16",
-        "--no-bench", "--json", "c.json", "--markdown", "c.md", "--plot", "c.svg",
+        "--no-bench", "--json", "c.json", "--markdown", "c.md", "--html", "c.html", "--plot", "c.svg",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     found = json.loads((tmp_path / "c.json").read_text())["candidates"]
@@ -110,6 +110,7 @@ def test_compare_puts_attentions_and_placements_side_by_side(cli: Callable, toy:
         ("eca", "post"),
     ]
     assert (tmp_path / "c.md").exists()
+    assert "eca (post)" in (tmp_path / "c.html").read_text()
     assert (tmp_path / "c.svg").exists()
 
 
@@ -127,7 +128,7 @@ def test_compare_puts_json_alone_on_standard_output(cli: Callable, toy: str, tmp
 
 
 def test_compare_puts_nothing_else_there(cli: Callable, toy: str, tmp_path: Path) -> None:
-    for option in ("--markdown", "--plot"):
+    for option in ("--markdown", "--html", "--plot"):
         ran = cli("compare", toy, "-a", "se", option, "-")
         assert ran == (2, "", f"attn-inject: {option} -: only JSON goes to standard output; give a file\n")
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"toy.py"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,11 +23,27 @@ def test_help_shows_the_main_job_and_the_commands_within_80_columns(cli: Callabl
     assert cli().out == shown.out
 
 
-@pytest.mark.parametrize("command", ["sites", "models", "attentions", "recipes", "inspect", "compare", "inject"])
+COMMANDS = ("sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "inject")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_within_80_columns(cli: Callable, command: str) -> None:
     shown = cli(command, "--help")
     assert shown.code == 0
     assert max(len(line) for line in shown.out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ""])
+def test_help_says_what_is_a_flag_and_what_holds_without_an_option(cli: Callable, command: str) -> None:
+    text = cli(*command.split(), "--help").out
+    assert "<bool>" not in text
+    assert re.search(r"--help +flag ", text)
+    plain = " ".join(text.replace("│", " ").split())
+    defaults = {"--kinds": "residual,mixed", "--placement": "standard", "--units": "decimal", "--bench-seconds": "3",
+                "--device": "auto", "--existing": "stack", "--form": "graph", "--every": "1"}  # fmt: skip
+    for option, default in defaults.items():
+        about = re.search(rf"{option} (?:(?! --).)*", plain)
+        assert about is None or f"(default: {default})" in about[0], option
 
 
 def test_the_version(cli: Callable) -> None:

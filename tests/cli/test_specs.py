@@ -46,7 +46,9 @@ def test_options_stand_behind_the_name(cli: Callable, own: str) -> None:
     same = ("--no-bench", "--input-size", "32", "--seed", "0", "--json", "-")
     ran = cli(own, "-a", "se:reduction=8", *same)
     assert ran.code == 0, ran.err
-    assert cli(own, "-a", "se", "--reduction", "8", *same).out == ran.out
+    other = cli(own, "-a", "se", "--reduction", "8", *same)
+    apart = {"command": "", "made": ""}
+    assert json.loads(other.out) | apart == json.loads(ran.out) | apart
     twice = cli(own, "-a", "se:reduction=8", "--reduction", "4", "--no-bench", "--input-size", "32")
     assert twice.code == 2
     assert "se is given reduction twice: 8 in the attention's name, and 4 as an option; leave one out" in twice.err

@@ -14,6 +14,7 @@ from attn_inject.cost.samples import Timing
 from attn_inject.reporting.data import (
     BlockDiff,
     BlockNode,
+    BlockRow,
     DiffLine,
     Keeping,
     Quantity,
@@ -132,6 +133,11 @@ def fixed() -> Report:
             BlockNode("add", "+", "kept", ("se", "x")),
         ),
     )
+    block = BlockRow(
+        ("layer1.0",), 2, (56, 56),
+        Cost(parameters=75_008, macs=1_000_000_000, bytes_read=40_000_000, bytes_written=20_000_000),
+        Cost(bytes_read=10_000_000, bytes_written=5_000_000),
+    )  # fmt: skip
     return Report(
         title="torchvision:resnet50 + se",
         input_size=(3, 224, 224),
@@ -144,6 +150,7 @@ def fixed() -> Report:
             Quantity("MACs", "operations", 4_089_184_256, 4_089_266_176),
             Quantity("FLOPs", "operations", 8_217_632_232, 8_222_613_992),
             Quantity("bytes read", "bytes", 275_756_704, 288_601_504),
+            Quantity("bytes written", "bytes", 151_836_832, 174_095_936),
             Quantity("peak activation bytes", "bytes", 11_040_768, 10_237_952),
         ),
         sites=sites,
@@ -156,4 +163,15 @@ def fixed() -> Report:
         not_kept=("method forward_features()",),
         checks=(Check("weights", True, "320 kept"), Check("gradients", False, "1 of 8 is zero")),
         versions={"torch": "2.9.0"},
+        blocks=(
+            BlockRow(("conv1", "bn1"), 1, (112, 112), Cost(parameters=9_536, macs=118_013_952, bytes_read=8_000_000)),
+            replace(block, paths=("layer1.0",), sites=("layer1.0.se",)),
+            replace(
+                block, paths=("layer1.1",), cost=replace(block.cost, bytes_read=90_000_000), sites=("layer1.1.se",)
+            ),
+            replace(block, paths=("layer2.0",), stage=3, size=(28, 28), sites=("layer2.0.se",)),
+            BlockRow(("fc",), None, (), Cost(parameters=2_049_000, macs=2_048_000, bytes_read=8_204_192)),
+        ),
+        made="2026-01-02T03:04+00:00",
+        command="attn-inject resnet50 --attention se",
     )

@@ -169,6 +169,20 @@ def test_views(tmp_path: Path) -> None:
     jsonschema.validate(json.loads(made.to_json()), schema.COMPARISON, cls=jsonschema.Draft202012Validator)
 
 
+def test_the_page_has_the_table_the_chart_and_what_could_not_be_made() -> None:
+    evil = "<script>alert(1)</script>"
+    made = together([*ROWS, Candidate("net", evil, "pre", problem="no room")])
+    page = made.to_html()
+    assert "<title>net: attentions side by side</title>" in page
+    assert evil not in page
+    assert "alert(1)&lt;/script&gt; (pre): no room" in page
+    assert page.count("<svg") == 1
+    for row in ROWS[1:]:
+        assert f"<td>{row.attention}</td>" in page
+    assert "1.300 (1.290–1.310)" in page
+    assert made._repr_html_().startswith("<iframe ")
+
+
 def test_attentions_and_placements_of_a_model() -> None:
     net = Net()
     made = compare(

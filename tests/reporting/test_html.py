@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 from attn_inject.reporting.report import Report
+from attn_inject.reporting.views.strip import strip
+from attn_inject.reporting.views.tiles import tiles
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from .browser import assert_fits, dump, needs_browser
 
 # Runs in the page after its own script: clicks heads, and leaves what it saw in an element that the dumped page shows.
 PROBE = """
@@ -47,21 +45,15 @@ document.body.append(note);
 """
 
 
-@pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium is installed, so the page cannot be opened; apt install chromium"
-)
+@needs_browser
 def test_the_page_in_a_browser(fixed: Report, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     # Sorting starts from an order that is neither ascending nor descending.
     fixed = replace(fixed, sites=(fixed.sites[2], fixed.sites[0], fixed.sites[3], fixed.sites[1]))
     fixed.to_html(page)
     page.write_text(page.read_text("utf-8").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--window-size=1200,1600", "--enable-logging=stderr"]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    run = subprocess.run([str(BROWSER), *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    assert re.findall(r".*:CONSOLE.*", run.stderr) == []
-    found = re.search(r'<pre id="probe">(.*?)</pre>', run.stdout, re.DOTALL)
+    text = dump(page, profile=tmp_path / "profile")
+    found = re.search(r'<pre id="probe">(.*?)</pre>', text, re.DOTALL)
     assert found is not None, "a script of the page failed"
     seen = json.loads(unescape(found.group(1)))
     assert seen["requests"] == []
@@ -71,12 +63,54 @@ def test_the_page_in_a_browser(fixed: Report, tmp_path: Path) -> None:
     assert seen["descending"] == seen["ascending"][::-1]
     assert seen["byName"] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
     assert seen["sums"] == 2
-    assert len(seen["charts"]) == 5
+    assert len(seen["charts"]) == 6
     assert all(width > 200 for width in seen["charts"])
     assert seen["graphs"] == 2
     assert seen["marks"] == ["se"]
     assert seen["newColour"] != seen["keptColour"]
     assert not seen["overflow"]
+
+
+@needs_browser
+def test_the_page_fits_every_width_in_light_and_in_dark(made: Report, tmp_path: Path) -> None:
+    assert_fits(replace(made, command="attn-inject net.py:Net -a se").to_html(), tmp_path, sites=3)
+
+
+def test_the_tiles_say_traffic_training_memory_and_time(fixed: Report) -> None:
+    assert tiles(fixed) == [
+        ("+0.32 %", ("parameters", "25.56 M → 25.64 M")),
+        ("+0.06 %", ("FLOPs", "8.22 G, +4.98 M")),
+        ("+8.2 %", ("memory traffic", "427.6 MB → 462.7 MB")),
+        ("+25.8 %", ("kept for backward", "2.75 GB → 3.46 GB")),
+        ("1.065×", ("the time: CPU speed, inference",)),
+        ("1.065×", ("the time: CUDA speed, training step",)),
+    ]
+
+
+def test_the_page_says_when_with_what_and_by_which_command_it_was_made(fixed: Report) -> None:
+    page = fixed.to_html()
+    assert "<code>attn-inject resnet50 --attention se</code>" in page
+    assert "2026-01-02 03:04 UTC · torch 2.9.0 · Some Processor, 2 threads · Some GPU" in page
+    assert 'class="copy"' not in replace(fixed, command="").to_html()
+
+
+def test_the_strip_is_as_wide_as_what_blocks_cost(fixed: Report) -> None:
+    stages = strip(fixed)
+    assert [(stage.name, stage.size, [piece.name for piece in stage.pieces]) for stage in stages] == [
+        ("stage 1", "112×112", ["conv1 … bn1"]),
+        ("stage 2", "56×56", ["layer1.0", "layer1.1"]),
+        ("stage 3", "28×28", ["layer2.0"]),
+        ("no map", "", ["fc"]),
+    ]
+    first, second = stages[1].pieces
+    assert (first.diff, first.is_site, second.diff) == (0, True, 0)
+    assert (stages[0].pieces[0].diff, stages[0].pieces[0].is_site) == (None, False)
+    # 75 of the 200 MB of its stage, the widest; 15 of these 75 are new.
+    assert "--traffic:37.50%;--traffic-more:20.0%" in first.style
+    assert (
+        first.numbers
+        == "56×56 · memory traffic 60.00 MB +15.00 MB · MACs 1.00 G · parameters 75.01 k · attention: layer1.0.se"
+    )
 
 
 class References(HTMLParser):
@@ -107,13 +141,15 @@ def test_what_a_model_says_cannot_become_markup(fixed: Report) -> None:
     site = replace(fixed.sites[0], block=evil, module=f"{evil}.se")
     node = replace(fixed.diffs[0].after[0], label=evil)
     diff = replace(fixed.diffs[0], blocks=(evil,), after=(node,))
-    page = replace(fixed, title=evil, notes=(evil,), sites=(site,), diffs=(diff,)).to_html()
+    block = replace(fixed.blocks[1], paths=(evil,), sites=(f"{evil}.se",))
+    report = replace(fixed, title=evil, notes=(evil,), sites=(site,), diffs=(diff,), blocks=(block,), command=evil)
+    page = report.to_html()
     assert evil not in page
     assert page.count("<script>") == 1
 
 
 def test_a_report_without_sites_or_timings_has_a_page_too(fixed: Report) -> None:
-    page = replace(fixed, sites=(), stages=(), speeds=(), diffs=(), notes=(), unknown={}, not_kept=()).to_html()
+    page = replace(fixed, sites=(), stages=(), speeds=(), diffs=(), notes=(), blocks=()).to_html()
     assert "Totals" in page
     assert "<svg" not in page
 

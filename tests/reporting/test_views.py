@@ -100,7 +100,16 @@ def test_numbers_in_short(number: int, units: Units, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0 s"), (2.5e-7, "250 ns"), (4.2e-5, "42.0 µs"), (0.0601, "60.1 ms"), (0.1, "100 ms"), (1.5, "1.50 s")],
+    [
+        (0, "0 s"),
+        (2.5e-7, "250 ns"),
+        (4.2e-5, "42.0 µs"),
+        (0.0601, "60.1 ms"),
+        (0.1, "100 ms"),
+        (1.5, "1.50 s"),
+        (3.88, "3.88 s"),
+        (0.99996, "1.00 s"),
+    ],
 )
 def test_times(value: float, text: str) -> None:
     assert words.seconds(value) == text

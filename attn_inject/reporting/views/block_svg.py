@@ -1,82 +1,61 @@
-"""A block's graph as an SVG: one box an operation, top to bottom, what is new in colour.
-
-Every node stands one row below the last of those it reads. Nodes of one row stand side by side, a chain in one column
-as long as it can. An edge that passes over rows bends around them on the right.
-"""
+"""A block's graph as an SVG: one box an operation, top to bottom, what is new in colour; `layering` says where."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 from ..data import BlockNode
+from .layering import Placed, placed
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 150, 24, 26, 18, 10
-_LONGEST = 24
+_HEIGHT, _GAP_X, _GAP_Y, _LANE, _MARGIN = 24, 18, 22, 6, 8
+# A letter of the widest usual monospaced font at 12 px, and what a box keeps free beside its label.
+_LETTER, _PADDING, _NARROWEST, _LONGEST = 7.3, 18, 64, 30
 
 
 def block_svg(nodes: Sequence[BlockNode], title: str) -> str:
     """Draw the nodes, which are in an order of execution; `title` is for readers who cannot see it."""
-    places = _places(nodes)
-    columns = 1 + max((column for column, _ in places.values()), default=0)
-    rows = 1 + max((row for _, row in places.values()), default=0)
-    edges = [(read, node.name) for node in nodes for read in node.reads if read in places]
-    bends = sum(_is_long(places, *edge) for edge in edges)
-    width = 2 * _MARGIN + columns * (_WIDTH + _GAP_X) + 12 * bends
-    height = 2 * _MARGIN + rows * (_HEIGHT + _GAP_Y) - _GAP_Y
-    box = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    known = {node.name for node in nodes}
+    reads = {node.name: [read for read in dict.fromkeys(node.reads) if read in known] for node in nodes}
+    labels = {node.name: _label(node.label) for node in nodes}
+    widths = {name: max(_LETTER * len(label) + _PADDING, _NARROWEST) for name, label in labels.items()}
+    plan = placed(reads, widths, gap=_GAP_X, lane=_LANE)
+    width = 2 * _MARGIN + plan.width
+    height = 2 * _MARGIN + (1 + max(plan.layers.values(), default=0)) * (_HEIGHT + _GAP_Y) - _GAP_Y
+    box = f'width="{width:.0f}" height="{height}" viewBox="0 0 {width:.0f} {height}"'
     parts = [f'<svg class="block" role="img" aria-label="{escape(title)}" {box}>']
-    bend = 0
-    for start, end in edges:
-        bend += _is_long(places, start, end)
-        parts.append(_edge(places, start, end, columns, bend))
-    parts += [_box(node, *_corner(places[node.name])) for node in nodes]
+    parts += [_edge(plan, source, name) for name, sources in reads.items() for source in sources]
+    parts += [_box(node, labels[node.name], widths[node.name], plan) for node in nodes]
     return "\n".join([*parts, "</svg>"])
 
 
-def _places(nodes: Sequence[BlockNode]) -> Mapping[str, tuple[int, int]]:
-    """(column, row) of every node."""
-    places: dict[str, tuple[int, int]] = {}
-    taken: set[tuple[int, int]] = set()
-    for node in nodes:
-        above = [places[read] for read in node.reads if read in places]
-        row = 1 + max((place[1] for place in above), default=-1)
-        column = min((place[0] for place in above), default=0)
-        while (column, row) in taken:
-            column += 1
-        places[node.name] = (column, row)
-        taken.add((column, row))
-    return places
+def _label(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}"
 
 
-def _is_long(places: Mapping[str, tuple[int, int]], start: str, end: str) -> bool:
-    return places[end][1] - places[start][1] > 1
+def _top(layer: int) -> int:
+    return _MARGIN + layer * (_HEIGHT + _GAP_Y)
 
 
-def _corner(place: tuple[int, int]) -> tuple[int, int]:
-    column, row = place
-    return _MARGIN + column * (_WIDTH + _GAP_X), _MARGIN + row * (_HEIGHT + _GAP_Y)
-
-
-def _edge(places: Mapping[str, tuple[int, int]], start: str, end: str, columns: int, bend: int) -> str:
-    (x0, y0), (x1, y1) = _corner(places[start]), _corner(places[end])
-    if _is_long(places, start, end):
-        right = _MARGIN + columns * (_WIDTH + _GAP_X) - _GAP_X + 12 * bend
-        x0, x1, y0, y1 = x0 + _WIDTH, x1 + _WIDTH, y0 + _HEIGHT // 2, y1 + _HEIGHT // 2
-        path = f"M{x0} {y0} H{right - 6} q6 0 6 6 V{y1 - 6} q0 6 -6 6 H{x1 + 6}"
-        tip = f"M{x1 + 7} {y1 - 4} L{x1} {y1} L{x1 + 7} {y1 + 4} Z"
-    else:
-        x0, x1, y0 = x0 + _WIDTH // 2, x1 + _WIDTH // 2, y0 + _HEIGHT
-        middle = (y0 + y1) // 2
-        path = f"M{x0} {y0} C{x0} {middle} {x1} {middle} {x1} {y1 - 6}"
-        tip = f"M{x1 - 4} {y1 - 7} L{x1} {y1} L{x1 + 4} {y1 - 7} Z"
+def _edge(plan: Placed, source: str, name: str) -> str:
+    """Straight down beside boxes, a bow between layers; a tip where it ends."""
+    first, last = plan.layers[source], plan.layers[name]
+    xs = [_MARGIN + x for x in (plan.middles[source], *plan.routes[source, name], plan.middles[name])]
+    path = f"M{xs[0]:.1f} {_top(first) + _HEIGHT}"
+    for layer, (x0, x1) in enumerate(pairwise(xs), start=first):
+        y0, y1 = _top(layer) + _HEIGHT, _top(layer + 1) - (6 if layer + 1 == last else 0)
+        middle = (y0 + y1) / 2
+        path += f" V{y0} C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1}"
+    x, y = xs[-1], _top(last)
+    tip = f"M{x - 4:.1f} {y - 7} L{x:.1f} {y} L{x + 4:.1f} {y - 7} Z"
     return f'<path class="edge" d="{path}"/><path class="tip" d="{tip}"/>'
 
 
-def _box(node: BlockNode, x: int, y: int) -> str:
-    label = node.label if len(node.label) <= _LONGEST else f"…{node.label[1 - _LONGEST :]}"
+def _box(node: BlockNode, label: str, width: float, plan: Placed) -> str:
+    middle, y = _MARGIN + plan.middles[node.name], _top(plan.layers[node.name])
     return (
         f'<g class="node {node.mark}"><title>{escape(node.name)}</title>'
-        f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="5"/>'
-        f'<text x="{x + _WIDTH // 2}" y="{y + _HEIGHT // 2 + 4}">{escape(label)}</text></g>'
+        f'<rect x="{middle - width / 2:.1f}" y="{y}" width="{width:.1f}" height="{_HEIGHT}" rx="5"/>'
+        f'<text x="{middle:.1f}" y="{y + _HEIGHT // 2 + 4}">{escape(label)}</text></g>'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -9,15 +10,19 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..comparison import Candidate, ComparisonData
 from . import words
-from .plot import AFTER, INK, draw, save
+from .plot import AFTER, INK, Chart, draw, save
 
 _SHAPES = "osD^vP"
 
 
 def save_plot(comparison: ComparisonData, path: str | Path) -> None:
     """Write the chart; the file's ending picks the format."""
-    title = f"Parameters against {comparison.measure}"
-    save(draw({title: lambda axes: _chart(comparison, axes)}), path)
+    save(draw(charts(comparison)), path)
+
+
+def charts(comparison: ComparisonData) -> Mapping[str, Chart]:
+    """The one chart, by its title."""
+    return {f"Parameters against {comparison.measure}": lambda axes: _chart(comparison, axes)}
 
 
 def _chart(comparison: ComparisonData, axes: Axes) -> None:
@@ -29,7 +34,8 @@ def _chart(comparison: ComparisonData, axes: Axes) -> None:
         if comparison.measure == "latency" and each.ratio and each.ratio_low and each.ratio_high:
             parameters, middle = _point(comparison, each)
             ends = [middle * bound / each.ratio for bound in (each.ratio_low, each.ratio_high)]
-            axes.plot([parameters, parameters], ends, color=f"C{index % 10}", linewidth=1, zorder=0)
+            reach = [[abs(middle - end)] for end in ends]
+            axes.errorbar(parameters, middle, yerr=reach, color=f"C{index % 10}", capsize=4, elinewidth=1.2, zorder=0)
         axes.plot(
             *_point(comparison, each),
             _SHAPES[models.index(each.model) % len(_SHAPES)],

@@ -20,26 +20,26 @@ _ONLY_WIDE = frozenset({"sites", "MACs", "FLOPs", "latency"})
 
 def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[RenderableType]:
     """The table as rich renderables, the front marked; a narrow terminal does without some columns."""
-    header, rows = _rows(comparison)
+    header, lines = rows(comparison)
     shown = [i for i, name in enumerate(header) if width >= _WIDE or "ratio" not in header or name not in _ONLY_WIDE]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for index in shown:
         left = index == 0
         table.add_column(header[index], justify="left" if left else "right", no_wrap=not left, overflow="fold")
-    for each, row in zip(_made(comparison), rows, strict=True):
+    for each, row in zip(_made(comparison), lines, strict=True):
         table.add_row(*(row[index] for index in shown), style="bold" if each.on_front else "")
     yield table
-    for line in _legend(comparison, {header[index] for index in shown}):
+    for line in legend(comparison, {header[index] for index in shown}):
         yield Text(line, style="dim")
-    for problem in _problems(comparison):
+    for problem in problems(comparison):
         yield Text(f"! {problem}", style="yellow")
 
 
 def to_markdown(comparison: ComparisonData) -> str:
     """The table and its legend as Markdown."""
-    header, rows = _rows(comparison)
-    parts = [markdown_table(header, rows), " ".join(_legend(comparison, set(header)))]
-    parts += ["\n".join(f"- {problem}" for problem in _problems(comparison))] if _problems(comparison) else []
+    header, lines = rows(comparison)
+    parts = [markdown_table(header, lines), " ".join(legend(comparison, set(header)))]
+    parts += ["\n".join(f"- {problem}" for problem in problems(comparison))] if problems(comparison) else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,7 +47,7 @@ def _made(comparison: ComparisonData) -> list[Candidate]:
     return [each for each in comparison.candidates if each.problem is None]
 
 
-def _rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
+def rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
     """The plain model's totals, and what each attention adds to them."""
     made, units = _made(comparison), comparison.units
     timed = any(each.seconds is not None for each in made)
@@ -63,7 +63,7 @@ def _rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
         "front",
     ]
     plain = {each.model: each for each in made if each.attention == "none"}
-    rows = []
+    found = []
     for each in made:
         base = plain[each.model]
         amounts = ((each.parameters, base.parameters, ""), (each.macs, base.macs, ""), (each.flops, base.flops, ""),
@@ -80,8 +80,8 @@ def _rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
         if timed:
             claimed = each.seconds is not None and (each.resolved or each is base)
             cells += [words.seconds(each.seconds or 0) if claimed else "", _ratio(each)]
-        rows.append([*cells, _FRONT if each.on_front else ""])
-    return header, rows
+        found.append([*cells, _FRONT if each.on_front else ""])
+    return header, found
 
 
 def _percent(value: int | None, base: int | None) -> float | None:
@@ -98,7 +98,7 @@ def _ratio(each: Candidate) -> str:
     return f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})"
 
 
-def _legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
+def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
     """What the reader needs to know of the columns that are shown."""
     made = _made(comparison)
     what = "resolvedly less latency" if comparison.measure == "latency" else "less FLOPs"
@@ -132,7 +132,7 @@ def _range(numbers: list[int]) -> str:
     return " to ".join(dict.fromkeys(str(number) for number in (numbers[0], numbers[-1])))
 
 
-def _problems(comparison: ComparisonData) -> list[str]:
+def problems(comparison: ComparisonData) -> list[str]:
     return [
         f"{each.model} + {each.label}: {each.problem}" for each in comparison.candidates if each.problem is not None
     ]

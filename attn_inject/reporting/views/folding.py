@@ -30,8 +30,9 @@ class FoldedRow:
 
     @property
     def module(self) -> str:
-        """The new module's path inside its block."""
-        return self.first.module.removeprefix(f"{self.first.block}.")
+        """The new module's path inside its block; its own name where it stands beside that."""
+        inside = self.first.module.removeprefix(f"{self.first.block}.")
+        return self.first.module.rpartition(".")[2] if self.first.block and inside == self.first.module else inside
 
 
 def span(blocks: Sequence[str]) -> str:

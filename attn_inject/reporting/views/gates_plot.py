@@ -11,7 +11,7 @@ from ...errors import AttnInjectError
 from ...studying.data import Effect, GateRow, GatesData
 from ...types import block_name
 from . import gates_words
-from .plot import AFTER, BEFORE, GRID, INK, MOST_LABELS, Chart, draw, save
+from .plot import AFTER, BEFORE, GRID, INK, Chart, along, draw, named, save
 
 _HEAT = "viridis"
 
@@ -50,7 +50,7 @@ def _heat(rows: Sequence[GateRow]) -> Chart:
         image = axes.imshow([row.percentiles for row in rows], aspect="auto", cmap=_HEAT, vmin=0, vmax=top)
         axes.set_xticks(range(0, 11, 2), [f"{10 * tick}" for tick in range(0, 11, 2)])
         axes.set_xlabel("percentile of the channels")
-        _name(axes.set_yticks, rows)
+        axes.set_yticks(*named([block_name(row.block) for row in rows]))
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.figure.colorbar(image, ax=axes, label="mean weight")
@@ -71,7 +71,7 @@ def _depth(rows: Sequence[GateRow]) -> Chart:
         axes.set_ylabel("mean weight")
         axes.set_ylim(bottom=min(0.0, *at(0)))
         axes.legend(frameon=False, fontsize=7)
-        _along(axes, rows)
+        along(axes, [block_name(row.block) for row in rows])
 
     return chart
 
@@ -80,7 +80,7 @@ def _between(rows: Sequence[GateRow]) -> Chart:
     def chart(axes: Axes) -> None:
         axes.bar(range(len(rows)), [100 * (row.between or 0) for row in rows], color=AFTER)
         axes.set_ylabel("% of the spread")
-        _along(axes, rows)
+        along(axes, [block_name(row.block) for row in rows])
 
     return chart
 
@@ -112,7 +112,7 @@ def _effects(rows: Sequence[GateRow], data: GatesData) -> Chart:
         axes.scatter(range(len(rows)), means, color=colors, s=22, zorder=3)
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_ylabel(gates_words.unit(data))
-        _along(axes, rows)
+        along(axes, [block_name(row.block) for row in rows])
 
     return chart
 
@@ -122,17 +122,3 @@ def _reach(effect: Effect, scale: float) -> tuple[float, float]:
     if effect.low is None or effect.high is None:
         return 0.0, 0.0
     return scale * max(0.0, effect.mean - effect.low), scale * max(0.0, effect.high - effect.mean)
-
-
-def _along(axes: Axes, rows: Sequence[GateRow]) -> None:
-    """The sites along the x axis."""
-    _name(axes.set_xticks, rows)
-    axes.tick_params(axis="x", rotation=60, labelsize=7, length=0)
-    for label in axes.get_xticklabels():
-        label.set(ha="right", rotation_mode="anchor")
-    axes.grid(visible=False, axis="x")
-
-
-def _name(set_ticks: object, rows: Sequence[GateRow]) -> None:
-    names = [block_name(row.block) for row in rows] if len(rows) <= MOST_LABELS else []
-    set_ticks(range(len(names)), names)  # type: ignore[operator]

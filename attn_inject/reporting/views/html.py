@@ -13,7 +13,9 @@ from ..data import ReportData
 from . import words
 from .block_svg import block_svg
 from .plot import charts, svg
+from .strip import COSTS, strip
 from .tables import TOTALS_HEADER, sites_table, speed_rows, stages_table, totals_rows
+from .tiles import tiles
 
 
 def to_html(report: ReportData) -> str:
@@ -23,7 +25,11 @@ def to_html(report: ReportData) -> str:
         words=words,
         totals_header=TOTALS_HEADER,
         totals=totals_rows(report),
+        tiles=tiles(report),
+        network=strip(report),
+        costs=COSTS,
         sites=sites_table(report, full=True),
+        folded=sites_table(report),
         stages=stages_table(report),
         sort_keys=_sort_keys(report),
         speed_rows=speed_rows,

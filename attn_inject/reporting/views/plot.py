@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ...cost.samples import Timing
 from ...errors import AttnInjectError
@@ -21,6 +22,14 @@ Chart = Callable[[Axes], None]
 
 BEFORE, AFTER, INK, GRID = "#9aa5b1", "#2563eb", "#334155", "#e2e8f0"
 _STAGES = ("#93c5fd", "#60a5fa", "#3b82f6", "#2563eb", "#1e40af", "#172554")
+# What page.css calls these, in light and in dark.
+_OF_THE_PAGE = {
+    BEFORE: "before",
+    AFTER: "new",
+    INK: "ink",
+    GRID: "line",
+    **{colour: f"stage-{number}" for number, colour in enumerate(_STAGES, start=1) if colour != AFTER},
+}
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
@@ -39,8 +48,8 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
-# Beyond this many bars their names are left out.
-MOST_LABELS = 40
+# The most names along an axis; of more sites every n-th is named.
+MOST_LABELS = 28
 
 
 def charts(report: ReportData) -> Mapping[str, Chart]:
@@ -50,6 +59,7 @@ def charts(report: ReportData) -> Mapping[str, Chart]:
         added = [row.added for row in report.sites]
         found["Parameters added per site"] = _per_site(report, [cost.parameters for cost in added], "parameters")
         found["FLOPs added per site"] = _per_site(report, [cost.flops for cost in added], "FLOPs")
+        found["Memory traffic added per site"] = _per_site(report, [cost.traffic for cost in added], "bytes")
     shares = [row.time_share for row in report.sites if row.time_share is not None]
     if shares and len(shares) == len(report.sites):
         found["Share of the added time per site"] = _per_site(report, shares, "% of the time in new modules")
@@ -96,35 +106,52 @@ def save_plot(report: ReportData, path: str | Path) -> None:
 
 
 def svg(title: str, chart: Chart) -> str:
-    """One chart as an SVG element, without the prologue of a file of its own."""
+    """One chart as an SVG element of a page, in the page's colours, without the prologue of a file of its own."""
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE):
         draw({title: chart}).savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
+    for colour, name in _OF_THE_PAGE.items():
+        text = text.replace(f": {colour}", f": var(--{name})")
     return text[text.index("<svg") :]
 
 
 def _per_site(report: ReportData, values: Sequence[float], unit: str) -> Chart:
     def chart(axes: Axes) -> None:
-        places = range(len(values))
-        axes.bar(places, values, color=[_STAGES[min(row.stage, len(_STAGES)) - 1] for row in report.sites])
-        names = [block_name(row.block) for row in report.sites] if len(values) <= MOST_LABELS else []
-        axes.set_xticks(range(len(names)), names)
-        axes.tick_params(axis="x", rotation=60, labelsize=7, length=0)
-        for label in axes.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
-        axes.grid(visible=False, axis="x")
+        axes.bar(range(len(values)), values, color=[_STAGES[min(row.stage, len(_STAGES)) - 1] for row in report.sites])
+        along(axes, [block_name(row.block) for row in report.sites])
         axes.set_ylabel(unit)
         if not unit.startswith("%"):
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.yaxis.set_major_formatter(lambda value, _: words.tick(value, report.units))
 
     return chart
 
 
+def named(names: Sequence[str]) -> tuple[Sequence[int], Sequence[str]]:
+    """The places along an axis that get a name, and their names: every n-th, if there is no room for all."""
+    step = max(1, -(-len(names) // MOST_LABELS))
+    return range(0, len(names), step), names[::step]
+
+
+def along(axes: Axes, names: Sequence[str]) -> None:
+    """Sites along the x axis, by the names of their blocks: all of them, or as many as can be read."""
+    places, shown = named(names)
+    axes.set_xticks(places, shown)
+    axes.tick_params(axis="x", rotation=60, labelsize=7, length=0)
+    for label in axes.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
+    if len(shown) < len(names):
+        axes.set_xlabel(f"{len(names)} sites, {len(shown)} of them named")
+    axes.margins(x=0.01)
+    axes.grid(visible=False, axis="x")
+
+
 def _latency(timings: Sequence[Timing]) -> Chart:
-    medians = [timing.median * 1e3 for timing in timings]
-    below = [(timing.median - timing.low_quartile) * 1e3 for timing in timings]
-    above = [(timing.high_quartile - timing.median) * 1e3 for timing in timings]
+    scale, unit = (1.0, "s") if max(timing.median for timing in timings) >= 1 else (1e3, "ms")
+    medians = [timing.median * scale for timing in timings]
+    below = [(timing.median - timing.low_quartile) * scale for timing in timings]
+    above = [(timing.high_quartile - timing.median) * scale for timing in timings]
 
     def chart(axes: Axes) -> None:
         bars = axes.barh(
@@ -134,6 +161,6 @@ def _latency(timings: Sequence[Timing]) -> Chart:
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("ms per batch, median and middle half")
+        axes.set_xlabel(f"{unit} per batch, median and middle half")
 
     return chart

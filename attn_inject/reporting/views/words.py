@@ -76,7 +76,8 @@ def blocks(names: Sequence[str]) -> str:
 
 def seconds(value: float) -> str:
     for length, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if abs(value) >= length:
+        # What three digits round up to the next unit is that: 1.00 s, not 1.00e+03 ms.
+        if abs(value) >= 0.9995 * length:
             return f"{value / length:#.3g}".rstrip(".") + f" {unit}" if abs(value) < 1000 else f"{value:.0f} s"
     return f"{value * 1e9:.0f} ns" if value else "0 s"
 
@@ -231,6 +232,14 @@ def floor(speed: Speed) -> str | None:
         f"memory-traffic floor of the difference: {seconds(speed.floor_seconds)} "
         f"({short(speed.floor_bytes, unit='B')} at {short(round(speed.bandwidth), unit='B/s')})"
     )
+
+
+def circumstances(report: ReportData) -> str:
+    """When, with what and on what a report was made."""
+    made = [f"{report.made.replace('T', ' ').removesuffix('+00:00')} UTC"] if report.made else []
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    devices = dict.fromkeys(speed.device for speed in report.speeds)
+    return " · ".join(part for part in (*made, versions, *devices) if part)
 
 
 def checks(report: ReportData) -> str | None:
