@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from attn_inject.errors import AttnInjectError, nearest
 
-from . import attentions, compare, completion, gates, inject, inspect, models, recipes, sites
+from . import attentions, compare, completion, gates, inject, inspect, models, recipes, sites, sweep
 from .flags import in_flags
 
 USER_ERROR = 2
@@ -77,6 +77,7 @@ app.command("recipes")(recipes.command)
 app.command("inspect")(inspect.command)
 app.command("compare")(compare.command)
 app.command("gates")(gates.command)
+app.command("sweep")(sweep.command)
 
 
 def _version(ctx: typer.Context, wanted: bool) -> None:

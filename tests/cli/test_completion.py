@@ -40,14 +40,17 @@ def completed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     ("line", "expected"),
     [
         ("attn-inject sit", ["sites"]),
-        ("attn-inject ", ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates"]),
+        ("attn-inject ", ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "sweep"]),
         ("attn-inject resnet50 --att", ["--attention", "--attention-only"]),
         ("attn-inject --att", ["--attention", "--attention-only"]),
         ("attn-inject --recipe senet50 --exp", ["--expect-sites"]),
         ("attn-inject --inst", ["--install-completion"]),
         ("attn-inject compare resnet50 -a se --mark", ["--markdown"]),
         ("attn-inject sites --wh", ["--why"]),
-        ("attn-inject --version ", ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates"]),
+        (
+            "attn-inject --version ",
+            ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "sweep"],
+        ),
         ("attn-inject --no-such-option x --hel", ["--help"]),
     ],
 )
