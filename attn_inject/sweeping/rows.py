@@ -17,10 +17,11 @@ class Row:
 
     `attention` is `none` for the model as it is. `options` are the choices beside the placement, as JSON; None where
     there are none. `parameters`, `macs`, `flops` and `traffic` (bytes read and written) are what the attention adds for
-    one image in inference, the `model_` columns what the model has before; `traffic_ratio` is after over before.
+    one image in inference, the `model_` columns what the model has before; `traffic_ratio` is after over before, and
+    `convention` says what was counted, as a report does.
     `latency_ratio` is after over before too, from `latency_pairs` rounds in turns, with its interval and how sure that
     is; only where `latency_resolved` may it be claimed, and `latency_contended` says that the processor was busy with
-    something else meanwhile. `device` is where it was timed.
+    something else meanwhile. `latency_seconds` are per batch, and `device` is where it was timed.
 
     `accuracies` are what the train function gave, one for each seed, `accuracy` is their mean, and from two seeds on
     the two others are its 95 % interval (Student's). `error` is one sentence, None where all went well. `seconds` is
@@ -41,6 +42,7 @@ class Row:
     model_macs: int | None = None
     model_flops: int | None = None
     model_traffic: int | None = None
+    convention: str | None = None
     latency_ratio: float | None = None
     latency_low: float | None = None
     latency_high: float | None = None
@@ -48,6 +50,8 @@ class Row:
     latency_pairs: int | None = None
     latency_resolved: bool | None = None
     latency_contended: bool | None = None
+    latency_seconds: float | None = None
+    model_latency_seconds: float | None = None
     device: str | None = None
     accuracy: float | None = None
     accuracy_low: float | None = None

@@ -46,7 +46,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         line = [row.model, label, str(row.sites)]
         line += [words.signed(value or 0) for value in (row.parameters, row.macs, row.flops)]
         line.append("" if row.traffic_ratio is None else words.percent(100 * (row.traffic_ratio - 1)))
-        line += ([_latency(row)] if timed else []) + ([_accuracy(row)] if trained else [])
+        line += ([_latency(row)] if timed else []) + ([words.mean(row.accuracy, row.accuracy_low)] if trained else [])
         lines.append(line)
     return header, lines
 
@@ -56,14 +56,6 @@ def _latency(row: Row) -> str:
         return ""
     span = words.span_of_ratios(row.latency_low, row.latency_high)
     return f"{row.latency_ratio:.3f} ({span})" if row.latency_resolved else f"({span})"
-
-
-def _accuracy(row: Row) -> str:
-    if row.accuracy is None:
-        return ""
-    if row.accuracy_low is None:
-        return f"{row.accuracy:.4g}"
-    return f"{row.accuracy:.4g} ± {row.accuracy - row.accuracy_low:.2g}"
 
 
 def _legend(rows: Sequence[Row]) -> Iterator[str]:

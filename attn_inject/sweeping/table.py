@@ -18,6 +18,8 @@ from .rows import COLUMNS, Row
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
+    from ..reporting.comparing import Comparison
+
 ENDINGS = (".csv", ".parquet")
 PARQUET_NEEDS = "a .parquet file needs the package pyarrow: pip install 'attn-inject[sweep]', or take .csv"
 FORMAT, VERSION = "attn-inject sweep", 1
@@ -64,6 +66,17 @@ class SweepTable(Sequence[Row]):
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CheckpointError(f"{path} is not a sweep's table: {reason[0]}") from error
         return cls(tuple(found))
+
+    def comparison(self) -> Comparison:
+        """The rows side by side, as `compare` shows them; with `.plot()` for its chart, and accuracies where known.
+
+        Raises:
+            AttnInjectError: no row has figures.
+
+        """
+        from .compared import compared
+
+        return compared(self.rows)
 
     def write(self, path: str | Path) -> None:
         """Write `.csv` or `.parquet`, by the path's ending, whole or not at all.

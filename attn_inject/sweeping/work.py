@@ -119,15 +119,15 @@ def _counted(row: Row, wish: Wish, work: Work) -> Row:
     found = candidates[-1]
     if found.problem is not None:
         raise AttnInjectError(found.problem)
-    return _with_costs(replace(row, device=device_of(speeds)), candidates[0], found)
+    return _with_costs(replace(row, device=device_of(speeds)), candidates[0], found, work.settings.convention)
 
 
-def _with_costs(row: Row, plain: Candidate, found: Candidate) -> Row:
+def _with_costs(row: Row, plain: Candidate, found: Candidate, convention: str) -> Row:
     figures: dict[str, Any] = {}
     for name in ("parameters", "macs", "flops", "traffic"):
         before, after = getattr(plain, name), getattr(found, name)
         figures |= {name: after - before, f"model_{name}": before}
-    row = replace(row, sites=found.sites, **figures)
+    row = replace(row, sites=found.sites, convention=convention, **figures)
     if plain.traffic and found.traffic is not None:
         row = replace(row, traffic_ratio=found.traffic / plain.traffic)
     if found.ratio is None:
@@ -141,6 +141,8 @@ def _with_costs(row: Row, plain: Candidate, found: Candidate) -> Row:
         latency_pairs=found.pairs,
         latency_resolved=found.resolved,
         latency_contended=found.contended,
+        latency_seconds=found.seconds,
+        model_latency_seconds=plain.seconds,
     )
 
 
