@@ -1,4 +1,4 @@
-"""Fifty networks with three attentions on two processors, killed half way and taken up again: 150 rows, each once."""
+"""Sweeps that are killed: nothing is lost, nothing is there twice, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from attn_inject import sweep
 from attn_inject.sweeping.table import SweepTable
+
+from ..sweeping.conftest import NETS
 
 pytestmark = pytest.mark.zoo
 
@@ -30,6 +34,21 @@ alexnet vgg11 vgg11_bn vgg13 vgg13_bn vgg16 test_efficientnet lcnet_035 lcnet_05
 MODELS = [*GATED.split(), *WITHOUT_SITES.split()]
 ATTENTIONS = ["se:reduction=4", "eca", "simam"]
 LINE = ["sweep", *MODELS, *(word for name in ATTENTIONS for word in ("-a", name)), "--no-latency", "--processes", "2"]
+SWEEP = """
+import attn_inject
+attn_inject.sweep(
+    ["nets.py:net", "nets.py:waits"], ["se", "eca"], options={"input_size": 16}, latency=False, out="table.csv",
+    processes=1,
+)
+"""
+WAITS = """
+def waits():
+    import time
+    Path("pid").write_text(str(os.getpid()))
+    while not Path("go").exists():
+        time.sleep(0.05)
+    return net()
+"""
 
 
 def _sweep(folder: Path) -> subprocess.Popen[bytes]:
@@ -64,3 +83,57 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path: Path) -> None:
     assert sorted(failed) == sorted(WITHOUT_SITES.split())
     assert all("no sites" in str(error) for error in failed.values())
     assert all((row.sites or 0) > 0 and row.flops for row in table if row.error is None)
+
+
+def test_a_sweep_that_is_killed_goes_on_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets.py").write_text(NETS + WAITS)
+    monkeypatch.chdir(tmp_path)
+    # From standard input, as a notebook's cell: there is no main module that a process could import.
+    running = subprocess.Popen([sys.executable, "-"], stdin=subprocess.PIPE, text=True)
+    assert running.stdin is not None
+    running.stdin.write(SWEEP)
+    running.stdin.close()
+    _until(lambda: Path("pid").exists() and Path("pid").read_text() != "", running)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    worker = int(Path("pid").read_text())
+    assert worker != running.pid
+    _until(lambda: not _is_alive(worker))
+    noted = [json.loads(line) for line in Path("table.csv.journal").read_text().splitlines()]
+    assert [entry["row"]["attention"] for entry in noted[1:]] == ["se", "eca"]
+    assert not Path("table.csv").exists()
+    Path("go").touch()
+    table = sweep(
+        ["nets.py:net", "nets.py:waits"],
+        ["se", "eca"],
+        out="table.csv",
+        options={"input_size": 16},
+        latency=False,
+        processes=0,
+    )
+    assert [(row.model, row.attention, row.error) for row in SweepTable.read("table.csv")] == [
+        ("nets.py:net", "se", None),
+        ("nets.py:net", "eca", None),
+        ("nets.py:waits", "se", None),
+        ("nets.py:waits", "eca", None),
+    ]
+    assert [row.seconds for row in table[:2]] == [entry["row"]["seconds"] for entry in noted[1:]]
+    assert len(Path("table.csv.journal").read_text().splitlines()) == 5
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def _until(happened: Callable[[], bool], running: subprocess.Popen | None = None) -> None:
+    """Wait for something that must happen; a process that should make it happen must be there."""
+    end = time.monotonic() + 120
+    while not happened():
+        assert running is None or running.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
