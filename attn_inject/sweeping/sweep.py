@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..attention.registry import library_names, resolve
+from ..attention.registry import library_names, resolve, text_name
 from ..attention.registry import names as attention_names
 from ..attention.specs import split_spec
 from ..errors import AttnInjectError, PlanError, SourceError
@@ -76,8 +76,8 @@ def sweep(
         seeds: how many, from 0 on.
         latency: whether to measure speed, for at most `bench_seconds` each row.
         processes: of this machine. By default as many as it has processors, but one where latency is measured, since
-            clocks want the machine for themselves; 0 is this process, and must be where models, attentions or the train
-            function are objects and not names.
+            clocks want the machine for themselves (rows say when it was busy); 0 is this process, and must be where
+            models, attentions or the train function are objects and not names.
         address: of a Ray cluster (`auto`, `host:port`, ...) that does the work instead.
         retry_errors: do rows of the journal again that ended in an error.
         progress: called with a text and the share that is done.
@@ -91,6 +91,8 @@ def sweep(
     """
     if seeds < 1:
         raise AttnInjectError(f"seeds must be a whole number from 1, not {seeds}")
+    if processes is not None and processes < 0:
+        raise AttnInjectError(f"processes must be a whole number from 0, not {processes}")
     sets = [options] if isinstance(options, Mapping) else list(options) or [{}]
     wishes = _wishes(_models(models, pretrained=pretrained), _listed(attentions), sets)
     if isinstance(train, str):
@@ -156,7 +158,7 @@ def _models(given: Model | Iterable[Model], *, pretrained: bool) -> list[tuple[s
                 parse_source(text, pretrained=pretrained)
                 found[text] = text
             continue
-        name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", str(model))
+        name = type(model).__name__ if isinstance(model, nn.Module) else _name(model)
         if name in found and found[name] is not model:
             raise AttnInjectError(f"two models are called {name}: give functions with names of their own")
         found[name] = model
@@ -203,7 +205,7 @@ def _wish(name: str, model: Model, attention: Any, asked: Mapping[str, Any]) -> 
     others = {key: value for key, value in asked.items() if key not in known}
     if isinstance(attention, str) and attention == PLAIN and asked.get("existing") != "replace":
         choices, others, asked = {}, {}, {}
-    label = attention if isinstance(attention, str) else getattr(attention, "__name__", str(attention))
+    label = attention if isinstance(attention, str) else _name(attention)
     return Wish(
         model=model,
         name=name,
@@ -211,6 +213,11 @@ def _wish(name: str, model: Model, attention: Any, asked: Mapping[str, Any]) -> 
         choices=Choices(attention=attention, options=others, **choices),
         asked={key: value for key, value in asked.items() if key != "placement"},
     )
+
+
+def _name(made_by: Any) -> str:
+    """What the table calls a class or function; the same when it is asked for again."""
+    return str(getattr(made_by, "__name__", None) or text_name(made_by))
 
 
 def _is_portable(wish: Wish) -> bool:

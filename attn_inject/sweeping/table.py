@@ -133,9 +133,11 @@ class SweepTable(Sequence[Row]):
 
 
 def must_be_table(path: Path) -> None:
-    """Raise CheckpointError for an ending that no table has, or for Parquet without pyarrow."""
+    """Raise CheckpointError for an ending that no table has, a folder, or Parquet without pyarrow."""
     if path.suffix.lower() not in ENDINGS:
         raise CheckpointError(f"{path}: a table's ending is {' or '.join(ENDINGS)}")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder")
     if path.suffix.lower() == ".parquet":
         _must_have_pyarrow()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,8 @@ def test_an_unexpected_error_is_named(nets: Path, monkeypatch: pytest.MonkeyPatc
         ({"attentions": "none", "options": {"existing": "replace", "reduction": 4}}, PlanError, "has no options"),
         ({"train": "nets.py:nothing"}, AttnInjectError, "there is no 'nothing' in nets.py"),
         ({"seeds": 0}, AttnInjectError, "seeds"),
+        ({"processes": -1}, AttnInjectError, "processes"),
+        ({"out": "folder.csv"}, AttnInjectError, "folder.csv is a folder"),
         ({"out": "table.xls"}, AttnInjectError, ".csv or .parquet"),
         ({"out": "nowhere/table.csv"}, AttnInjectError, "nowhere"),
         ({"models": nn.Linear(1, 1), "processes": 2}, AttnInjectError, "stay here"),
@@ -113,6 +116,7 @@ def test_what_means_nothing_is_refused_before_any_work(
     nets: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict, error: type, said: str
 ) -> None:
     monkeypatch.setattr("attn_inject.sweeping.sweep.make_row", lambda *_: pytest.fail("work was begun"))
+    (nets / "folder.csv").mkdir()
     given = {"models": "nets.py:net", "attentions": "se", "processes": 0, "latency": False, **arguments}
     with pytest.raises(error, match=said.replace("*", r"\*")):
         sweep(given.pop("models"), given.pop("attentions"), **given)
@@ -171,6 +175,9 @@ def test_objects_stay_in_this_process(nets: Path, monkeypatch: pytest.MonkeyPatc
     table = sweep([model, make], ["eca"], options=SIZE, latency=False, train=train, seeds=2)
     assert [(row.model, row.sites, row.accuracies) for row in table] == [("Sequential", 2, (0, 1)), ("make", 2, (0, 1))]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    halved = functools.partial(nn.Identity, 2)
+    (row,) = sweep(functools.partial(make), halved, options={**SIZE, "kinds": ("plain",)}, latency=False)
+    assert (row.model, row.attention) == (f"{__name__}:{make.__qualname__}", "torch.nn.modules.linear:Identity")
     assert "gave a int" in str(sweep(lambda: 3, "se", latency=False)[0].error)
     monkeypatch.setattr(registry, "_registered", {})
     register_attention("mine", nn.Identity)
