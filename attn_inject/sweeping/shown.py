@@ -24,7 +24,7 @@ def render(rows: Sequence[Row], *, width: int = 80) -> Iterator[RenderableType]:
     for index in shown:
         table.add_column(header[index], justify="left" if index < 2 else "right", no_wrap=index > 1, overflow="fold")
     for line in lines:
-        table.add_row(*(line[index] for index in shown))
+        table.add_row(*(Text(line[index]) for index in shown))
     yield table
     for text in _legend(rows):
         yield Text(text, style="dim")
@@ -39,7 +39,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     header = ["model", "attention", "sites", "params", "MACs", "FLOPs", "traffic"]
     header += (["latency"] if timed else []) + (["accuracy"] if trained else [])
     # What holds for all rows need not stand in each.
-    several = len({row.options for row in rows}) > 1
+    several = len({row.options for row in rows if row.options}) > 1
     lines = []
     for row in rows:
         label = f"{row.label} {row.options}" if several and row.options else row.label

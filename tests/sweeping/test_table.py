@@ -120,6 +120,15 @@ def test_the_view(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, shown.splitlines())) <= 80
     Console(width=120).print(SweepTable((Row(model="m", attention="se", placement="pre", sites=1, macs=1000),)))
     assert "se (pre)" in capsys.readouterr().out
+    ways = [
+        Row(model="m", attention="se", options=text, sites=1) for text in ('{"stages": [2]}', None, '{"init": "[b]"}')
+    ]
+    Console(width=120).print(SweepTable(tuple(ways)))
+    shown = capsys.readouterr().out
+    assert 'se {"stages": [2]}' in shown
+    assert 'se {"init": "[b]"}' in shown
+    Console(width=120).print(SweepTable(tuple(ways[:2])))
+    assert "stages" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 11, 12, 13, 20, 50, 200])
