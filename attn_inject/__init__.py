@@ -30,6 +30,7 @@ _HOME = {
     "Skipped": "types",
     "Source": "types",
     "SourceError": "errors",
+    "SweepTable": "sweeping.table",
     "TraceError": "errors",
     "Verification": "types",
     "apply_plan": "surgery.apply",
@@ -52,6 +53,7 @@ _HOME = {
     "remove": "surgery.apply",
     "report": "reporting.report",
     "save": "saving.checkpoint",
+    "sweep": "sweeping.sweep",
     "verify": "surgery.verify",
 }
 

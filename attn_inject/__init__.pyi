@@ -32,6 +32,8 @@ from .surgery.parameters import attention_parameters as attention_parameters
 from .surgery.parameters import attention_state_dict as attention_state_dict
 from .surgery.parameters import freeze_original as freeze_original
 from .surgery.verify import verify as verify
+from .sweeping.sweep import sweep as sweep
+from .sweeping.table import SweepTable as SweepTable
 from .tracing.injected import InjectedModule as InjectedModule
 from .types import Injection as Injection
 from .types import Insertion as Insertion

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import cast
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
 
 from attn_inject.files.atomic import write_atomically
 from attn_inject.planning.choices import Choices
@@ -17,10 +19,22 @@ from .outputs import PLOT_ENDINGS, STDOUT, check_output, say_written, write_text
 from .progress import working
 from .values import given, input_forms, kinds_of, numbers, pairs
 
+if TYPE_CHECKING:
+    from attn_inject.reporting.comparing import Comparison
+
+_OF_A_TABLE = ("table", "json", "markdown", "plot", "force")
+
 
 def command(
-    models: options.Models,
-    attention: options.AttentionNames,
+    ctx: typer.Context,
+    models: options.Models = None,
+    attention: options.AttentionNames = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            "--table", metavar="FILE", help="Show a sweep's table instead: .csv or .parquet.", show_default=False
+        ),
+    ] = None,
     placement: options.Placements = None,
     option: options.AttentionOptions = None,
     init: options.Init = None,
@@ -53,6 +67,16 @@ def command(
         html=check_output(html, "--html", force=force),
         plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
+    if table is not None:
+        _must_be_alone(ctx)
+        from attn_inject.sweeping.table import SweepTable
+
+        _show(SweepTable.read(table).comparison(), files)
+        return
+    for given_names, missing in ((models, "MODEL..."), (attention, "--attention")):
+        if not given_names:
+            raise typer.BadParameter("say which, or give --table FILE", param_hint=missing)
+    models, attention = models or [], attention or []
     forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     chosen = pairs(option, "--option")
     asked = given(
@@ -89,6 +113,18 @@ def command(
         made = compare(
             [str(source) for source in sources], wishes, settings=settings, example_inputs=forms, progress=tell
         )
+    _show(made, files)
+
+
+def _must_be_alone(ctx: typer.Context) -> None:
+    """Refuse what would be lost in silence: a table has been measured already."""
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        if name not in _OF_A_TABLE and ctx.params.get(name) not in (None, [], (), parameter.default):
+            raise typer.BadParameter("--table shows what was measured: leave this out", param_hint=parameter.opts[-1])
+
+
+def _show(made: Comparison, files: Files) -> None:
     if files.json != STDOUT:
         from rich.console import Console
 

@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 
 from attn_inject.errors import AttnInjectError, nearest
 
-from . import attentions, choose, compare, completion, gates, inject, inspect, models, recipes, sites
+from . import attentions, choose, compare, completion, gates, inject, inspect, models, recipes, sites, sweep
 from .flags import in_flags
 from .interrupts import INTERRUPTED, complain, heeded
 from .options import FLAG
@@ -98,6 +98,7 @@ app.command("inspect", cls=Command)(inspect.command)
 app.command("compare", cls=Command)(compare.command)
 app.command("gates", cls=Command)(gates.command)
 app.command("choose", cls=Command)(choose.command)
+app.command("sweep", cls=Command)(sweep.command)
 
 
 def _version(ctx: typer.Context, wanted: bool) -> None:

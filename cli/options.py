@@ -64,7 +64,7 @@ _MODEL_HELP = (
     " or file.py:factory."
 )
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="One or more models.", show_default=False)]
+Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="One or more models.", show_default=False)]
 ModelOrRecipe = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
 Recipe = Annotated[
     str | None, _model("--recipe", metavar="NAME", help="Model and options of a published network, or of a .toml file.")
@@ -103,7 +103,7 @@ AttentionName = Annotated[
     ),
 ]
 AttentionNames = Annotated[
-    list[str],
+    list[str] | None,
     _attention("--attention", "-a", metavar="NAME", help="One, such as se:reduction=4; repeat it."),
 ]
 AttentionOptions = Annotated[list[str] | None, _attention("--option", "-o", metavar="K=V", help="One of its options.")]

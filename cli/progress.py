@@ -25,5 +25,20 @@ def working(what: str) -> Iterator[Tell]:
         yield lambda text, share: status.update(f"{text} {share:4.0%}")
 
 
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Tell]:
+    """`working` for long lists: a bar, the share that is done, and how long the rest will take."""
+    if not sys.stderr.isatty():
+        yield _silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as progress:
+        task = progress.add_task(f"{what} ...", total=1.0)
+        yield lambda text, share: progress.update(task, description=text, completed=share)
+
+
 def _silent(_text: str, _share: float) -> None:
     """Tell nobody."""

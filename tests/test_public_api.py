@@ -35,6 +35,7 @@ SIGNATURES = {
     "save": "patched path",
     "load": "path model",
     "remove": "patched",
+    "sweep": "models attentions out train seeds processes address",
     "attention_parameters": "model",
     "attention_state_dict": "model",
     "freeze_original": "model",

@@ -22,7 +22,7 @@ FLOOR = {
     name.removesuffix("/").removesuffix(".py"): int(floor)
     for floor, name in re.findall(r"^\| (\d+) \| `([\w./]+)` \|", ARCHITECTURE, flags=re.MULTILINE)
 }
-ARROWS = 72
+ARROWS = 82
 
 
 def sources() -> Iterator[tuple[str, Path]]:

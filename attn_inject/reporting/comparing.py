@@ -84,15 +84,15 @@ def compare(
             if progress is not None:
                 progress(text, (done + share) / len(wanted))
 
-        found, speeds = _candidates(asked, choices, settings, example_inputs, tell)
+        found, speeds = candidates_of(asked, choices, settings, example_inputs, tell)
         candidates += found
         races += speeds
     if all(each.problem is not None for each in candidates):
         raise AttnInjectError(f"nothing to compare: {candidates[0].problem}" if candidates else "nothing to compare")
-    return shown(comparison(candidates, device=_device(races), convention=settings.convention, units=settings.units))
+    return shown(comparison(candidates, device=device_of(races), convention=settings.convention, units=settings.units))
 
 
-def _candidates(
+def candidates_of(
     asked: str | nn.Module, choices: Sequence[Choices], settings: ReportSettings, example_inputs: Any, tell: Progress
 ) -> tuple[list[Candidate], list[Speed]]:
     """One model with every attention, counted one by one and timed in turns with one another: (all, the timings)."""
@@ -103,10 +103,7 @@ def _candidates(
     for index, wish in enumerate(choices):
         tell(f"{name} + {_label(wish)}", _COUNTING * index / len(choices) if settings.bench else index / len(choices))
         try:
-            known = replace(wish, source=source)
-            if wish.scope is None and wish.input_size is None:
-                known = replace(known, input_size=size)
-            patched = inject_as_chosen(model, known, example_inputs=example_inputs)
+            patched = inject_as_chosen(model, fitted(wish, source, size), example_inputs=example_inputs)
         except (AttentionError, PlanError) as error:
             problems.append(Candidate(name, _label(wish), wish.placement, problem=str(error)))
             continue
@@ -126,6 +123,12 @@ def _candidates(
         for (wish, _, report), speed in zip(made, timed, strict=True)
     ]
     return [plain, *found, *problems], speeds
+
+
+def fitted(wish: Choices, source: Source | None, size: tuple[int, ...] | None) -> Choices:
+    """The choices for the model of `source`, which is made for inputs of `size`."""
+    known = replace(wish, source=source)
+    return replace(known, input_size=size) if wish.scope is None and wish.input_size is None else known
 
 
 def _raced(subjects: Sequence[Subject], settings: ReportSettings, example_inputs: Any, tell: Progress) -> list[Speed]:
@@ -201,7 +204,8 @@ def _model(asked: str | nn.Module, *, timed: bool) -> tuple[str, nn.Module, Sour
     return source.name, build(source, device=None if timed else "meta"), source
 
 
-def _device(speeds: Sequence[Speed]) -> str | None:
+def device_of(speeds: Sequence[Speed]) -> str | None:
+    """Where and how the candidates were timed; None where they were not."""
     if not speeds:
         return None
     speed = speeds[0]

@@ -28,7 +28,8 @@ class Candidate:
     `ratio` is the time over the plain model's with its interval, from `pairs` rounds in which all candidates of the
     model ran in turns; `confidence` is the interval's. `seconds` per batch is the plain model's median times that
     ratio, since the machine's drift cancels in ratios only. None where it was not timed. `contended` says that the
-    processor was busy with something else meanwhile. `problem` says why a combination could not be made; its figures
+    processor was busy with something else meanwhile. `accuracy`, with its interval where there were several seeds, is
+    known of the rows of a sweep that trained. `problem` says why a combination could not be made; its figures
     are then None.
     """
 
@@ -47,6 +48,9 @@ class Candidate:
     confidence: float | None = None
     pairs: int | None = None
     contended: bool = False
+    accuracy: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
     problem: str | None = None
     on_front: bool = False
 

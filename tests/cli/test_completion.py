@@ -40,7 +40,10 @@ def completed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     ("line", "expected"),
     [
         ("attn-inject sit", ["sites"]),
-        ("attn-inject ", ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "choose"]),
+        (
+            "attn-inject ",
+            ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "choose", "sweep"],
+        ),
         ("attn-inject resnet50 --att", ["--attention", "--attention-only"]),
         ("attn-inject --att", ["--attention", "--attention-only"]),
         ("attn-inject --recipe senet50 --exp", ["--expect-sites"]),
@@ -49,7 +52,7 @@ def completed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ("attn-inject sites --wh", ["--why"]),
         (
             "attn-inject --version ",
-            ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "choose"],
+            ["sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "choose", "sweep"],
         ),
         ("attn-inject --no-such-option x --hel", ["--help"]),
     ],

@@ -51,6 +51,7 @@ def rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
     """The plain model's totals, and what each attention adds to them."""
     made, units = _made(comparison), comparison.units
     timed = any(each.seconds is not None for each in made)
+    trained = any(each.accuracy is not None for each in made)
     header = [
         "",
         "sites",
@@ -60,6 +61,7 @@ def rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
         "FLOPs",
         "traffic",
         *(["latency", "ratio"] if timed else []),
+        *(["accuracy"] if trained else []),
         "front",
     ]
     plain = {each.model: each for each in made if each.attention == "none"}
@@ -80,6 +82,8 @@ def rows(comparison: ComparisonData) -> tuple[list[str], list[list[str]]]:
         if timed:
             claimed = each.seconds is not None and (each.resolved or each is base)
             cells += [words.seconds(each.seconds or 0) if claimed else "", _ratio(each)]
+        if trained:
+            cells.append(words.mean(each.accuracy, each.accuracy_low))
         found.append([*cells, _FRONT if each.on_front else ""])
     return header, found
 
@@ -111,6 +115,8 @@ def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
         lines.append(
             f"Latency per batch, ratio to the plain model with its {_sure(made)} interval, on {comparison.device}."
         )
+    if any(each.accuracy_low is not None for each in made):
+        lines.append("Accuracy: mean over the seeds, ± half of its 95 % interval.")
     unsure = [each for each in made if each.confidence is not None and not each.resolved]
     if unsure:
         lines.append(

@@ -151,6 +151,13 @@ def ratio(speed: Speed) -> str:
     return f"{speed.ratio:.3f} times the time ({interval})"
 
 
+def mean(value: float | None, low: float | None) -> str:
+    """0.912 ± 0.004: a mean and half of its interval, whose lower end is `low`; a value alone where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if low is None else f"{value:.4g} ± {value - low:.2g}"
+
+
 def unresolved(low: float, high: float, pairs: int, confidence: float) -> str:
     """What is known where a ratio was not resolved."""
     return f"not resolved: {span_of_ratios(low, high, ' and ', 'between ')} ({pairs} pairs, {100 * confidence:.0f} %)"
