@@ -27,9 +27,7 @@ class Detector:
 
 RESNET, MOBILENET = (16, "backbone.body.layer"), (10, "backbone.body.")
 DETECTORS = (
-    Detector("fasterrcnn_resnet50_fpn", *RESNET),
     Detector("fasterrcnn_resnet50_fpn_v2", *RESNET),
-    Detector("fasterrcnn_mobilenet_v3_large_fpn", *MOBILENET),
     Detector("fasterrcnn_mobilenet_v3_large_320_fpn", *MOBILENET),
     Detector("retinanet_resnet50_fpn", *RESNET),
     Detector("retinanet_resnet50_fpn_v2", *RESNET),

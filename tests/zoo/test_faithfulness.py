@@ -19,16 +19,16 @@ from ..before_after import check_surgery
 pytestmark = pytest.mark.zoo
 
 TORCHVISION = (
-    "resnet18", "resnext50_32x4d", "wide_resnet50_2", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
+    "resnet18", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
     "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny", "mnasnet0_5",
     "squeezenet1_1", "googlenet", "inception_v3",
 )  # fmt: skip
 TIMM = (
     "resnet18", "resnet26d", "resnetv2_18", "resnetv2_50", "res2net50_14w_8s", "skresnet18", "resnest14d", "seresnet50",
     "ecaresnet26t", "resnext26ts", "gcresnext26ts", "hrnet_w18_small", "dpn48b", "dpn68", "rexnet_100", "nf_regnet_b0",
-    "dm_nfnet_f0", "legacy_xception", "xception41", "inception_resnet_v2", "inception_v4", "ghostnet_050",
+    "legacy_xception", "xception41", "inception_resnet_v2", "ghostnet_050",
     "ghostnetv2_100", "dla34", "dla46_c", "dla60_res2net", "cspresnet50", "cspdarknet53", "cs3darknet_s", "tresnet_m",
-    "convmixer_768_32", "ese_vovnet39b", "mambaout_femto", "convnext_atto", "convnextv2_atto", "edgenext_xx_small",
+    "ese_vovnet39b", "mambaout_femto", "convnext_atto", "convnextv2_atto", "edgenext_xx_small",
     "mobilevit_xxs", "coatnet_nano_rw_224", "efficientformerv2_s0", "fastvit_t8", "repvit_m0_9", "starnet_s1",
     "efficientvit_b0", "fbnetv3_b", "tinynet_c", "mobilenetv4_conv_small", "mobilenetv3_small_075", "gernet_s",
     "hgnetv2_b0", "regnetz_b16", "regnety_002", "repghostnet_050", "mixnet_s", "mnasnet_050", "selecsls42b",
@@ -38,7 +38,6 @@ TIMM = (
 LARGER = {
     "googlenet": 224,
     "inception_v3": 299,
-    "inception_v4": 128,
     "inception_resnet_v2": 128,
     "legacy_xception": 128,
 }
