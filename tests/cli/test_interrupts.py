@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,14 @@ time.sleep(60)
 def make():
     return nn.Identity()
 """
+
+
+@pytest.fixture(autouse=True)
+def _switched_on() -> Iterator[None]:
+    """Tests that run in a script's background have interrupts switched off, and their children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def swallowing(*_args: Any, **_options: Any) -> int:
