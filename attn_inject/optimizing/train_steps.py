@@ -79,10 +79,15 @@ def weights_of(gate: ChannelGate, pooled: torch.Tensor, x: torch.Tensor) -> torc
 
     Autocast keeps a copy of each layer's weights for the backward pass; vectors are cheap to work out again instead.
     """
-    if torch.is_autocast_enabled(x.device.type) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if _is_cast(x) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         again: torch.Tensor = checkpoint(gate.gate, pooled, use_reentrant=False)
         return for_each_position(again, x)
     return for_each_position(gate.gate(pooled), x)
+
+
+def _is_cast(x: torch.Tensor) -> bool:
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def gate_and_add(given: Normed, weights: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
