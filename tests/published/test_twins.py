@@ -267,7 +267,7 @@ def _candidates(names: list[str]) -> Iterator[tuple[str, str, set[str]]]:
                     yield plain, attended, added
 
 
-@pytest.mark.zoo
+@pytest.mark.bench  # a quarter of an hour, and only a new release of timm changes it
 def test_no_pair_is_missing() -> None:
     """Every network of timm against every other: names and shapes first, then what they compute."""
     found = {(a, b) for a, b, added in _candidates(timm.list_models()) if _same_without(a, b, added)}
