@@ -15,7 +15,7 @@ LEAST = 85.0
 # Files that may be below, and why.
 REASONS = {
     "attn_inject/__main__.py": "runs in processes of its own",
-    "attn_inject/optimizing/gate_kernel.py": "runs where there is a GPU, and in Triton's interpreter in a process of its own",
+    "attn_inject/optimizing/gate_kernel.py": "runs on a GPU, and in an interpreter in a process of its own",
     "attn_inject/optimizing/triton_kernels.py": "as gate_kernel.py",
     "attn_inject/cost/device.py": "its clock, memory and name of a GPU run where there is one",
     "attn_inject/saving/exported.py": "what exporters refuse differs from release to release; the sweeps export more",
