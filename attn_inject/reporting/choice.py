@@ -8,11 +8,11 @@ from typing import Any
 
 from ..planning.text import plan_to_dict
 from ..studying.choice import Choice
-from .schema import CHOICE_FORMAT, CHOICE_VERSION
+from .study_schema import CHOICE_FORMAT, CHOICE_VERSION
 
 
 def choice_to_dict(choice: Choice) -> dict[str, Any]:
-    """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
+    """Plain dictionaries, lists and numbers, as `reporting.study_schema` documents them."""
     data = asdict(choice)
     for key, rows in (("sites", choice.sites), ("rows", choice.rows)):
         for made, row in zip(data[key], rows, strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..studying.data import GatesData
 from .pages import Page
-from .schema import GATES_FORMAT, GATES_VERSION
+from .study_schema import GATES_FORMAT, GATES_VERSION
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ class Gates(Page, GatesData):
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers, as `reporting.schema` documents them."""
+        """Plain dictionaries, lists and numbers, as `reporting.study_schema` documents them."""
         data = asdict(self)
         for row, site in zip(data["sites"], self.sites, strict=True):
             row["verdict"] = site.verdict(self.measure)

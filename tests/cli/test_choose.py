@@ -12,7 +12,7 @@ import torch
 from torchvision.utils import save_image
 
 from attn_inject import load
-from attn_inject.reporting import schema
+from attn_inject.reporting import study_schema
 from tests.studying import worthy
 
 NET, DATA = (f"{Path(worthy.__file__)}:{name}" for name in ("Net", "batches"))
@@ -40,13 +40,17 @@ def test_a_table_json_and_a_recipe_that_makes_it_again(cli: Callable) -> None:
     assert "better than no attention" in said
     assert "! one seed" in said
     data = json.loads(Path("c.json").read_text())
-    jsonschema.validate(data, schema.CHOICE, cls=jsonschema.Draft202012Validator)
+    jsonschema.validate(data, study_schema.CHOICE, cls=jsonschema.Draft202012Validator)
     assert [site["chosen"] for site in data["sites"]] == [False, True, False]
     assert Path("state.json").exists()
 
     made = cli("--recipe", "chosen.toml", "--no-bench", "--out", "net.pt")
     assert made.code == 0, made.err
-    plan = load("net.pt", worthy.Net()).injection.plan
+    net = load("net.pt", worthy.Net()).eval()
+    plan, ran = net.injection.plan, []
+    net.get_submodule("blocks.1.se").register_forward_hook(lambda *_: ran.append("blocks.1.se"))
+    net(worthy.batches(4, 4)[0][0])
+    assert ran == ["blocks.1.se"]
     assert [(i.module, dict(i.options), i.init) for i in plan.insertions] == [
         ("blocks.1.se", {"reduction": 1}, "identity")
     ]
@@ -61,7 +65,7 @@ def test_nothing_pays_and_is_said(cli: Callable) -> None:
     assert "no site was chosen, so none.toml was not written" in ran.err
     assert not Path("none.toml").exists()
     data = json.loads(ran.out)
-    jsonschema.validate(data, schema.CHOICE, cls=jsonschema.Draft202012Validator)
+    jsonschema.validate(data, study_schema.CHOICE, cls=jsonschema.Draft202012Validator)
     assert {site["verdict"] for site in data["sites"]} <= {"not seen", "harms"}
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
-from attn_inject.reporting import schema
+from attn_inject.reporting import study_schema
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_folder_and_every_view(saved: str, cli: Callable) -> None:
     assert "images of val, 6 images, 2 classes" in ran.out
     assert "2 classes in the data, 10 outputs of the model" in " ".join(ran.out.split())
     data = json.loads(Path("g.json").read_text())
-    jsonschema.validate(data, schema.GATES)
+    jsonschema.validate(data, study_schema.GATES)
     assert (data["images"], data["measure"], len(data["sites"])) == (6, "outputs", 2)
     assert "blocks.1" in Path("g.html").read_text()
     assert Path("g.png").read_bytes().startswith(b"\x89PNG")

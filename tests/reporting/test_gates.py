@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from attn_inject import AttnInjectError
-from attn_inject.reporting import schema
+from attn_inject.reporting import study_schema
 from attn_inject.reporting.gates import Gates, gates
 from attn_inject.reporting.views.gates_plot import charts
 from attn_inject.reporting.views.gates_text import to_text
@@ -92,10 +92,10 @@ def test_effects_name_their_measure(found: Gates, measure: str) -> None:
 
 
 def test_json_is_what_the_schema_says(found: Gates) -> None:
-    jsonschema.Draft202012Validator.check_schema(schema.GATES)
+    jsonschema.Draft202012Validator.check_schema(study_schema.GATES)
     for each in (found, gates(planted(), batches(40)), gates(planted(), [x for x, _ in batches(40)], ablation=False)):
         data = json.loads(each.to_json())
-        jsonschema.validate(data, schema.GATES)
+        jsonschema.validate(data, study_schema.GATES)
         assert [row["verdict"] for row in data["sites"]] == [row.verdict(each.measure) for row in each.sites]
 
 
