@@ -44,13 +44,28 @@ def command(
             "Without, all sites that pay.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps of each training.")] = 300,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How often every set is trained.")] = 3,
-    lr: Annotated[float, typer.Option("--lr", metavar="RATE", help="Learning rate of the first step, of Adam.")] = 0.01,
+    steps: Annotated[
+        int,
+        typer.Option("--steps", metavar="N", min=1, show_default=False, help="Steps of each training (default: 300)."),
+    ] = 300,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", metavar="N", min=1, show_default=False, help="How often every set is trained (default: 3)."
+        ),
+    ] = 3,
+    lr: Annotated[
+        float,
+        typer.Option(
+            "--lr", metavar="RATE", show_default=False, help="Learning rate of the first step, of Adam (default: 0.01)."
+        ),
+    ] = 0.01,
     batches: Annotated[
         int | None, typer.Option("--batches", metavar="N", min=1, help="How many batches to take; all without.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Images at once.")] = 32,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, show_default=False, help="Images at once (default: 32).")
+    ] = 32,
     resume: Annotated[
         Path | None,
         typer.Option("--resume", metavar="FILE", help="Keep what is finished here, and go on from it if it is there."),

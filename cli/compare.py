@@ -22,7 +22,7 @@ from .values import given, input_forms, kinds_of, numbers, pairs
 if TYPE_CHECKING:
     from attn_inject.reporting.comparing import Comparison
 
-_OF_A_TABLE = ("table", "json", "markdown", "plot", "force")
+_OF_A_TABLE = ("table", "json", "markdown", "html", "plot", "force")
 
 
 def command(

@@ -41,11 +41,11 @@ def command(
     ] = 16,
     no_ablation: Annotated[
         bool,
-        typer.Option("--no-ablation", metavar=options.FLAG, help="Look only: do not run the model without each site."),
+        typer.Option("--no-ablation", help="Look only: do not run the model without each site."),
     ] = False,
     trust_source: Annotated[
         bool,
-        typer.Option("--trust-source", metavar=options.FLAG, help="Import code of somebody's own that FILE names."),
+        typer.Option("--trust-source", help="Import code of somebody's own that FILE names."),
     ] = False,
     fold: Annotated[
         float | None,

@@ -22,20 +22,27 @@ from attn_inject.errors import AttnInjectError, nearest
 from . import attentions, choose, compare, completion, gates, inject, inspect, models, recipes, sites, sweep
 from .flags import in_flags
 from .interrupts import INTERRUPTED, complain, heeded
-from .options import FLAG
 
 USER_ERROR = 2
 DEFAULT = "inject"
 
 
-class Command(TyperCommand):
-    """A command whose help says of `--help` too that it is a flag."""
+class Flagged:
+    """Says in the help of an option that takes no value that it is a flag."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        return _as_flag(super().get_help_option(ctx))
+    def get_params(self, ctx: Any) -> list[Any]:
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command that this is mixed into
+        for option in found:
+            if getattr(option, "is_flag", False):
+                option.metavar = "flag"
+        return found
 
 
-class MainGroup(TyperGroup):
+class Command(Flagged, TyperCommand):
+    """A command of this program."""
+
+
+class MainGroup(Flagged, TyperGroup):
     """A group whose help, arguments and completions are those of the main job, unless a command is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -66,19 +73,10 @@ class MainGroup(TyperGroup):
     def collect_usage_pieces(self, _ctx: Any) -> list[str]:
         return ["MODEL --attention NAME [OPTIONS] | COMMAND ..."]
 
-    def get_help_option(self, ctx: Any) -> Any:
-        return _as_flag(super().get_help_option(ctx))
-
     def format_help(self, ctx: Any, formatter: Any) -> None:
         shown = copy.copy(self)
         shown.params = [*self.commands[DEFAULT].params, *self.params]
         TyperGroup.format_help(shown, ctx, formatter)
-
-
-def _as_flag(option: Any) -> Any:
-    if option is not None:
-        option.metavar = FLAG
-    return option
 
 
 app = typer.Typer(
@@ -113,7 +111,7 @@ def _version(ctx: typer.Context, wanted: bool) -> None:
 def _group(
     version: Annotated[
         bool,
-        typer.Option("--version", metavar=FLAG, callback=_version, is_eager=True, help="Print the version and exit."),
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     install_completion: completion.Install = None,
     show_completion: completion.Show = None,

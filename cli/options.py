@@ -12,9 +12,6 @@ from attn_inject.planning.choices import Choices
 from attn_inject.reporting.settings import ReportSettings
 from attn_inject.types import EXISTING, FORMS, INITS, KINDS, PLACEMENTS, PRESETS
 
-FLAG = "flag"
-"""What the help says where an option takes no value."""
-
 
 def _one_of(allowed: Sequence[str]) -> Callable[[str | None], str | None]:
     """A check of one word. typer's own choices would need an enumeration beside the tuples in `types`."""
@@ -70,7 +67,7 @@ Recipe = Annotated[
     str | None, _model("--recipe", metavar="NAME", help="Model and options of a published network, or of a .toml file.")
 ]
 ModelArgs = Annotated[list[str] | None, _model("--model-arg", metavar="K=V", help="Argument of the model's factory.")]
-Pretrained = Annotated[bool, _model("--pretrained", metavar=FLAG, help="Download the zoo's weights.")]
+Pretrained = Annotated[bool, _model("--pretrained", help="Download the zoo's weights.")]
 Checkpoint = Annotated[
     str | None, _model("--checkpoint", metavar="FILE", help="Take the weights from .pt, .pth or .safetensors.")
 ]
@@ -185,8 +182,8 @@ Form = Annotated[
 ]
 ExpectSites = Annotated[int | None, _sites("--expect-sites", metavar="N", help="Stop unless there are N sites.")]
 
-Full = Annotated[bool, _report("--full", metavar=FLAG, help="One row for every site.")]
-Diff = Annotated[bool, _report("--diff", metavar=FLAG, help="Show each block's code before and after.")]
+Full = Annotated[bool, _report("--full", help="One row for every site.")]
+Diff = Annotated[bool, _report("--diff", help="Show each block's code before and after.")]
 Convention = Annotated[
     str,
     _report(
@@ -210,7 +207,7 @@ Markdown = Annotated[str | None, _report("--markdown", metavar="FILE", help="Wri
 Html = Annotated[str | None, _report("--html", metavar="FILE", help="Write it as one HTML page.")]
 Plot = Annotated[str | None, _report("--plot", metavar="FILE", help="Write its charts: .png, .svg or .pdf.")]
 
-NoBench = Annotated[bool, _speed("--no-bench", metavar=FLAG, help="Do not measure speed.")]
+NoBench = Annotated[bool, _speed("--no-bench", help="Do not measure speed.")]
 BenchSeconds = Annotated[
     float,
     _speed("--bench-seconds", metavar="S", min=0.1, help=f"Limit of each measurement{_default('bench_seconds')}."),
@@ -222,16 +219,14 @@ Dtype = Annotated[
 Batch = Annotated[
     int | None, _speed("--batch", metavar="N", min=1, help="Images at once (default: 32 on CUDA, 1 on a CPU).")
 ]
-ChannelsLast = Annotated[bool, _speed("--channels-last", metavar=FLAG, help="Measure in channels-last memory format.")]
-Compile = Annotated[bool, _speed("--compile", metavar=FLAG, help="Measure under torch.compile.")]
+ChannelsLast = Annotated[bool, _speed("--channels-last", help="Measure in channels-last memory format.")]
+Compile = Annotated[bool, _speed("--compile", help="Measure under torch.compile.")]
 Threads = Annotated[
     int | None, _speed("--threads", metavar="N", min=1, help="Threads of torch while measuring (default: torch's).")
 ]
-Training = Annotated[bool, _speed("--training", metavar=FLAG, help="Measure a training step too.")]
-Optimize = Annotated[bool, _speed("--optimize", metavar=FLAG, help="Measure the optimised inference graph.")]
+Training = Annotated[bool, _speed("--training", help="Measure a training step too.")]
+Optimize = Annotated[bool, _speed("--optimize", help="Measure the optimised inference graph.")]
 
 Out = Annotated[str | None, _output("--out", metavar="FILE", help="Save the model: .pt, .safetensors, .pt2 or .onnx.")]
-AttentionOnly = Annotated[
-    bool, _output("--attention-only", metavar=FLAG, help="Save only the new tensors and the plan.")
-]
-Force = Annotated[bool, _output("--force", metavar=FLAG, help="Replace files that exist.")]
+AttentionOnly = Annotated[bool, _output("--attention-only", help="Save only the new tensors and the plan.")]
+Force = Annotated[bool, _output("--force", help="Replace files that exist.")]

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def command(
     model: options.Model,
-    why: Annotated[
-        bool, typer.Option("--why", metavar=options.FLAG, help="Say of every add and concat that is no site, why.")
-    ] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say of every add and concat that is no site, why.")] = False,
     kinds: options.Kinds = None,
     scope: options.Scope = None,
     model_arg: options.ModelArgs = None,

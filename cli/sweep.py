@@ -47,7 +47,12 @@ def command(
             "--train", metavar="NAME", help="file.py:function(model, seed) that trains and gives the accuracy."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How often to train, from seed 0 on.")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds", metavar="N", min=1, show_default=False, help="How often to train, from seed 0 on (default: 1)."
+        ),
+    ] = 1,
     pretrained: options.Pretrained = False,
     placement: options.Placements = None,
     option: options.AttentionOptions = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,19 +192,24 @@ def worked_out(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     return worked
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_gate_runs_as_often_as_its_block(
-    way: str, training: bool, worked_out: Counter[int], tmp_path: Path
-) -> None:
-    made = WAYS[way](twice.make(), tmp_path).train(training)
+def test_every_gate_runs_as_often_as_its_block(way: str, worked_out: Counter[int], tmp_path: Path) -> None:
+    made = WAYS[way](twice.make(), tmp_path)
+    for training in (False, True):
+        worked_out.clear()
+        changed = _output(made.train(training))
+        assert _by_path(made, worked_out) == _in_body(RUNS)
+        # And what they work out is used.
+        assert not torch.allclose(changed.float(), _output(twice.make().train(training)), atol=1e-3)
+
+
+def _by_path(made: nn.Module, worked_out: Counter[int]) -> Counter[str]:
     modules = {id(module): path for path, module in made.named_modules() if isinstance(module, SE)}
-    worked_out.clear()
-    changed = _output(made)
-    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in worked_out.items()})
-    assert ran == Counter({path.partition("body.")[2]: count for path, count in RUNS.items()})
-    # And what they work out is used.
-    assert not torch.allclose(changed.float(), _output(twice.make().train(training)), atol=1e-3)
+    return _in_body({modules[gate]: count for gate, count in worked_out.items()})
+
+
+def _in_body(counts: Mapping[str, int]) -> Counter[str]:
+    return Counter({path.partition("body.")[2]: count for path, count in counts.items()})
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if not way.endswith("optimize_training")])
@@ -255,22 +260,38 @@ OTHERS: dict[str, tuple[type[twice.Twice], Callable[[nn.Module, Path], nn.Module
 }
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("way", OTHERS)
-def test_every_gate_of_other_networks_runs(way: str, training: bool, worked_out: Counter[int], tmp_path: Path) -> None:
+def test_every_gate_of_other_networks_runs(way: str, worked_out: Counter[int], tmp_path: Path) -> None:
     kind, patch = OTHERS[way]
-    made = patch(twice.make(kind), tmp_path).train(training)
-    modules = {id(module): path for path, module in made.named_modules() if isinstance(module, SE)}
-    worked_out.clear()
+    made = patch(twice.make(kind), tmp_path)
     x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(1))
-    outputs = []
-    for net in (made, twice.make(kind).train(training)):
-        given = net(image=x, scale=torch.ones(1))["logits"] if kind is twice.Named else net(x)
-        outputs.append(given.detach())
-    ran = Counter({modules[gate].partition("body.")[2]: count for gate, count in worked_out.items()})
-    assert ran == Counter({path.partition("body.")[2]: count for path, count in RUNS.items()})
-    changed, plain = outputs
-    assert not torch.allclose(changed, plain, atol=1e-3)
+    for training in (False, True):
+        worked_out.clear()
+        outputs = []
+        for net in (made.train(training), twice.make(kind).train(training)):
+            given = net(image=x, scale=torch.ones(1))["logits"] if kind is twice.Named else net(x)
+            outputs.append(given.detach())
+        assert _by_path(made, worked_out) == _in_body(RUNS)
+        changed, plain = outputs
+        assert not torch.allclose(changed, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", [_injected, _attached])
+def test_under_autocast_a_train_graph_works_every_gate_out_and_once_more_for_the_gradients(
+    form: Any, worked_out: Counter[int]
+) -> None:
+    made = optimize_training(form(twice.make())).train()
+    x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(1))
+    worked_out.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        changed, plain = made(x), twice.make().train()(x)
+    assert _by_path(made, worked_out) == _in_body(RUNS)
+    assert not torch.allclose(changed, plain, atol=1e-2)
+    changed.float().square().sum().backward()
+    assert _by_path(made, worked_out) == Counter({path: 2 * count for path, count in _in_body(RUNS).items()})
+    for module in made.modules():
+        if isinstance(module, SE):
+            assert all(p.grad is not None and p.grad.any() for p in module.parameters())
 
 
 FAST: dict[str, Callable[[OptimizedModule], nn.Module]] = {

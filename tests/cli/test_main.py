@@ -23,7 +23,7 @@ def test_help_shows_the_main_job_and_the_commands_within_80_columns(cli: Callabl
     assert cli().out == shown.out
 
 
-COMMANDS = ("sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "inject")
+COMMANDS = ("sites", "models", "attentions", "recipes", "inspect", "compare", "gates", "choose", "sweep", "inject")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -37,6 +37,7 @@ def test_every_command_has_help_within_80_columns(cli: Callable, command: str) -
 def test_help_says_what_is_a_flag_and_what_holds_without_an_option(cli: Callable, command: str) -> None:
     text = cli(*command.split(), "--help").out
     assert "<bool>" not in text
+    assert "[default: " not in text
     assert re.search(r"--help +flag ", text)
     plain = " ".join(text.replace("│", " ").split())
     defaults = {"--kinds": "residual,mixed", "--placement": "standard", "--units": "decimal", "--bench-seconds": "3",

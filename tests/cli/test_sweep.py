@@ -80,11 +80,13 @@ def test_what_is_wrong_is_one_sentence(net: str, cli: Callable) -> None:
 def test_compare_shows_a_table_with_its_accuracies(net: str, cli: Callable) -> None:
     line = ("sweep", net, "-a", "se", "-a", "eca", "--input-size", "16", "--out", "t.parquet", *QUICK)
     assert cli(*line, "--train", "toy.py:train", "--seeds", "2").code == 0
-    ran = cli("compare", "--table", "t.parquet", "--json", "c.json", "--plot", "c.svg", "--markdown", "c.md")
+    files = ("--json", "c.json", "--plot", "c.svg", "--markdown", "c.md", "--html", "c.html")
+    ran = cli("compare", "--table", "t.parquet", *files)
     assert (ran.code, ran.err) == (0, "")
     assert "0.625 ± 1.6" in ran.out
     assert [each["attention"] for each in json.loads(Path("c.json").read_text())["candidates"]] == ["none", "se", "eca"]
     assert Path("c.svg").read_text().lstrip().startswith("<?xml")
+    assert "0.625 ± 1.6" in Path("c.html").read_text()
     for arguments, said in (
         (("--table", "t.parquet", net), "leave this out"),
         (("--table", "t.parquet", "-a", "se"), "leave this out"),

@@ -64,6 +64,12 @@ def test_the_plan_does_what_it_says_in_the_model(both: Choice) -> None:
         "blocks.1.se.fc2.weight",
     ]
     assert plan_from_json(plan_to_json(both.plan)) == both.plan
+    ran: list[str] = []
+    for name, module in patched.named_modules():
+        if name.endswith(".se"):
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    patched(x)
+    assert ran == ["blocks.1.se"]
 
 
 def test_a_placebo_is_never_chosen_and_looks_like_none(both: Choice) -> None:

@@ -59,7 +59,13 @@ def counted(model, seed):
 
 
 def gates(model, *, seed):
-    return sum(name.endswith(".se") for name, _ in model.named_modules()) + seed / 10
+    """How many gates run, each hooked."""
+    ran = []
+    for name, module in model.named_modules():
+        if name.endswith(".se"):
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    model(torch.ones(1, 3, 16, 16))
+    return len(ran) + seed / 10
 
 
 def wrong(model, seed):
