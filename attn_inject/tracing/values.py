@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from .nodes import value_of
@@ -26,6 +28,7 @@ _KEEP_SHAPE = {
 }  # fmt: skip
 _CONVOLUTIONS = {nn.Conv1d, nn.Conv2d, nn.Conv3d}
 _MAKE_NOTHING = {*_CONVOLUTIONS, nn.Linear, *_KEEP_SHAPE}
+_OF_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _MOVES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -98,7 +101,7 @@ class Values:
             return torch.empty_like(args[0])
         if type(module) in _CONVOLUTIONS and "forward" not in vars(module) and len(args) == 1 and not kwargs:
             return _convolved(module, args[0])
-        with self._stood_in(module.modules()):
+        with self._stood_in(module.modules()), _NormsKeepShapes():
             return module.forward(*_mutable(args), **_mutable(kwargs))
 
     @contextmanager
@@ -118,6 +121,22 @@ class Values:
         finally:
             for home, tensors in held:
                 home.update(tensors)
+
+
+class _NormsKeepShapes(TorchFunctionMode):
+    """Answers for batch norms within a layer of somebody's own, as `_KEEP_SHAPE` does for torch's layers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            given = dict(zip(_OF_BATCH_NORM, args, strict=False)) | kwargs
+            x, tensors = given["input"], (given.get("running_mean"), given.get("weight"))
+            width = next((tensor.numel() for tensor in tensors if tensor is not None), None)
+            if x.is_meta and x.dim() > 1 and x.shape[1] == width:
+                if given.get("training", False):
+                    F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]  # as it does itself
+                return torch.empty_like(x)
+        return func(*args, **kwargs)
 
 
 def _convolved(module: Any, x: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from attn_inject.tracing.nodes import value_of
 from attn_inject.tracing.trace import trace
-from attn_inject.tracing.values import fetch, to_meta
+from attn_inject.tracing.values import Values, fetch, to_meta
 
 from ..sites.graphs import Net, read
 from ..toys import conv
@@ -46,3 +48,39 @@ def test_a_single_number_keeps_its_value_and_is_not_changed() -> None:
     graph = trace(net, inputs=(torch.zeros(1, 3),), modes=("eval",)).graphs["eval"]
     assert value_of(next(iter(reversed(graph.nodes)))).shape == (2, 2)
     assert strides[0] == 8
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """Norm and activation in one, by code of its own that a trace keeps whole."""
+
+    traced_whole = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=self.training, eps=self.eps
+        )
+        return normed.relu_()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"track_running_stats": False}])
+def test_a_norm_within_somebodys_layer_gives_what_torch_gives(
+    options: dict[str, bool], layout: torch.memory_format, training: bool
+) -> None:
+    norm = OwnNorm(6, **options).train(training)
+    norm.training |= norm.running_mean is None  # as torch's own forward has it
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(2, 6, 5, 4).to(dtype).contiguous(memory_format=layout)
+        ours, theirs = Values(norm, {})._call_module(norm, (x.to("meta"),), {}), norm(x)
+        assert ours.is_meta
+        assert (ours.shape, ours.stride(), ours.dtype) == (theirs.shape, theirs.stride(), theirs.dtype)
+
+
+def test_a_norm_within_somebodys_layer_refuses_what_torch_refuses() -> None:
+    norm = OwnNorm(6)
+    values = Values(norm, {})
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        values._call_module(norm.train(), (torch.empty(1, 6, 1, 1, device="meta"),), {})
+    with pytest.raises(RuntimeError, match="6"):
+        values._call_module(norm, (torch.empty(2, 5, 4, 4, device="meta"),), {})
