@@ -36,6 +36,9 @@ from attn_inject.surgery.forms import as_graph
 
 from . import twice
 
+# Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
+pytestmark = pytest.mark.no_cover
+
 SIZE = (3, 16, 16)
 CHOICES: dict[str, Any] = {"reduction": 4, "input_size": SIZE}
 

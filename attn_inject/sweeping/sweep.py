@@ -121,12 +121,11 @@ def sweep(
             done = {key: row for key, row in done.items() if row.error is None}
         missing = [wish for wish in wishes if wish.key not in done]
         with closing(_made(missing, work, processes, address)) as rows:
-            for wish, row in rows:
+            for count, (wish, row) in enumerate(rows, start=len(wishes) - len(missing) + 1):
                 done[wish.key] = row
                 if journal is not None:
                     journal.add(wish.key, row)
                 if progress is not None:
-                    count = sum(each.key in done for each in wishes)
                     progress(f"{count} of {len(wishes)}: {row.model} + {row.label}", count / len(wishes))
     table = SweepTable(tuple(done[wish.key] for wish in wishes))
     if path is not None:

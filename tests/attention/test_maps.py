@@ -19,6 +19,9 @@ from attn_inject.attention.registry import build, resolve
 
 from .plain import GATED, MAPS, map_of, shaken
 
+# Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
+pytestmark = pytest.mark.no_cover
+
 ALL = sorted(MAPS)
 # One with a batch norm, one with groups; the others compile and export in the zoo step.
 QUICK = [name if name in ("cbam", "sa") else pytest.param(name, marks=pytest.mark.zoo) for name in ALL]

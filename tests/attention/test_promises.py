@@ -14,6 +14,9 @@ from attn_inject.attention.registry import build
 
 from .written import drawn, shaken
 
+# Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
+pytestmark = pytest.mark.no_cover
+
 # Every attention in each of its forms that runs other code.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "srm": ("srm", {}),

@@ -15,6 +15,9 @@ from attn_inject.planning.recipe import load_recipe
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source
 
+# Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
+pytestmark = pytest.mark.no_cover
+
 
 def _tv(name: str, **options: object) -> nn.Module:
     with torch.device("meta"):

@@ -22,6 +22,9 @@ from attn_inject import find_sites, inject
 from attn_inject.attention.registry import resolve
 from attn_inject.planning.presets import preset_settings
 
+# Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
+pytestmark = pytest.mark.no_cover
+
 # Attended network: (plain network, attention).
 TWINS = {
     "seresnet18": ("resnet18", "se"),

@@ -17,6 +17,9 @@ from .growing import Grown, grow
 from .lookalikes import LOOKALIKES, PAIRS
 from .mixing import MIXING, Reduction
 
+# Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
+pytestmark = pytest.mark.no_cover
+
 SHORT, LONG = range(30), range(1000, 1300)
 
 
