@@ -10,12 +10,13 @@ from torch import nn
 from ..errors import RewriteError
 from ..sites.reading import LocatedModel, read
 from ..tracing.alias import alias
+from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
-from ..types import Plan
+from ..types import Plan, block_name
 from .attach import detach
 from .attachment import attachments_of
 from .postconditions import verify_part
@@ -67,6 +68,7 @@ def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> Inject
     """`apply_plan` on a model that has been read."""
     must_be_apart(located.model, located.scope)
     losses = not_kept(located.part, located.trace.graphs.values(), located.trace.fixed_arguments)
+    losses += checkpoint_losses(map(block_name, located.trace.checkpoints))
     patched = rewrite(located, plan, losses)
     if check:
         verification = verify_part(located.part, patched, fresh=True)

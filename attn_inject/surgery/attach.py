@@ -22,6 +22,7 @@ from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
 from ..sites.reading import LocatedModel, submodule
 from ..tracing.alias import alias, copied
+from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path
 from ..tracing.regions import ordinary_mode
@@ -38,6 +39,7 @@ from ..types import (
     Preset,
     Source,
     Verification,
+    block_name,
 )
 from .attachment import Attachment, attachments_of, keep_attachments
 from .blocks import Blocks
@@ -148,7 +150,13 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
         plan,
         versions(),
         None if like.check is None else Verification((like.check,)),
-        not_kept=(*ways.reasons, *(f"a comparison with what inject gives: {reason}" for reason in like.untried)),
+        not_kept=(
+            *ways.reasons,
+            *(f"a comparison with what inject gives: {reason}" for reason in like.untried),
+            *checkpoint_losses(
+                block_name(path) for path, trace in zip(ways.paths, traces, strict=True) if trace.checkpoints
+            ),
+        ),
         guards=tuple(dict.fromkeys(guard for trace in traces for guard in trace.guards)),
         any_size=all(trace.any_size for trace in traces),
     )

@@ -37,6 +37,7 @@ class Trace:
     `any_size` is whether another input size and batch gives the same graphs. `recorded` says why there is no graph,
     but the data flow of one run in eval mode, good for finding sites and for `attach`, not for running.
     `settings` are those that its own code read, where it was traced with others kept `whole`.
+    `checkpoints` are the paths of modules that checkpoint activations, which the graphs do not.
     """
 
     skeleton: nn.Module
@@ -48,6 +49,7 @@ class Trace:
     recorded: str = ""
     calls: Mapping[str, Calls] = field(default_factory=dict)
     settings: tuple[Setting, ...] = ()
+    checkpoints: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -93,6 +95,7 @@ class Draft:
     fixed_arguments: Mapping[str, Any]
     calls: Calls
     settings: Mapping[tuple[str, str], Any]
+    checkpoints: Collection[str] = ()
 
 
 class Subject:
@@ -131,7 +134,14 @@ class Subject:
                 if tracer.hooks.left_out and _gives_nothing(tracer.graph):
                     self._follows_hooks = True
                     continue
-                return Draft(tracer.graph, tracer.constants, tracer.fixed_arguments, tracer.calls, tracer.settings)
+                return Draft(
+                    tracer.graph,
+                    tracer.constants,
+                    tracer.fixed_arguments,
+                    tracer.calls,
+                    tracer.settings,
+                    tuple(tracer.checkpoints),
+                )
             except StaysWhole as request:
                 self._leaves.close(request.module)
             except Exception as error:
@@ -162,7 +172,17 @@ class Subject:
         graphs = {mode: draft.graph for mode, draft in drafts.items()}
         calls = {mode: draft.calls for mode, draft in drafts.items()}
         settings = settings_of({mode: draft.settings for mode, draft in drafts.items()})
-        return Trace(self.skeleton, graphs, constants, inputs, fixed, any_size, calls=calls, settings=settings)
+        return Trace(
+            self.skeleton,
+            graphs,
+            constants,
+            inputs,
+            fixed,
+            any_size,
+            calls=calls,
+            settings=settings,
+            checkpoints=tuple(dict.fromkeys(path for draft in drafts.values() for path in draft.checkpoints)),
+        )
 
 
 def _gives_nothing(graph: fx.Graph) -> bool:

@@ -34,6 +34,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from .caches import nothing_kept
+from .checkpoints import checkpoints_noted
 from .factories import Draws, factories_followed
 from .frames import ROOT, Call, with_nodes
 from .guards import guarded, line_of_code
@@ -88,6 +89,8 @@ class Tracer(fx.Tracer):
         self.constants: dict[str, torch.Tensor] = {}
         self.fixed_arguments: Mapping[str, Any] = {}
         self.open_modules: list[nn.Module] = []
+        # Paths of modules within which activations are checkpointed.
+        self.checkpoints: dict[str, None] = {}
         self.first_convolution: nn.Module | None = None
         # The node whose value is being found: model code that runs meanwhile is not traced.
         self.evaluated: fx.Node | None = None
@@ -135,11 +138,16 @@ class Tracer(fx.Tracer):
             types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
             factories_followed(record, lambda: self.evaluated is not None, homes),
+            checkpoints_noted(self._note_checkpoint),
             settings_noted(self._note_setting) if self._notes_settings else nullcontext(),
         ):
             yield
         if not self.records:
             self._draws.refuse_new_ones()
+
+    def _note_checkpoint(self) -> None:
+        if self.evaluated is None and not self.records:
+            self.checkpoints[self._names.get(id(self.open_modules[-1]), "") if self.open_modules else ""] = None
 
     def _note_setting(self, module: nn.Module, name: str, value: Any) -> None:
         path = self._names.get(id(module))

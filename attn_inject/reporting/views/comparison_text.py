@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,26 +14,42 @@ from . import words
 from .markdown import table as markdown_table
 
 _FRONT = "★"
-# From this width on there is room for all columns.
-_WIDE = 112
-_ONLY_WIDE = frozenset({"sites", "MACs", "FLOPs", "latency"})
+# What a terminal too narrow for all columns does without, in this order.
+_DISPENSABLE = ("MACs", "latency", "sites", "FLOPs")
+_GAP = 2
 
 
 def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[RenderableType]:
     """The table as rich renderables, the front marked; a narrow terminal does without some columns."""
     header, lines = rows(comparison)
-    shown = [i for i, name in enumerate(header) if width >= _WIDE or "ratio" not in header or name not in _ONLY_WIDE]
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    made = _made(comparison)
+    if len({each.model for each in made}) > 1:
+        # What stands below its model need not repeat the name.
+        names = [each.model if each.attention == "none" else f"  + {each.label}" for each in made]
+        lines = [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
+    shown = _fitting(header, lines, width)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
     for index in shown:
         left = index == 0
         table.add_column(header[index], justify="left" if left else "right", no_wrap=not left, overflow="fold")
-    for each, row in zip(_made(comparison), lines, strict=True):
+    for each, row in zip(made, lines, strict=True):
         table.add_row(*(row[index] for index in shown), style="bold" if each.on_front else "")
     yield table
     for line in legend(comparison, {header[index] for index in shown}):
         yield Text(line, style="dim")
     for problem in problems(comparison):
         yield Text(f"! {problem}", style="yellow")
+
+
+def _fitting(header: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that are shown, by index: all, or without those that can be spared until the rest fits."""
+    widest = [max(map(cell_len, column)) for column in zip(header, *lines, strict=True)]
+    shown = list(range(len(header)))
+    for name in _DISPENSABLE:
+        if sum(widest[index] + _GAP for index in shown) - _GAP <= width:
+            break
+        shown = [index for index in shown if header[index] != name]
+    return shown
 
 
 def to_markdown(comparison: ComparisonData) -> str:

@@ -1,0 +1,51 @@
+"""Activation checkpoints that a model's code enters while it is traced: `torch.utils.checkpoint` runs the function that
+it is given, so that a graph has its operations and keeps their results, as if there was no checkpoint. Offloading what
+is saved is lost in the same way; both hook the tensors that autograd saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils import checkpoint
+
+# What a checkpoint goes through in older torch, which hooks nothing where no input is a tensor that wants a gradient:
+# those of a trace are none.
+_ENTERED = "_checkpoint_without_reentrant_generator"
+_SHOWN = 3
+
+
+@contextmanager
+def checkpoints_noted(note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` for each checkpoint that is entered in here; no graph has those of `use_reentrant=True`."""
+    kept: list[tuple[Any, str, Any]] = [(saved_tensors_hooks, "__enter__", saved_tensors_hooks.__enter__)]
+    if hasattr(checkpoint, _ENTERED):
+        kept.append((checkpoint, _ENTERED, getattr(checkpoint, _ENTERED)))
+    for home, name, function in kept:
+        setattr(home, name, _noted(function, note))
+    try:
+        yield
+    finally:
+        for home, name, function in kept:
+            setattr(home, name, function)
+
+
+def _noted(function: Callable[..., Any], note: Callable[[], None]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        note()
+        return function(*args, **kwargs)
+
+    return noted
+
+
+def checkpoint_losses(names: Iterable[str]) -> tuple[str, ...]:
+    """What a patched model will not have of the checkpoints in modules of these names; nothing if there are none."""
+    found = list(dict.fromkeys(names))
+    if not found:
+        return ()
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    where = ", ".join(found[:_SHOWN]) + more
+    return (f"activation checkpointing, which was on in {where}: what it would work out again is kept",)
