@@ -94,8 +94,21 @@ def test_what_was_not_resolved_is_an_interval_in_every_view() -> None:
     assert (row["resolved"], row["confidence"], row["pairs"], row["contended"]) == (False, 0.5, 40, True)
 
 
-def printed(made: Comparison) -> str:
-    console = Console(width=120, color_system=None)
+@pytest.mark.parametrize(
+    ("width", "missing"), [(120, set()), (100, {"MACs", "latency"}), (80, {"MACs", "latency", "sites", "FLOPs"})]
+)
+def test_columns_go_until_the_others_fit_and_a_models_name_stands_once(width: int, missing: set[str]) -> None:
+    long = [replace(row, model="a_network_of_a_long_name") for row in ROWS]
+    lines = printed(together([*ROWS, *long]), width).splitlines()
+    assert max(map(len, lines)) <= width
+    columns = {"sites", "params", "more", "MACs", "FLOPs", "traffic", "latency", "ratio", "front"}
+    assert columns - set(lines[0].split()) == missing
+    named = [line.split()[0] for line in lines[1 : 1 + 2 * len(ROWS)] if not line.startswith("  + ")]
+    assert named == [ROWS[0].model, "a_network_of_a_long_name"]
+
+
+def printed(made: Comparison, width: int = 120) -> str:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(made)
     return capture.get()
