@@ -125,16 +125,14 @@ def examine(name: str) -> Row:
 
 
 def sweep(patterns: list[str], workers: int) -> Iterator[Row]:
-    """`examine` over all names that match, several at a time, in fresh processes: forks of a large one collect garbage
-    among all that it holds.
-    """
+    """`examine` over all names that match, several at a time."""
     chosen = [
         n
         for n in names()
         if not patterns or any(fnmatch.fnmatch(n, p) or fnmatch.fnmatch(n, f"*:{p}") for p in patterns)
     ]
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         yield from pool.map(examine, chosen, chunksize=4)
 
 

@@ -1,4 +1,5 @@
-"""Patched networks of every family train and infer as the originals do: identity start, seeded, to the bit.
+"""Patched networks of every family train and infer as the originals do: identity start, seeded, to the bit, each gate
+running as often as its block.
 
 Eval outputs are equal; in three train steps with dropout and drop path on, outputs are equal to the bit, gradients of
 the original parameters within `surgery.GRADIENT`, and the statistics of the norms equal.
@@ -24,14 +25,15 @@ TORCHVISION = (
     "squeezenet1_1", "googlenet", "inception_v3",
 )  # fmt: skip
 TIMM = (
-    "resnet18", "resnet26d", "resnetv2_18", "resnetv2_50", "res2net50_14w_8s", "skresnet18", "resnest14d", "seresnet50",
-    "ecaresnet26t", "resnext26ts", "gcresnext26ts", "hrnet_w18_small", "dpn48b", "dpn68", "rexnet_100", "nf_regnet_b0",
-    "legacy_xception", "xception41", "inception_resnet_v2", "ghostnet_050",
-    "ghostnetv2_100", "dla34", "dla46_c", "dla60_res2net", "cspresnet50", "cspdarknet53", "cs3darknet_s", "tresnet_m",
-    "ese_vovnet39b", "mambaout_femto", "convnext_atto", "convnextv2_atto", "edgenext_xx_small",
-    "mobilevit_xxs", "coatnet_nano_rw_224", "efficientformerv2_s0", "fastvit_t8", "repvit_m0_9", "starnet_s1",
-    "efficientvit_b0", "fbnetv3_b", "tinynet_c", "mobilenetv4_conv_small", "mobilenetv3_small_075", "gernet_s",
-    "hgnetv2_b0", "regnetz_b16", "regnety_002", "repghostnet_050", "mixnet_s", "mnasnet_050", "selecsls42b",
+    "resnet18", "resnet26d", "resnetv2_18", "resnetv2_50", "res2net50_14w_8s", "res2net50_26w_4s", "skresnet18",
+    "resnest14d", "seresnet50", "ecaresnet26t", "resnext26ts", "gcresnext26ts", "hrnet_w18_small", "dpn48b",
+    "dpn68", "rexnet_100", "nf_regnet_b0", "dm_nfnet_f0", "legacy_xception", "xception41", "xception41p",
+    "inception_resnet_v2", "ghostnet_050", "ghostnetv2_100", "dla34", "dla46_c", "dla60_res2net", "cspresnet50",
+    "cspdarknet53", "cs3darknet_s", "tresnet_m", "convmixer_768_32", "ese_vovnet39b", "mambaout_femto",
+    "convnext_atto", "convnextv2_atto", "edgenext_xx_small", "mobilevit_xxs", "coatnet_nano_rw_224",
+    "efficientformerv2_s0", "fastvit_t8", "repvit_m0_9", "starnet_s1", "efficientvit_b0", "fbnetv3_b", "tinynet_c",
+    "tinynet_e", "lcnetv2_base", "mobilenetv4_conv_small", "mobilenetv3_small_075", "gernet_s", "hgnetv2_b0",
+    "regnetz_b16", "regnety_002", "repghostnet_050", "mixnet_s", "mnasnet_050", "selecsls42b",
     "inception_next_atto", "efficientnet_lite0",
 )  # fmt: skip
 # Cannot take two images of 64 pixels in train mode: their auxiliary heads or last stages want more.
@@ -60,7 +62,7 @@ def _build(name: str) -> nn.Module:
             model = timm.create_model(plain, drop_rate=0.2)
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.weight is not None:
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)) and module.weight is not None:
             with torch.no_grad():
                 module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
     return model
