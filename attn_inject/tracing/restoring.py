@@ -17,15 +17,13 @@ from .reach import TABLES, is_helper, tables_in
 def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
     """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced."""
     attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
-    helpers = {id(v): v for _, held in attributes for v in held.values() if is_helper(v)}
-    attributes += [(helper, dict(vars(helper))) for helper in helpers.values()]
-    tables = [
-        (table, copy.copy(table))
-        for _, held in attributes
-        for name, value in held.items()
-        if type(value) in TABLES and name not in _BOOKKEEPING
-        for table in tables_in(value)
-    ]
+    # A module has a score of attributes that every module has: looking through them would take most of the time.
+    own = [held[name] for _, held in attributes for name in held.keys() - _BOOKKEEPING]
+    helpers = {id(value): value for value in own if is_helper(value)}
+    for helper in helpers.values():
+        attributes.append((helper, dict(vars(helper))))
+        own += vars(helper).values()
+    tables = [(table, copy.copy(table)) for value in own if type(value) in TABLES for table in tables_in(value)]
     skeleton.train(mode=mode == "train")
     try:
         yield

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from .metadata import FOLLOWING, Remembered, following, of_layer
 from .nodes import value_of
 from .regions import is_region
 
@@ -26,9 +24,7 @@ _KEEP_SHAPE = {
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
     nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity,
 }  # fmt: skip
-_CONVOLUTIONS = {nn.Conv1d, nn.Conv2d, nn.Conv3d}
-_MAKE_NOTHING = {*_CONVOLUTIONS, nn.Linear, *_KEEP_SHAPE}
-_OF_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_MAKE_NOTHING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.LayerNorm, nn.GroupNorm, *_KEEP_SHAPE}
 _MOVES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -75,7 +71,8 @@ class Values:
         if self._real:
             return _computed(node, module, args, kwargs)
         # Asking for the device of what is made costs as much as what is done.
-        making = nullcontext() if type(module) in _MAKE_NOTHING else torch.device("meta")
+        makes_nothing = type(module) in _MAKE_NOTHING or node.target in FOLLOWING
+        making = nullcontext() if makes_nothing else torch.device("meta")
         with torch.no_grad(), making:
             if module is not None:
                 return self._call_module(module, args, kwargs)
@@ -83,6 +80,8 @@ class Values:
             args, kwargs = tree_map(_off_device, (args, kwargs), is_leaf=lambda part: type(part) is torch.Size)
             if "device" in kwargs:
                 kwargs = {**kwargs, "device": torch.device("meta")}
+            if node.target in FOLLOWING:
+                return following(node.target, args, kwargs)
             if node.op == "call_method":
                 return _call_method(str(node.target), args, kwargs)
             if node.target is getattr and isinstance(args[0], torch.Tensor) and args[1] in _DEVICE_FACTS:
@@ -96,12 +95,14 @@ class Values:
         """Run one leaf on meta stand-ins of its tensors, without its hooks, and leave it as it was."""
         if type(module) in _KEEP_SHAPE and len(args) == 1 and not kwargs:
             width = getattr(module, "num_features", None)
-            if width is not None and args[0].shape[1] != width:
-                raise ValueError(f"expected {width} channels, got {args[0].shape[1]}")
-            return torch.empty_like(args[0])
-        if type(module) in _CONVOLUTIONS and "forward" not in vars(module) and len(args) == 1 and not kwargs:
-            return _convolved(module, args[0])
-        with self._stood_in(module.modules()), _NormsKeepShapes():
+            with torch._C.DisableTorchFunction():
+                if width is not None and args[0].shape[1] != width:
+                    raise ValueError(f"expected {width} channels, got {args[0].shape[1]}")
+                return torch.empty_like(args[0])
+        known = of_layer(module, *args) if len(args) == 1 and not kwargs else None
+        if known is not None:
+            return known
+        with self._stood_in(module.modules()), Remembered():
             return module.forward(*_mutable(args), **_mutable(kwargs))
 
     @contextmanager
@@ -121,60 +122,6 @@ class Values:
         finally:
             for home, tensors in held:
                 home.update(tensors)
-
-
-class _NormsKeepShapes(TorchFunctionMode):
-    """Answers for batch norms within a layer of somebody's own, as `_KEEP_SHAPE` does for torch's layers."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            given = dict(zip(_OF_BATCH_NORM, args, strict=False)) | kwargs
-            x, tensors = given["input"], (given.get("running_mean"), given.get("weight"))
-            width = next((tensor.numel() for tensor in tensors if tensor is not None), None)
-            if x.is_meta and x.dim() > 1 and x.shape[1] == width:
-                if given.get("training", False):
-                    F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]  # as it does itself
-                return torch.empty_like(x)
-        return func(*args, **kwargs)
-
-
-def _convolved(module: Any, x: torch.Tensor) -> torch.Tensor:
-    weight, bias = module.weight, module.bias
-    settings = (module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
-    shape, strides, dtype = _convolution(
-        type(module),  # type: ignore[arg-type]  # mypy takes a class for something without a hash
-        settings,
-        (tuple(weight.shape), weight.stride(), weight.dtype),
-        None if bias is None else bias.dtype,
-        (tuple(x.shape), x.stride(), x.dtype),
-    )
-    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-
-
-_Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-
-
-@lru_cache(maxsize=4096)
-def _convolution(
-    kind: type[Any], settings: tuple[Any, ...], weight: _Form, bias: torch.dtype | None, x: _Form
-) -> _Form:
-    """(shape, strides, dtype) of what a convolution gives: a network asks for the same few many times.
-
-    `settings` are its stride, padding, dilation, groups and padding mode; the forms are those of weight and input.
-    """
-    *sides, groups, padding_mode = settings
-    channels, width, *kernel = weight[0]
-    module = kind(width * groups, channels, tuple(kernel), *sides, groups, padding_mode=padding_mode, device="meta")
-    module.weight = nn.Parameter(_empty(weight), requires_grad=False)
-    module.bias = None if bias is None else nn.Parameter(_empty(((channels,), (1,), bias)), requires_grad=False)
-    made = module(_empty(x))
-    return tuple(made.shape), made.stride(), made.dtype
-
-
-def _empty(form: _Form) -> torch.Tensor:
-    shape, strides, dtype = form
-    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
 _DEVICE_FACTS: dict[str, Any] = {
@@ -200,6 +147,9 @@ def _call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
             return target
         if name == "to" and rest and isinstance(rest[0], str):
             rest[0] = "meta"
+    method = getattr(type(target), name, None)
+    if method in FOLLOWING:
+        return following(method, (target, *rest), kwargs)
     return getattr(target, name)(*rest, **kwargs)
 
 

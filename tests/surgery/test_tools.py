@@ -212,13 +212,20 @@ def test_networks_whose_blocks_have_other_forms_script() -> None:
                 assert torch.equal(torch.jit.script(patched)(IMAGE), patched(IMAGE))
 
 
+def _narrow_vgg16() -> nn.Module:
+    model = torchvision.models.vgg16(init_weights=False)
+    model.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 10))
+    return model
+
+
 # What people do with models, on networks whose gates lie in other places: a name that the class knows, channels last,
 # a plain Sequential, a concat, a scope within a whole that is not called, code that decides on data.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "resnet18": (torchvision.models.resnet18, {}),
     "mobilenetv2_100": (lambda: timm.create_model("mobilenetv2_100"), {"min_width": 2}),
     "convnext_atto": (lambda: timm.create_model("convnext_atto", ls_init_value=1.0), {}),
-    "vgg16": (torchvision.models.vgg16, {"kinds": ("stage",)}),
+    # Its two wide layers alone would take most of the time that this file takes.
+    "vgg16": (_narrow_vgg16, {"kinds": ("stage",)}),
     "inception_v3": (lambda: torchvision.models.inception_v3(init_weights=False), {}),
     "deeplabv3_resnet50": (
         lambda: torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None),
@@ -321,7 +328,7 @@ def test_what_people_do_with_what_was_attached(name: str, tmp_path: Path) -> Non
 @pytest.mark.zoo
 def test_slices_of_what_was_attached_hold_their_gates() -> None:
     torch.manual_seed(0)
-    attached: Any = attach(torchvision.models.vgg16().eval(), "se", kinds=("stage",))
+    attached: Any = attach(_narrow_vgg16().eval(), "se", kinds=("stage",))
     # The third of the gates is the sixteenth element before it, two elements later.
     names = list(dict(attached.features.named_children()))
     until = names.index("se3") + 1

@@ -38,7 +38,7 @@ _NOT_FROM_THE_TOP = ("*rcnn*", "retinanet*", "ssd*", "fcos*", "raft*", "quantize
 class Row:
     """One model's result. `oracle` is None where the oracle could not run; `blocks` differ where the two disagree.
 
-    `widths` are the distinct (channels, spatial axes) of its sites.
+    `widths` are the distinct (channels, spatial axes) of its sites, `distinct` is the number of their keys.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Row:
     error: str = ""
     is_cnn: bool = True
     widths: tuple[tuple[int, int], ...] = ()
+    distinct: int = 0
 
 
 def names() -> list[str]:
@@ -111,17 +112,16 @@ def examine(name: str) -> Row:
     kinds = Counter(site.kind for site in located.sites)
     ours = Counter(site.block for site in located.sites if site.kind == "residual")
     widths = tuple(sorted({(site.channels, len(site.size)) for site in located.sites}))
-    nodes = len(located.trace.graphs["eval"].nodes)
+    found: dict[str, Any] = {
+        "nodes": len(located.trace.graphs["eval"].nodes), "residual": kinds["residual"], "mixed": kinds["mixed"],
+        "seconds": seconds, "widths": widths, "distinct": len({site.key for site in located.sites}),
+    }  # fmt: skip
     try:
         theirs = residual_blocks(model, *located.trace.inputs.values)
     except (RuntimeError, NotImplementedError, IndexError) as error:
-        return Row(
-            name, nodes, kinds["residual"], kinds["mixed"], error=f"oracle: {error}", seconds=seconds, widths=widths
-        )
-    return Row(
-        name, nodes, kinds["residual"], kinds["mixed"], theirs.total(),
-        tuple(sorted((ours - theirs).elements())), tuple(sorted((theirs - ours).elements())), seconds, widths=widths,
-    )  # fmt: skip
+        return Row(name, error=f"oracle: {error}", **found)
+    extra, missing = (tuple(sorted(each.elements())) for each in (ours - theirs, theirs - ours))
+    return Row(name, oracle=theirs.total(), extra=extra, missing=missing, **found)
 
 
 def sweep(patterns: list[str], workers: int) -> Iterator[Row]:

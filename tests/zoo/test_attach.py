@@ -121,8 +121,7 @@ def test_what_timms_models_can_do(name: str) -> None:
     runs: list[nn.Module] = []
     for gate in gates:
         gate.register_forward_hook(lambda module, *_: runs.append(module))
-    size = input_size(model) or (3, 224, 224)
-    image = torch.randn(2, 3, *size[1:])
+    image = torch.randn(2, 3, 96, 96)
 
     def all_run(value: Any) -> Any:
         assert set(runs) == set(gates)

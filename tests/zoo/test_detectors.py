@@ -43,9 +43,13 @@ SE = {"attention": "se", "min_width": 1}
 def build(name: str) -> Any:
     torch.manual_seed(0)
     small = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 64}
-    # Few detections, and some: what is looked for among thousands of boxes is the same.
-    few = {"detections_per_img": 4} if name.startswith(("ssd", "retina", "fcos")) else {"box_detections_per_img": 4}
-    low = {"score_thresh": 0.0} if name.startswith(("ssd", "retina", "fcos")) else {"box_score_thresh": 0.0}
+    # Few proposals and detections, and some: what is looked for among thousands of boxes is the same.
+    if name.startswith(("ssd", "retina", "fcos")):
+        few = {"detections_per_img": 4, "topk_candidates": 20}
+        low = {"score_thresh": 0.0}
+    else:
+        few = {"box_detections_per_img": 4, "rpn_post_nms_top_n_test": 20, "rpn_post_nms_top_n_train": 20}
+        low = {"box_score_thresh": 0.0}
     model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=3, **small, **few, **low)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

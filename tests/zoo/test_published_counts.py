@@ -6,7 +6,7 @@ import pytest
 
 from attn_inject import find_sites
 
-from .sweep import build
+from .sweep import Row, build
 
 # (residual, mixed), eval graph. The counts are those of the networks' residual blocks with a skip add.
 COUNTS = {
@@ -38,12 +38,9 @@ BLOCKS = {
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("name", COUNTS)
-def test_counts(name: str) -> None:
-    sites = find_sites(build(name))
-    kinds = [site.kind for site in sites]
-    assert (kinds.count("residual"), kinds.count("mixed")) == COUNTS[name]
-    assert len({site.key for site in sites}) == len(sites)
+def test_counts(rows: list[Row]) -> None:
+    assert {row.name: (row.residual, row.mixed) for row in rows if row.name in COUNTS} == COUNTS
+    assert [row.name for row in rows if row.distinct != row.residual + row.mixed] == []
 
 
 @pytest.mark.zoo

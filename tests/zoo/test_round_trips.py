@@ -1,6 +1,7 @@
-"""Exports of ten networks, of some in three precisions: the weights in the file to the bit, and what it computes.
+"""Exports of small networks, of some in three precisions: the weights in the file to the bit, and what it computes.
 
-`.pt` and `.safetensors` of the same are in `tests/saving/test_roundtrip.py`, with the ordinary tests.
+`.pt` and `.safetensors` of the same are in `tests/saving/test_roundtrip.py`, with the ordinary tests; that the larger
+networks of a family go through the exporters is in `test_deployment.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ pytestmark = pytest.mark.zoo
 
 
 # An exporter takes as long for each precision again, and what it does with one is a matter of operations, not networks.
-IN_HALF = ("cifar:resnet20", "cifar:preactresnet20", "torchvision:mobilenet_v3_small", "timm:resnet10t")
-CASES = [(name, dtype) for name in NETWORKS for dtype in (DTYPES if name in IN_HALF else DTYPES[:1])]
+IN_HALF = ("cifar:resnet20", "cifar:preactresnet20", "timm:resnet10t")
+EXPORTED = (*IN_HALF, "torchvision:mobilenet_v3_small", "torchvision:squeezenet1_1", "timm:test_resnet")
+CASES = [(name, dtype) for name in EXPORTED for dtype in (DTYPES if name in IN_HALF else DTYPES[:1])]
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])

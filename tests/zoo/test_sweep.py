@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-
 import pytest
 import torch
 import torchvision
-from filelock import FileLock
 from torch import nn
 
 from attn_inject import AttentionError, find_sites
@@ -18,8 +14,8 @@ from attn_inject.planning.choices import Choices
 from attn_inject.planning.plan import plan_for
 from attn_inject.sites.reading import read
 
+from .sweep import Row
 from .sweep import build as build_model
-from .sweep import sweep
 
 pytestmark = pytest.mark.zoo
 
@@ -60,30 +56,18 @@ _LEAST = 700
 _LEAST_WIDTHS = 200
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list:
-    """One sweep for all workers of a run: whoever is second waits for the first's."""
-    folder = tmp_path_factory.getbasetemp()
-    made = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "sweep.pickle"
-    with FileLock(made.with_suffix(".lock")):
-        if not made.exists():
-            made.write_bytes(pickle.dumps([row for row in sweep([], os.cpu_count() or 1) if row.is_cnn]))
-        found: list = pickle.loads(made.read_bytes())
-    return found
-
-
-def test_every_cnn_traces(rows: list) -> None:
+def test_every_cnn_traces(rows: list[Row]) -> None:
     assert len(rows) >= _LEAST
     assert {row.name: row.error for row in rows if row.error} == {}
 
 
-def test_sites_are_those_of_the_oracle(rows: list) -> None:
+def test_sites_are_those_of_the_oracle(rows: list[Row]) -> None:
     known = {name: counts for group in DIFFERENT.values() for counts, names in group.items() for name in names}
     differing = {row.name: (row.residual, row.oracle) for row in rows if row.extra or row.missing}
     assert differing == known
 
 
-def test_every_attention_of_the_catalogue_goes_into_every_network(rows: list) -> None:
+def test_every_attention_of_the_catalogue_goes_into_every_network(rows: list[Row]) -> None:
     """With its defaults. A module depends on a site's channels and axes alone, so each pair of these is tried once."""
     widths = {width for row in rows for width in row.widths}
     assert len(widths) >= _LEAST_WIDTHS
