@@ -50,6 +50,7 @@ _HOME = {
     "optimize": "surgery.faster",
     "optimize_training": "surgery.faster",
     "register_attention": "attention.registry",
+    "register_timm_model": "surgery.timm_registry",
     "remove": "surgery.apply",
     "report": "reporting.report",
     "save": "saving.checkpoint",

@@ -1,0 +1,106 @@
+"""A patched network by a name of timm's: built, fed with weights, and given to timm's helpers as any of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.data.config import resolve_data_config
+from timm.models import safe_model_name
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from attn_inject import SourceError, attach, attention_parameters, register_timm_model
+
+IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_it_is_what_attach_gives() -> None:
+    name = register_timm_model("test_resnet", "se", reduction=4)
+    assert name == "test_resnet_with_se"
+    assert timm.is_model(name)
+    torch.manual_seed(0)
+    ours = timm.create_model(name, num_classes=7).eval()
+    torch.manual_seed(0)
+    plain = timm.create_model("test_resnet", num_classes=7)
+    theirs = attach(plain, "se", reduction=4).eval()
+    assert type(ours) is type(plain)
+    assert ours.pretrained_cfg == plain.pretrained_cfg
+    assert torch.equal(ours(IMAGE), theirs(IMAGE))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+def test_names_are_words_and_say_the_options() -> None:
+    assert register_timm_model("timm:test_resnet", "se:reduction=8") == "test_resnet_with_se_reduction_8"
+    assert register_timm_model("test_resnet.r160_in1k", "timm:cbam") == "test_resnet_with_timm_cbam"
+    pointwise = partial(nn.Conv2d, kernel_size=1)
+    assert register_timm_model("test_resnet", lambda width: pointwise(width, width), name="mine") == "mine"
+    ours, plain = (
+        sum(isinstance(module, nn.Conv2d) for module in timm.create_model(each).modules())
+        for each in ("mine", "test_resnet")
+    )
+    assert ours - plain == 4
+
+
+def test_the_same_name_again_is_the_new_choice(recwarn: pytest.WarningsRecorder) -> None:
+    for reduction in (4, 8):
+        register_timm_model("test_resnet", "se", name="again", reduction=reduction)
+    se = next(m for m in timm.create_model("again").modules() if type(m).__name__ == "SE")
+    assert se.fc1.in_features == 8 * se.fc1.out_features
+    assert not [w for w in recwarn if "Overwriting" in str(w.message)]
+
+
+def test_weights_come_by_tag_and_by_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "timm.models._builder.load_pretrained", lambda model, pretrained_cfg, **_: asked.append(pretrained_cfg["tag"])
+    )
+    name = register_timm_model("resnet18.a1_in1k", "eca")
+    timm.create_model(name, pretrained=True)
+    timm.create_model(f"{name}.a2_in1k", pretrained=True)
+    timm.create_model("resnet18", pretrained=True)
+    assert asked[:2] == ["a1_in1k", "a2_in1k"]
+
+    trained = timm.create_model(name)
+    torch.save(trained.state_dict(), tmp_path / "trained.pth")
+    torch.manual_seed(1)
+    again = timm.create_model(name, checkpoint_path=str(tmp_path / "trained.pth"))
+    assert all(map(torch.equal, again.state_dict().values(), trained.state_dict().values()))
+
+
+def test_timms_own_helpers_take_it() -> None:
+    name = register_timm_model("test_resnet", "eca", init="identity")
+    # timm's branches start at zero, and what gates a zero learns nothing in the first step.
+    model: Any = timm.create_model(name, drop_path_rate=0.1, zero_init_last=False)
+    assert safe_model_name(name) == name
+    assert resolve_data_config({}, model=model)["input_size"] == (3, 160, 160)
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4, layer_decay=0.7)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in attention_parameters(model)} <= held
+    average = ModelEmaV3(model, decay=0.5)
+    before = [p.clone() for p in attention_parameters(average.module)]
+    model(IMAGE).square().mean().backward()
+    optimizer.step()
+    average.update(model)
+    assert not all(map(torch.equal, before, attention_parameters(average.module)))
+    features: Any = timm.create_model(name, features_only=True)
+    assert len(features(IMAGE)) == len(features.feature_info)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("resnet5O", "eca", None), "^timm has no model 'resnet5O': did you mean resnet50"),
+        (("test_resnet", "eca", "resnet50"), "^timm has a model 'resnet50' of its own: give another name$"),
+        (("test_resnet", "eca", "resnet50.eca"), "^timm's names are letters, digits and underscores"),
+    ],
+)
+def test_what_cannot_be_a_name(arguments: tuple[str, str, str | None], sentence: str) -> None:
+    model, attention, name = arguments
+    with pytest.raises(SourceError, match=sentence):
+        register_timm_model(model, attention, name=name)
