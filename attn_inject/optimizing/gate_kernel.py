@@ -1,8 +1,8 @@
 """From the pooled vector to the finished block in as few kernels as possible, on CUDA, with Triton.
 
 A map of a block's output takes one pass: gate, multiply, add and ReLU in the branch's memory. Before that come the pool
-and, for gates of two layers and few images, one kernel for both of them; for many images two matrix products read the
-weights less often. Conditions:
+(early or late) and, for gates of two layers and few images, one kernel for both of them; for many images two matrix
+products read the weights less often. Conditions:
  K1. `gate_add` fused the site, so that the memory is the branch's own.
  K2. The gate's last step is a sigmoid or a hard sigmoid (`ChannelGate.gate_name`), not one of its own.
  K3. At run time: CUDA, float32, bfloat16 or float16, branch and shortcut dense in the same layout, no gradient wanted,
@@ -16,12 +16,12 @@ import subprocess
 import types
 import warnings
 from collections.abc import Callable
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import fx, nn
 
-from ..attention.gating import GATES, ChannelGate
+from ..attention.gating import GATES, ChannelGate, spatial_mean
 from ..attention.se import SE
 from ..tracing.nodes import inherit
 from .early_squeeze import EarlyGate, LateGate
@@ -75,26 +75,28 @@ class Logits(nn.Module):
         return self.maker.attention
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
-        maker = self.maker
-        if isinstance(maker, EarlyGate) and len(maps[0]) < _MANY_IMAGES and _may_launch(maps[0], maker.weight):
-            layers = _two_layers(maker.attention)
-            kernels = _kernels()
-            if layers is not None and kernels is not None and maker.pays(*maps):
-                w2, b2, silu = layers
-                pooled = maps[0].mean(tuple(range(2, maps[0].dim()))).contiguous()
-                done = _launched(kernels.two_layers, pooled, maker.weight, maker.bias, w2, b2, silu=silu)
+        maker, gate = self.maker, self.maker.attention
+        if len(maps[0]) < _MANY_IMAGES and _is_two_layers(gate) and (kernels := _kernels()) is not None:
+            early = isinstance(maker, EarlyGate) and maker.pays(*maps)
+            squeezed = maps[0] if early else maps[-1]
+            weight, bias = _layer(maker if early else gate.fc1)
+            if _may_launch(squeezed, weight):
+                pooled = spatial_mean(squeezed).contiguous()
+                silu = gate.act is not torch.relu
+                done = _launched(kernels.two_layers, pooled, weight, bias, *_layer(gate.fc2), silu=silu)
                 if done is not None:
                     return done
         # Gates that sum over maps work in float32; the kernel takes one type.
         return maker.logits(*maps).to(maps[-1].dtype)
 
 
-def _two_layers(gate: ChannelGate) -> tuple[torch.Tensor, torch.Tensor | None, bool] | None:
-    """The second layer of a gate that is one, and whether SiLU or ReLU comes before it."""
-    if not isinstance(gate, SE) or gate.act not in (torch.relu, nn.functional.silu):
-        return None
-    weight = cast(torch.Tensor, gate.fc2.weight)
-    return weight.flatten(1), cast("torch.Tensor | None", gate.fc2.bias), gate.act is not torch.relu
+def _is_two_layers(gate: ChannelGate) -> TypeGuard[SE]:
+    """Whether the kernel computes the gate: it is no subclass, which may pool another statistic."""
+    return type(gate) is SE and gate.act in (torch.relu, nn.functional.silu)
+
+
+def _layer(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return cast(torch.Tensor, layer.weight).flatten(1), cast("torch.Tensor | None", layer.bias)
 
 
 def open_gate_and_add(

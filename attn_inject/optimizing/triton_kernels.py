@@ -52,14 +52,17 @@ def _gate_add_kernel(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _two_layers_kernel(  # type: ignore[no-untyped-def]
     pooled, w1, b1, w2, b2, out, inputs, hidden, channels,
-    SILU: tl.constexpr, BIAS2: tl.constexpr, BC: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
+    SILU: tl.constexpr, BIAS1: tl.constexpr, BIAS2: tl.constexpr,
+    BC: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     total = tl.zeros((BC,), dtype=tl.float32)
     for first in range(0, hidden, BH):
         h = first + tl.arange(0, BH)
-        inner = tl.load(b1 + h, mask=h < hidden, other=0.0).to(tl.float32)
+        inner = tl.zeros((BH,), dtype=tl.float32)
+        if BIAS1:
+            inner += tl.load(b1 + h, mask=h < hidden, other=0.0).to(tl.float32)
         for start in range(0, inputs, BK):
             k = start + tl.arange(0, BK)
             x = tl.load(pooled + row * inputs + k, mask=k < inputs, other=0.0).to(tl.float32)
@@ -103,7 +106,7 @@ def gate_add(
 def two_layers(
     pooled: torch.Tensor,
     w1: torch.Tensor,
-    b1: torch.Tensor,
+    b1: torch.Tensor | None,
     w2: torch.Tensor,
     b2: torch.Tensor | None,
     *,
@@ -114,7 +117,7 @@ def two_layers(
     channels, hidden = w2.shape
     out = torch.empty(rows, channels, dtype=pooled.dtype, device=pooled.device)
     _two_layers_kernel[(rows, triton.cdiv(channels, _CHANNELS))](
-        pooled, w1, b1, w2, w2 if b2 is None else b2, out, inputs, hidden, channels,
-        SILU=silu, BIAS2=b2 is not None, BC=_CHANNELS, BH=_HIDDEN, BK=_INPUTS,
+        pooled, w1, w1 if b1 is None else b1, w2, w2 if b2 is None else b2, out, inputs, hidden, channels,
+        SILU=silu, BIAS1=b1 is not None, BIAS2=b2 is not None, BC=_CHANNELS, BH=_HIDDEN, BK=_INPUTS,
     )  # fmt: skip
     return out

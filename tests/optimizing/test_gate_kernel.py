@@ -49,7 +49,7 @@ def test_the_kernels_compile_for_a_gpu(dtype: str) -> None:
         assert build(source, target=hopper).asm["cubin"]
     tensors = dict.fromkeys(("pooled", "w1", "b1", "w2", "b2", "out"), f"*{dtype}")
     sizes = dict.fromkeys(("inputs", "hidden", "channels"), "i32")
-    fixed = {"SILU": False, "BIAS2": True, "BC": 64, "BH": 32, "BK": 64}
+    fixed = {"SILU": False, "BIAS1": True, "BIAS2": True, "BC": 64, "BH": 32, "BK": 64}
     signature = {**tensors, **sizes, **dict.fromkeys(fixed, "constexpr")}
     source = ASTSource(triton_kernels._two_layers_kernel, signature=signature, constexprs=fixed)
     assert build(source, target=hopper).asm["cubin"]
