@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib import metadata
 
 import torch
@@ -28,6 +29,12 @@ def original_fingerprint(model: nn.Module) -> str:
 
 def versions() -> dict[str, str]:
     """Installed versions of attn-inject, torch, torchvision and timm, by name; those not installed are left out."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> dict[str, str]:
+    # Reading them takes as long as tracing a small network.
     found: dict[str, str] = {}
     for name in ("attn-inject", "torch", "torchvision", "timm"):
         try:

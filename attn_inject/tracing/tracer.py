@@ -229,7 +229,7 @@ class Tracer(fx.Tracer):
     def _is_torchs(self, node: fx.Node) -> bool:
         """Whether the node runs nobody else's code, which might draw numbers."""
         target: Any = type(self.skeleton.get_submodule(str(node.target))) if node.op == "call_module" else node.target
-        home = getattr(target, "__module__", None) or "torch"
+        home = f"{getattr(target, '__module__', None) or 'torch'}."
         return (node.op != "call_module" and node.op != "call_function") or home.startswith(_NO_DRAWS)
 
     def _follow_grad_mode(self) -> None:

@@ -43,7 +43,8 @@ def modules_of(model: nn.Module) -> list[ModuleType]:
     bases = {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
     packages = {base.__module__.partition(".")[0] for base in bases} - {"torch", "attn_inject"}
     packages -= sys.stdlib_module_names - {"__main__"}
-    loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    within = tuple(f"{package}." for package in packages)
+    loaded = [module for name, module in list(sys.modules.items()) if name in packages or name.startswith(within)]
     return [module for module in loaded if type(getattr(module, "__dict__", None)) is dict]
 
 

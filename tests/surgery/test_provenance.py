@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from attn_inject.surgery import provenance
 from attn_inject.surgery.provenance import fingerprint, versions
 
 
@@ -78,4 +79,5 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
         return f"{name} 1"
 
     monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(provenance, "_installed", provenance._installed.__wrapped__)  # not what was asked before
     assert versions() == {"torch": "torch 1", "timm": "timm 1"}
