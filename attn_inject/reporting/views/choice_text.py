@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import RenderableType
@@ -57,10 +58,16 @@ _WIDE = 100
 def _sites(choice: Choice) -> Table:
     several = len({site.attention for site in choice.sites}) > 1
     latency = bool(choice.basis)
+    places = Counter((site.block, site.attention) for site in choice.sites)
+
+    def place(site: SiteWorth) -> str:
+        # Where a block has several sites, the name of the attention tells which.
+        inner = site.module.rpartition(".")[2] if places[site.block, site.attention] > 1 else ""
+        return f"{block_name(site.block)} {inner}".rstrip()
 
     def cells(site: SiteWorth) -> tuple[str, ...]:
         return (
-            block_name(site.block),
+            place(site),
             *((site.attention,) if several else ()),
             ("chosen" if site.chosen else site.verdict or "–"),
             *_effect(site.worth),
