@@ -20,12 +20,10 @@ def site(block: str, module: str) -> SiteWorth:
 
 def test_sites_of_one_block_bear_the_names_of_their_attention() -> None:
     sites = (site("a", "a.eca"), site("b", "b.eca"), site("b", "b.eca2"))
-    choice = Choice(
-        "net + eca", "noise", (1, 1, 1), 1, 1, "", Plan(attention="eca", insertions=()), sites, (), Price()
-    )
-    console = Console(file=io.StringIO(), width=80)
+    choice = Choice("net + eca", "noise", (1, 1, 1), 1, 1, "", Plan(attention="eca", insertions=()), sites, (), Price())
+    written = io.StringIO()
+    console = Console(file=written, width=80)
     for part in render_choice(choice):
         console.print(part)
-    text: str = console.file.getvalue()
-    rows = [line.split()[:2] for line in text.splitlines() if line.startswith(("a", "b "))]
+    rows = [line.split()[:2] for line in written.getvalue().splitlines() if line.startswith(("a", "b "))]
     assert rows == [["a", "pays"], ["b", "eca"], ["b", "eca2"]]
