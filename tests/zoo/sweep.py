@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import gc
 import os
+import pickle
 import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,9 @@ def sweep(patterns: list[str], workers: int) -> Iterator[Row]:
         if not patterns or any(fnmatch.fnmatch(n, p) or fnmatch.fnmatch(n, f"*:{p}") for p in patterns)
     ]
     os.environ["OMP_NUM_THREADS"] = "1"
+    # What is there stays there, in each process too: looking through it for garbage takes time.
+    gc.collect()
+    gc.freeze()
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         yield from pool.map(examine, chosen, chunksize=4)
 
@@ -164,6 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("patterns", nargs="*")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=Path, help="where to pickle them, for the tests")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     rows = []
@@ -187,6 +193,8 @@ def main() -> int:
         f"{len(rows)} CNNs, {sum(bool(r.error) for r in rows)} errors, "
         f"{sum(bool(r.extra or r.missing) for r in rows)} differences"
     )
+    if arguments.rows:
+        arguments.rows.write_bytes(pickle.dumps([astuple(row) for row in rows]))
     if arguments.out:
         arguments.out.write_text(table(rows))
     return int(any(row.error for row in rows))
