@@ -24,5 +24,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     with FileLock(made.with_suffix(".lock")):
         if not made.exists():
             # In processes of its own: those that have run a thousand tests are large, and what they fork is slow.
-            subprocess.run([sys.executable, "-m", "tests.zoo.sweep", "--rows", made], cwd=ROOT, check=False)
+            ran = subprocess.run(
+                [sys.executable, "-m", "tests.zoo.sweep", "--rows", made],
+                cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert made.exists(), ran.stderr
         return [Row(*values) for values in pickle.loads(made.read_bytes())]
