@@ -17,13 +17,13 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 import attn_inject
-from attn_inject.recipes.finetune import data_of, optimizer_of
-from attn_inject.zoo.building import build
-from attn_inject.zoo.parsing import parse_source
+from attn_inject.recipes.finetune import optimizer_of
+from attn_inject.recipes.images import data_of
+from attn_inject.recipes.network import network
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="With as many classes as the data.")] = "cifar:resnet20",
+    model: Annotated[str, typer.Argument()] = "cifar:resnet20",
     attention: Annotated[str, typer.Option("--attention", "-a")] = "eca",
     data: str = "digits",
     size: int = 32,
@@ -34,9 +34,8 @@ def main(
     """Train MODEL with attention, and save it."""
     accelerator = Accelerator()
     torch.manual_seed(0)
-    source = parse_source(model, seed=0)
-    net = attn_inject.attach(build(source), attention, init="identity", input_size=size, source=source)
-    own, _, _ = data_of(data, size)
+    own, _, classes = data_of(data, size)
+    _, net, _ = network(model, attention, size, classes)
     optimizer = optimizer_of(net, lr=1e-3, attention_lr=1e-2, decay=0.01)
     loader = DataLoader(own, batch, shuffle=True, drop_last=True)
     net, optimizer, loader = accelerator.prepare(net, optimizer, loader)

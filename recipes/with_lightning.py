@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import attn_inject
-from attn_inject.recipes.finetune import data_of
-from attn_inject.zoo.building import build
-from attn_inject.zoo.parsing import parse_source
+from attn_inject.recipes.finetune import Phase, optimizer_of, set_phase
+from attn_inject.recipes.images import data_of
+from attn_inject.recipes.network import network
 
 
 class Classifier(lightning.LightningModule):
@@ -37,29 +37,25 @@ class Classifier(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        new = list(attn_inject.attention_parameters(self.net))
-        rest = [p for p in self.net.parameters() if all(p is not other for other in new)]
-        return torch.optim.AdamW([{"params": new, "lr": 1e-2}, {"params": rest, "lr": 1e-3}])
+        return optimizer_of(self.net, lr=1e-3, attention_lr=1e-2, decay=0.01)
 
 
 class AttentionFirst(lightning.Callback):
-    """Lets the attention alone learn for some epochs."""
+    """Lets the attention, and a new classifier, learn alone for some epochs."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, epochs: int, head: set[str]) -> None:
+        self.epochs, self.head = epochs, head
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         """Freeze at the start, and let go after so many epochs."""
         if trainer.current_epoch in (0, self.epochs):
-            alone = trainer.current_epoch < self.epochs
-            attn_inject.freeze_original(module.net, statistics=alone)
-            if not alone:
-                module.net.requires_grad_()
+            name = "attention" if trainer.current_epoch < self.epochs else "everything"
+            set_phase(module.net, Phase(name, self.epochs), self.head)
         module.net.train()
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="With as many classes as the data.")] = "cifar:resnet20",
+    model: Annotated[str, typer.Argument()] = "cifar:resnet20",
     attention: Annotated[str, typer.Option("--attention", "-a")] = "eca",
     data: str = "digits",
     size: int = 32,
@@ -70,12 +66,11 @@ def main(
 ) -> None:
     """Train MODEL with attention, and save it."""
     lightning.seed_everything(0)
-    source = parse_source(model, seed=0)
-    net = attn_inject.attach(build(source), attention, init="identity", input_size=size, source=source)
-    own, _, _ = data_of(data, size)
+    own, _, classes = data_of(data, size)
+    _, net, head = network(model, attention, size, classes)
     trainer = lightning.Trainer(
         max_epochs=attention_epochs + epochs,
-        callbacks=[AttentionFirst(attention_epochs)],
+        callbacks=[AttentionFirst(attention_epochs, head)],
         default_root_dir=out,
         logger=False,
     )

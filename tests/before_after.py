@@ -28,6 +28,23 @@ def tensors(outputs: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
 
 
+def every_gate_runs(patched: Any, *inputs: Any) -> list[torch.Tensor]:
+    """Assert that each gate runs in eval mode, as often as its block; the outputs."""
+    runs: Counter[str] = Counter()
+    insertions = patched.injection.plan.insertions
+    assert insertions
+    handles = [
+        patched.get_submodule(i.module).register_forward_hook(lambda *_, path=i.module: runs.update([path]))
+        for i in insertions
+    ]
+    with torch.no_grad():
+        outputs = tensors(patched.eval()(*inputs))
+    for handle in handles:
+        handle.remove()
+    assert runs == Counter({i.module: i.site.calls for i in insertions})
+    return outputs
+
+
 def check_surgery(
     model: nn.Module,
     patched: nn.Module,
@@ -47,18 +64,8 @@ def check_surgery(
         assert after[key].data_ptr() == tensor.data_ptr(), f"{key} was copied"
         assert torch.equal(after[key], tensor), key
     assert all(not key.startswith(new) for key in before)
-    runs: Counter[str] = Counter()
-    handles = [
-        patched.get_submodule(i.module).register_forward_hook(lambda *_, path=i.module: runs.update([path]))
-        for i in insertions
-    ]
-    model.eval()
-    patched.eval()
     with torch.no_grad():
-        ours, theirs = tensors(patched(*_copies(inputs))), tensors(model(*_copies(inputs)))
-    assert runs == Counter({i.module: i.site.calls for i in insertions})
-    for handle in handles:
-        handle.remove()
+        theirs, ours = tensors(model.eval()(*_copies(inputs))), every_gate_runs(patched, *_copies(inputs))
     assert [t.shape for t in ours] == [t.shape for t in theirs]
     if same_output:
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)), "eval outputs differ"

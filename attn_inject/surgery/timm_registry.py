@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ..errors import SourceError, resembling
+from ..errors import SourceError
+from ..types import Source
+from ..zoo.parsing import parse_source
 from .attach import attach
 
 
@@ -51,10 +54,8 @@ def register_timm_model(
     """
     import timm
 
-    plain, _, tag = model.removeprefix("timm:").partition(".")
-    if not timm.is_model(plain):
-        near = resembling(plain, timm.list_models(), count=3)
-        raise SourceError(f"timm has no model {plain!r}" + (f": did you mean {', '.join(near)}?" if near else ""))
+    source = parse_source(f"timm:{model.removeprefix('timm:')}")
+    plain = source.name.partition(".")[0]
     what = attention if isinstance(attention, str) else getattr(attention, "__name__", type(attention).__name__)
     name = f"{plain}_with_{_word(what)}" if name is None else name
     if name != _word(name):
@@ -64,7 +65,7 @@ def register_timm_model(
     with warnings.catch_warnings():
         # The same name again is a network that was registered here before.
         warnings.filterwarnings("ignore", "Overwriting")
-        timm.models.register_model(_Patched(name, plain, tag, attention, choices))
+        timm.models.register_model(_Patched(name, source, attention, choices))
     return name
 
 
@@ -72,19 +73,23 @@ class _Patched:
     """What timm calls to build the network."""
 
     def __init__(
-        self, name: str, model: str, tag: str, attention: str | type | Callable[..., Any], choices: dict[str, Any]
+        self, name: str, source: Source, attention: str | type | Callable[..., Any], choices: dict[str, Any]
     ) -> None:
         self.__name__ = name
-        self._model, self._tag = model, tag
-        self._attention, self._choices = attention, choices
+        self._source, self._attention, self._choices = source, attention, choices
 
     def __call__(self, *, pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
         """Build and patch it."""
         import timm
 
-        cfg = pretrained_cfg if pretrained_cfg is not None else self._tag or None
-        plain = timm.create_model(self._model, pretrained=pretrained, pretrained_cfg=cfg, **options)
-        return attach(plain, self._attention, **self._choices)
+        given = {name: value for name, value in options.items() if value is not None}
+        # A tag behind the name that was asked for goes before the one that was registered.
+        name = self._source.name if pretrained_cfg is None else self._source.name.partition(".")[0]
+        plain = timm.create_model(name, pretrained=pretrained, pretrained_cfg=pretrained_cfg, **given)
+        # A file of the network can say what it is built with, if that can be written down.
+        known = all(isinstance(value, (bool, int, float, str)) for value in given.values())
+        source = replace(self._source, args=given) if known else None
+        return attach(plain, self._attention, **{"source": source, **self._choices})
 
 
 def _word(text: str) -> str:

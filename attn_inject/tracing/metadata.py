@@ -59,6 +59,11 @@ FOLLOWING: frozenset[Any] = frozenset({
 })  # fmt: skip
 
 
+# Their outputs look like their inputs.
+_KEEP_SHAPE = frozenset({
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
+    nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity,
+})  # fmt: skip
 _OF_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _OF_CONVOLUTION = ("weight", "bias", "stride", "padding", "dilation", "groups")
 # torch's layers that are one function each: its arguments behind the input, by their names.
@@ -72,22 +77,35 @@ _LAYERS: dict[type[nn.Module], tuple[Callable[..., Any], tuple[str, ...]]] = {
 }
 
 
+LAYERS = _KEEP_SHAPE | _LAYERS.keys()
+
+
 def following(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a function of `FOLLOWING` gives, from memory where the metadata of all that it gets are known."""
     made = _remembered(function, args, kwargs)
     return function(*args, **kwargs) if made is None else made
 
 
-def of_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
-    """What one of torch's layers gives, from memory, wherever its weights are; None for others."""
-    if type(layer) not in _LAYERS or "forward" in vars(layer) or getattr(layer, "padding_mode", "zeros") != "zeros":
+def of_layer(layer: nn.Module, x: Any) -> torch.Tensor | None:
+    """What one of `LAYERS` gives, wherever its weights are; None where it is not one that its class tells all of."""
+    if type(layer) not in LAYERS or "forward" in vars(layer) or getattr(layer, "padding_mode", "zeros") != "zeros":
         return None
+    if not isinstance(x, torch.Tensor):
+        return None  # an identity hands on whatever it is given
+    if type(layer) in _KEEP_SHAPE:
+        width = getattr(layer, "num_features", None)
+        with torch._C.DisableTorchFunction():
+            if width is not None and x.shape[1] != width:
+                raise ValueError(f"expected {width} channels, got {x.shape[1]}")
+            return torch.empty_like(x)
     function, names = _LAYERS[type(layer)]
     held = [getattr(layer, name) for name in names]
     return _remembered(function, (x, *(Metadata.of(v) if isinstance(v, torch.Tensor) else v for v in held)), {})
 
 
 def _remembered(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    if not any(isinstance(value, (torch.Tensor, list, tuple)) for value in (*args, *kwargs.values())):
+        return None  # numbers, which `operator` adds too
     # Whatever follows the model's code would be asked for each shape and stride.
     with torch._C.DisableTorchFunction():
         try:

@@ -15,16 +15,10 @@ from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
-from .metadata import FOLLOWING, Remembered, following, of_layer
+from .metadata import FOLLOWING, LAYERS, Remembered, following, of_layer
 from .nodes import value_of
 from .regions import is_region
 
-# Their outputs look like their inputs; asking torch's meta kernels takes most of the time of a whole network.
-_KEEP_SHAPE = {
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid,
-    nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity,
-}  # fmt: skip
-_MAKE_NOTHING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.LayerNorm, nn.GroupNorm, *_KEEP_SHAPE}
 _MOVES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -71,7 +65,7 @@ class Values:
         if self._real:
             return _computed(node, module, args, kwargs)
         # Asking for the device of what is made costs as much as what is done.
-        makes_nothing = type(module) in _MAKE_NOTHING or node.target in FOLLOWING
+        makes_nothing = type(module) in LAYERS or node.target in FOLLOWING
         making = nullcontext() if makes_nothing else torch.device("meta")
         with torch.no_grad(), making:
             if module is not None:
@@ -93,12 +87,6 @@ class Values:
 
     def _call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run one leaf on meta stand-ins of its tensors, without its hooks, and leave it as it was."""
-        if type(module) in _KEEP_SHAPE and len(args) == 1 and not kwargs:
-            width = getattr(module, "num_features", None)
-            with torch._C.DisableTorchFunction():
-                if width is not None and args[0].shape[1] != width:
-                    raise ValueError(f"expected {width} channels, got {args[0].shape[1]}")
-                return torch.empty_like(args[0])
         known = of_layer(module, *args) if len(args) == 1 and not kwargs else None
         if known is not None:
             return known

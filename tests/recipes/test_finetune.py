@@ -19,7 +19,10 @@ from torch import nn
 
 import attn_inject
 from attn_inject.recipes import FOLDER, finetune
+from attn_inject.recipes.images import data_of
+from attn_inject.recipes.network import network, scores
 
+from ..before_after import every_gate_runs
 from .nets import of_five_classes
 
 NETS = Path(__file__).with_name("nets.py")
@@ -34,6 +37,7 @@ def train(out: Path, net: str = "batch_normed", **settings: Any) -> nn.Module:
 
 def result(out: Path) -> nn.Module:
     loaded: nn.Module = attn_inject.load(out / "model.pt", form="module", trust_source=True)
+    every_gate_runs(loaded, torch.randn(2, 3, 32, 32))
     return loaded
 
 
@@ -53,6 +57,7 @@ def test_loss_falls_on_digits_and_everything_learns(tmp_path: Path, capsys: pyte
     assert epochs[-1]["accuracy"] > 0.8
     assert trained.fc.out_features == 10
     said = capsys.readouterr().out
+    assert "nets.py:batch_normed + se: 2 sites\n" in said
     assert "accuracy" in said  # what the gates did
     assert "se" in said.split("MACs")[-1]  # what they cost
     assert [folder.name for folder in sorted(tmp_path.glob("epoch-*"))] == ["epoch-4", "epoch-5"]
@@ -88,7 +93,9 @@ def test_a_folder_of_images_and_a_new_classifier(tmp_path: Path, capsys: pytest.
     assert trained.fc.out_features == trained.num_classes == 3
     # The classifier learns with the attention, since it is new.
     finetune.finetune(f"{NETS}:of_five_classes", "eca", out=tmp_path / "own", **{**photos, "epochs": 0})
-    assert "for attn_inject.load(path, model): it has a new classifier" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "! the classifier is new: fc.bias, fc.weight\n" in said
+    assert "for attn_inject.load(path, model): it has a new classifier" in said
     own, before = of_five_classes(), of_five_classes()
     own.fc = before.fc = nn.Linear(16, 3)
     loaded = attn_inject.load(tmp_path / "own" / "model.pt", own, form="module")
@@ -106,6 +113,33 @@ def test_a_folder_of_images_and_a_new_classifier(tmp_path: Path, capsys: pytest.
 def test_what_is_wrong_is_said(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match=sentence):
         train(tmp_path, **settings)
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    short = {"attention": "se:reduction=4", "data": "synthetic", "attention_epochs": 1, "epochs": 0}
+    train(tmp_path, "of_two_classes", **short)
+    with pytest.raises(typer.BadParameter, match=r"holds a run of other settings \(attention was se:reduction=4\)"):
+        train(tmp_path, "of_two_classes", **{**short, "attention": "eca"})
+
+
+def test_what_is_no_classifier_of_images_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="takes no images of 4 pixels"):
+        network("vgg11", "eca", 4, 10)
+    _, squeezed, head = network("squeezenet1_1", "eca", 64, 7)
+    assert head == {"classifier.1.weight", "classifier.1.bias"}
+    assert squeezed(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    with pytest.raises(typer.BadParameter, match="auxiliary outputs"):
+        scores((torch.zeros(1, 2), torch.zeros(1, 2)))
+
+
+def test_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for place in ("train/a", "train/b", "val/b", "val/c"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "0.png")
+    with pytest.raises(typer.BadParameter, match="have other subfolders"):
+        data_of(str(tmp_path), 8)
 
 
 # Two processes

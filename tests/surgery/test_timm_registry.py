@@ -15,7 +15,17 @@ from timm.optim._optim_factory import create_optimizer_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from attn_inject import SourceError, attach, attention_parameters, register_timm_model
+from attn_inject import (
+    CheckpointError,
+    SourceError,
+    attach,
+    attention_parameters,
+    load,
+    register_timm_model,
+    save,
+)
+
+from ..before_after import every_gate_runs
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -31,7 +41,8 @@ def test_it_is_what_attach_gives() -> None:
     theirs = attach(plain, "se", reduction=4).eval()
     assert type(ours) is type(plain)
     assert ours.pretrained_cfg == plain.pretrained_cfg
-    assert torch.equal(ours(IMAGE), theirs(IMAGE))
+    (given,) = every_gate_runs(ours, IMAGE)
+    assert torch.equal(given, theirs(IMAGE))
     assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
@@ -89,13 +100,27 @@ def test_timms_own_helpers_take_it() -> None:
     average.update(model)
     assert not all(map(torch.equal, before, attention_parameters(average.module)))
     features: Any = timm.create_model(name, features_only=True)
-    assert len(features(IMAGE)) == len(features.feature_info)
+    assert len(every_gate_runs(features, IMAGE)) == len(features.feature_info)
+
+
+def test_its_file_is_loaded_without_it(tmp_path: Path) -> None:
+    name = register_timm_model("test_resnet", "eca")
+    model: Any = timm.create_model(name, num_classes=7, drop_path_rate=0.1)
+    save(model, tmp_path / "m.pt")
+    for form in ("module", "graph"):
+        loaded = load(tmp_path / "m.pt", form=form)
+        (given,) = every_gate_runs(loaded, IMAGE)
+        assert torch.equal(given, model.eval()(IMAGE))
+    # What a file cannot say, its reader has to.
+    save(timm.create_model(name, act_layer=nn.SiLU), tmp_path / "own.pt")
+    with pytest.raises(CheckpointError, match="saved from a model that only its maker had"):
+        load(tmp_path / "own.pt")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("resnet5O", "eca", None), "^timm has no model 'resnet5O': did you mean resnet50"),
+        (("resnet5O", "eca", None), "^no model 'resnet5O' in timm: the nearest names are resnet50"),
         (("test_resnet", "eca", "resnet50"), "^timm has a model 'resnet50' of its own: give another name$"),
         (("test_resnet", "eca", "resnet50.eca"), "^timm's names are letters, digits and underscores"),
     ],

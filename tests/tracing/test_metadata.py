@@ -13,6 +13,10 @@ from torch import nn
 
 from attn_inject.tracing import metadata
 from attn_inject.tracing.metadata import Metadata, Remembered, following, of_layer
+from attn_inject.tracing.nodes import value_of
+
+from ..sites.graphs import Net, read
+from ..toys import conv
 
 
 def meta(*shape: int, layout: str = "contiguous", dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -80,6 +84,22 @@ def test_other_layers_are_not_known() -> None:
     own.forward = lambda x: x  # type: ignore[method-assign, assignment]
     for layer in (own, nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), type("Own", (nn.Linear,), {})(8, 8)):
         assert of_layer(layer, meta(2, 6, 4, 8)) is None
+
+
+def test_an_identity_hands_on_what_is_no_tensor() -> None:
+    net = Net(lambda m, x: m.same((x, x))[0] + m.conv(x), same=nn.Identity(), conv=conv(3, 3))
+    assert value_of(read(net, (2, 3, 8, 8)).last).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.ReLU, nn.Dropout2d])
+def test_a_layer_that_keeps_shapes_does(kind: Any) -> None:
+    layer = kind(6) if kind is nn.BatchNorm2d else kind()
+    made = of_layer(layer, meta(2, 6, 4, 8, layout="channels last"))
+    assert made is not None
+    assert Metadata.of(made) == Metadata.of(meta(2, 6, 4, 8, layout="channels last"))
+    if kind is nn.BatchNorm2d:
+        with pytest.raises(ValueError, match="expected 6 channels, got 5"):
+            of_layer(layer, meta(2, 5, 4, 8))
 
 
 def test_the_same_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import attn_inject
 from attn_inject.recipes import FOLDER
+
+from ..before_after import every_gate_runs
 
 pytestmark = pytest.mark.wild
 
@@ -43,6 +46,7 @@ def test_accelerate(tmp_path: Path) -> None:
     assert len(losses) == 3
     assert float(losses[-1]) < 0.7 * float(losses[0])
     trained = attn_inject.load(tmp_path / "model.pt", form="module", trust_source=True)
+    every_gate_runs(trained, torch.randn(2, 3, 32, 32))
     assert len(list(attn_inject.attention_parameters(trained))) == 4
 
 
@@ -52,6 +56,7 @@ def test_lightning(tmp_path: Path) -> None:
     frozen = attn_inject.load(tmp_path / "model.pt", form="module", trust_source=True)
     call("with_lightning.py", tmp_path / "more", "--attention-epochs", "1", "--epochs", "1")
     moved = attn_inject.load(tmp_path / "more" / "model.pt", form="module", trust_source=True)
+    every_gate_runs(moved, torch.randn(2, 3, 32, 32))
     # Of the first epoch alone: all that is not attention is what it was when it was built.
     assert int(frozen.stem[1].num_batches_tracked) == 0
     assert int(moved.stem[1].num_batches_tracked) > 0
