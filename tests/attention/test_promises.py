@@ -56,25 +56,6 @@ def made(case: str, channels: int = 32, **how: Any) -> nn.Module:
     return build(name, channels, options=options, **how)
 
 
-@pytest.mark.parametrize(
-    ("case", "ndim"),
-    [(case, ndim) for case in CASES for ndim in (1, 2, 3) if ndim == 2 or case not in ONE_SIZE],
-)
-def test_identity_start_is_exact_and_learns(case: str, ndim: int) -> None:
-    module = made(case, ndim=ndim, init="identity")
-    x = torch.randn(2, 32, *(9, 7, 5)[:ndim])
-    assert torch.equal(module.eval()(x), x)
-    assert torch.equal(module.train()(x), x)
-    optimizer = torch.optim.SGD(module.parameters(), 0.5)
-    target = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    for _ in range(2):
-        optimizer.zero_grad()
-        (module(x) * target).sum().backward()
-        optimizer.step()
-    still = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    assert not still
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 7, 130])
 def test_fits_any_channel_count(case: str, channels: int) -> None:
