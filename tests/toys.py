@@ -67,6 +67,10 @@ SPELLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     ".add_": lambda a, b: a.add_(b),
     ".add_ as a statement": _add_as_statement,
     "sum": lambda a, b: sum((a, b)),  # type: ignore[dict-item, return-value]
+    "stack, then sum": lambda a, b: torch.stack([b, a]).sum(0),
+    "stack behind, then mean": lambda a, b: torch.mean(torch.stack((a, b), -1), dim=-1),
+    "torch.addcmul": lambda a, b: torch.addcmul(b, torch.tensor(0.5), a),
+    ".addcmul_": lambda a, b: b.clone().addcmul_(tensor1=a, tensor2=torch.ones(a.shape[1], 1, 1), value=2),
 }
 
 

@@ -28,7 +28,6 @@ from ..tracing.nodes import block_of, frame_of
 from .anatomy import Anatomy, Refusal
 from .brothers import groups_of, is_computed_by, way_to
 from .flow import Flow
-from .operations import addends
 from .reasons import (
     BENDS_ELSEWHERE,
     FUSION,
@@ -118,14 +117,14 @@ def _leave_unless_more(
 
 def _take_bent_shortcuts(flow: Flow, axes: Axes, group: list[fx.Node], taken: Taken, refused: Refused) -> None:
     """R9d."""
-    sides = {addends(node).index(taken[node].branch) for node in group if node in taken}
+    sides = {flow.operations.addends(node).index(taken[node].branch) for node in group if node in taken}
     if len(sides) != 1:
         return
     side = sides.pop()
     for node in group:
         if refused.get(node) not in (FUSION, OTHER_INPUTS, SPLIT_SCALE):
             continue
-        operands = addends(node)
+        operands = flow.operations.addends(node)
         shortcut, branch = operands[1 - side], operands[side]
         own, other = way_to(flow, branch, frame_of(node)), way_to(flow, shortcut, frame_of(node))
         if not (block_of(node) and own.holds_convolution(flow) and own.is_nonlinear(flow)):
@@ -140,7 +139,8 @@ def _take_affine_branches(flow: Flow, axes: Axes, group: list[fx.Node], taken: T
     for node in group:
         if not block_of(node) or refused.get(node) != REPARAMETERISED:
             continue
-        for shortcut, branch in (addends(node), addends(node)[::-1]):
+        operands = flow.operations.addends(node)
+        for shortcut, branch in (operands, operands[::-1]):
             way = way_to(flow, branch, frame_of(node))
             if way.inputs == {shortcut} and flow.convolutions_in_a_row(way.nodes) > 1 and _bends_next(flow, node):
                 found.append((node, shortcut, branch))

@@ -22,7 +22,7 @@ import torch
 from torch import fx, nn
 
 from ..tracing.nodes import value_of
-from .operations import Operations, name_of, parts_of
+from .operations import Operations, axes_of, name_of, parts_of
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -134,7 +134,7 @@ def _changed(node: fx.Node, name: str, axis: int, rank: int, new_rank: int) -> i
     if new_rank >= rank:
         return None
     if name in _REDUCTIONS:
-        return _without(axis, {a % rank for a in _axes_argument(node)})
+        return _without(axis, {a % rank for a in axes_of(node)})
     return _without(axis, {_axis_argument(node, 0) % rank}) if name == "select" else None
 
 
@@ -163,11 +163,6 @@ def _indexed(index: tuple[Any, ...], axis: int, rank: int) -> int | None:
 def _axis_argument(node: fx.Node, default: int) -> int:
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", default))
     return axis if isinstance(axis, int) else default
-
-
-def _axes_argument(node: fx.Node) -> tuple[int, ...]:
-    axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", ()))
-    return (axes,) if isinstance(axes, int) else tuple(axes or ())
 
 
 def _moved(node: fx.Node, name: str, axis: int, rank: int) -> int | None:

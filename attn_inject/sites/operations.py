@@ -34,6 +34,8 @@ _UPSAMPLINGS = {
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }  # fmt: skip
 _ADDITIONS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
+# input + number * first * second: with one factor that is no map, an addition that scales its branch.
+_SCALED_ADDITIONS = {"addcmul", "addcmul_"}
 _CONCATENATIONS = {"cat", "concat", "concatenate"}
 # Random or deterministic scalings that pass the map through: the gate goes before them.
 DROPS = {
@@ -132,6 +134,8 @@ class Operations:
         if node.op == "placeholder" or node.op == "output":
             return False
         name = name_of(node)
+        if name in _SCALED_ADDITIONS:
+            return not self.adds_maps(node)
         if name in _MULTIPLICATIONS | _DIVISIONS:
             return len(self.sources(node)) > 1 or not _first_source_scaled(node, self)
         return name not in _AFFINE
@@ -155,7 +159,37 @@ class Operations:
             return self._module_traits(node)[2]
         return name_of(node) in _UPSAMPLINGS
 
+    def adds_maps(self, node: fx.Node) -> bool:
+        """Whether the node adds two values, however it is spelled: `addends` says which."""
+        return self.is_addition(node) or (isinstance(value_of(node), torch.Tensor) and len(self._summed(node)) == 2)
+
+    def addends(self, node: fx.Node) -> tuple[Any, Any]:
+        """The two operands of a node that `adds_maps`."""
+        if summed := self._summed(node):
+            return summed[0], summed[1]
+        operands = list(node.args)
+        operands += [node.kwargs[key] for key in ("input", "other") if key in node.kwargs]
+        return operands[0], operands[1]
+
+    def _summed(self, node: fx.Node) -> list[Any]:
+        """What the sum or mean over the axis of a `stack` adds, or `addcmul` with one map among its factors."""
+        name = name_of(node)
+        if name in _SCALED_ADDITIONS:
+            operands = [
+                *node.args,
+                *(node.kwargs[key] for key in ("input", "tensor1", "tensor2") if key in node.kwargs),
+            ]
+            maps = [factor for factor in operands[1:] if isinstance(factor, fx.Node) and self.carries[factor]]
+            return [operands[0], *maps] if len(maps) == 1 else []
+        sources = self.sources(node) if name in ("sum", "mean") else []
+        if len(sources) != 1 or name_of(sources[0]) != "stack":
+            return []
+        rank = value_of(sources[0]).dim()
+        over = {axis % rank for axis in axes_of(node)}
+        return parts_of(sources[0]) if over == {axis_of(sources[0])} and value_of(node).dim() < rank else []
+
     def is_addition(self, node: fx.Node) -> bool:
+        """`a + b` in its usual spellings, where either may be a number."""
         return (
             node.op in ("call_function", "call_method")
             and name_of(node) in _ADDITIONS
@@ -232,13 +266,6 @@ def _first_source_scaled(node: fx.Node, operations: Operations) -> bool:
     return name_of(node) in _MULTIPLICATIONS or bool(node.args and node.args[0] is sources[0])
 
 
-def addends(node: fx.Node) -> tuple[Any, Any]:
-    """The two operands of an addition, however it is spelled."""
-    operands = list(node.args)
-    operands += [node.kwargs[key] for key in ("input", "other") if key in node.kwargs]
-    return operands[0], operands[1]
-
-
 def parts_of(node: fx.Node) -> list[fx.Node]:
     """The tensors that a concatenation joins."""
     sequence = node.args[0] if node.args else node.kwargs.get("tensors")
@@ -246,7 +273,13 @@ def parts_of(node: fx.Node) -> list[fx.Node]:
 
 
 def axis_of(node: fx.Node) -> int:
-    """The axis along which a concatenation joins, counted from the front."""
+    """The axis along which a concatenation or a stack joins, counted from the front."""
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     value = value_of(node)
     return int(axis) % value.dim() if isinstance(axis, int) else 0
+
+
+def axes_of(node: fx.Node) -> tuple[int, ...]:
+    """The axes that a reduction names, as they are written; none for a reduction of everything."""
+    axes: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", ()))
+    return (axes,) if isinstance(axes, int) else tuple(axes or ())

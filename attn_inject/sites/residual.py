@@ -35,7 +35,7 @@ from torch import fx
 from ..tracing.nodes import block_of, frame_of, value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
-from .operations import addends, is_map, parts_of
+from .operations import is_map, parts_of
 from .reasons import CELL_COMBINATION, FUSION, MULTI_RESOLUTION, OTHER_INPUTS, REPARAMETERISED, SAMPLE, SPLIT_SCALE
 from .resolution import climbs, is_multi_resolution
 from .sampling import is_spread
@@ -51,7 +51,7 @@ def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Ana
     refusals: list[Refusal] = []
     ends: Ends = {}
     for node in flow.order:
-        if flow.operations.carries[node] and flow.operations.is_addition(node):
+        if flow.operations.carries[node] and flow.operations.adds_maps(node):
             outcome = _judge(flow, axes, node, ends)
             if isinstance(outcome, str):
                 refusals.append(Refusal(node, "add", outcome))
@@ -67,7 +67,7 @@ def cells_of(refusals: list[Refusal]) -> set[str]:
 
 def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, ends: Ends) -> Anatomy | str:
     operations = flow.operations
-    a, b = addends(node)
+    a, b = operations.addends(node)
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or not (operations.carries[a] and operations.carries[b]):
         return "adds a parameter or a constant (position embedding, bias): R1"
     if a is b:
@@ -241,7 +241,7 @@ def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:
     operations = flow.operations
     for reader in node.users:
         if operations.is_concatenation(reader) and same_frame(reader, node):
-            sums = [p for p in parts_of(reader) if operations.is_addition(p) and same_frame(p, node)]
+            sums = [p for p in parts_of(reader) if operations.adds_maps(p) and same_frame(p, node)]
             if any(not flow.descends(b, a) for a, b in pairwise(sorted(sums, key=flow.order.__getitem__))):
                 return True
     return False
@@ -275,5 +275,5 @@ def _is_mean(flow: Flow, node: fx.Node) -> bool:
     """Whether the node is a sum of two values, times a number or divided by one."""
     operations = flow.operations
     (source,) = operations.sources(node)
-    summed = operations.is_addition(source) and len(operations.sources(source)) == 2
+    summed = operations.adds_maps(source) and len(operations.sources(source)) == 2
     return summed and operations.is_gain(node) and any(isinstance(a, int | float) for a in node.args)

@@ -35,6 +35,9 @@ FRESH_ADDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ".add swapped": lambda a, b: b.add(a),
     "sum": lambda a, b: sum([a, b]),  # type: ignore[dict-item, return-value]
     "__add__": lambda a, b: a.__add__(b),
+    "stack": lambda a, b: torch.stack([b, a]).sum(0),
+    "stack behind": lambda a, b: torch.stack((a, b), dim=-1).mean(-1),
+    "addcmul": lambda a, b: torch.addcmul(b, a, torch.full((a.shape[1], 1, 1), 0.5)),
 }
 ADDS = {
     **FRESH_ADDS,

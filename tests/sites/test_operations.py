@@ -13,7 +13,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
 from torch.ao.quantization import QuantStub
 
-from attn_inject.sites.operations import DROPS, Operations, addends, axis_of, is_map, name_of, parts_of
+from attn_inject.sites.operations import DROPS, Operations, axes_of, axis_of, is_map, name_of, parts_of
 from attn_inject.tracing.nodes import set_value
 
 MAP = torch.empty(2, 4, 8, 8, device="meta")
@@ -350,7 +350,32 @@ def test_operands_of_a_sum_and_of_a_concat_however_spelled() -> None:
     x = graph.input()
     y = graph.call("neg", x)
     sums = [graph.call("add", x, y), graph.call("add", x, other=y), graph.call("add", input=x, other=y, alpha=2)]
-    assert [addends(node) for node in sums] == [(x, y)] * 3
+    stacks = [
+        graph.call("stack", [x, y], value=torch.empty(2, 1, 4, 8, 8)),
+        graph.call("stack", (x, y), -1, value=torch.empty(1, 4, 8, 8, 2)),
+    ]
+    sums += [
+        graph.call("sum", stacks[0], 0),
+        graph.call("mean", stacks[1], dim=(4,)),
+        graph.call("sum", stacks[1], axis=-1),
+    ]
+    weight = graph.put("get_attr", "weight", value=torch.empty(4, 1, 1))
+    sums += [graph.call("addcmul", x, weight, y), graph.call("addcmul_", x, tensor1=y, tensor2=weight)]
+    assert all(graph.operations.adds_maps(node) for node in sums)
+    assert [graph.operations.addends(node) for node in sums] == [(x, y)] * 8
+    others = [
+        graph.call("sum", stacks[0], 1),
+        graph.call("sum", stacks[0]),
+        graph.call("sum", stacks[1], (0, 4)),
+        graph.call("sum", stacks[0], 0, keepdim=True, value=torch.empty(1, 1, 4, 8, 8)),
+        graph.call("amax", stacks[0], 0),
+        graph.call("sum", graph.call("stack", [x, y, x], value=torch.empty(3, 1, 4, 8, 8)), 0),
+        graph.call("addcmul", x, y, y),
+        graph.call("addcmul", x, weight, weight),
+    ]
+    assert not any(graph.operations.adds_maps(node) for node in others)
+    assert [graph.operations.is_nonlinear(node) for node in (*sums[-2:], *others[-2:])] == [False, False, True, True]
+    assert [axes_of(node) for node in others[:3]] == [(1,), (), (0, 4)]
     joins = [graph.call("cat", [x, y], 1), graph.call("cat", (x, y), dim=-3), graph.call("cat", tensors=[x, y], axis=1)]
     assert [parts_of(node) for node in joins] == [[x, y]] * 3
     assert [axis_of(node) for node in joins] == [1, 1, 1]
