@@ -127,6 +127,12 @@ def _bends(block: Any) -> bool:
 
 _SMALL = {"embedding_size": 16, "hidden_sizes": [16, 32, 32, 64], "depths": [2, 2, 1, 1]}
 _FOUR = {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 2, 1]}
+_BOTTLENECKS = {"embedding_size": 16, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 2]}
+_HG = {
+    "stem_channels": [3, 16, 16], "embedding_size": 16, "hidden_sizes": [32, 48, 64, 64],
+    "depths": [1, 1, 2, 1], "stage_in_channels": [16, 32, 48, 64], "stage_mid_channels": [8, 16, 16, 16],
+    "stage_out_channels": [32, 48, 64, 64], "stage_num_blocks": [1, 1, 3, 1], "stage_numb_of_layers": [2, 2, 2, 2],
+}  # fmt: skip
 _ENCODERS = {
     "resnet18": ("BasicBlock",),
     "mobilenet_v2": ("InvertedResidual",),
@@ -167,20 +173,21 @@ def _detr(name: str, **sizes: Any) -> Wild:
     return Wild("transformers", f"{name}ForObjectDetection", build, ("ResNetBottleNeckLayer",))
 
 
-def _rt_detr(package: Any) -> nn.Module:
-    """Its code keeps anchors and positions in caches of methods, and compares data."""
-    backbone = package.RTDetrResNetConfig(
-        embedding_size=16, hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 2],
-        out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_layers": 1, "num_queries": 10}
-    widths = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-    config = package.RTDetrConfig(
-        backbone_config=backbone, d_model=32, encoder_hidden_dim=32, encoder_in_channels=[64, 128, 256],
-        decoder_in_channels=[32, 32, 32], num_denoising=0, **widths, **heads,
-    )  # fmt: skip
-    made: nn.Module = package.RTDetrForObjectDetection(config)
-    return made.requires_grad_(requires_grad=True)
+def _rt_detr(name: str, backbone: str, blocks: tuple[str, ...], sizes: dict[str, Any], widths: list[int]) -> Wild:
+    """A detector over the last three stages; its code keeps anchors and positions in caches, and compares data."""
+    small = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_layers": 2, "num_queries": 10}
+    narrow = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 32, "encoder_hidden_dim": 32}
+
+    def build(package: Any) -> nn.Module:
+        stages = getattr(package, f"{backbone}Config")(**sizes, out_features=["stage2", "stage3", "stage4"])
+        config = getattr(package, f"{name}Config")(
+            backbone_config=stages, encoder_in_channels=widths, decoder_in_channels=[32] * 3, num_denoising=0,
+            **small, **narrow,
+        )  # fmt: skip
+        made: nn.Module = getattr(package, f"{name}ForObjectDetection")(config)
+        return made.requires_grad_(requires_grad=True)
+
+    return Wild("transformers", f"{name}ForObjectDetection", build, blocks, where=_has_skip)
 
 
 def _mask_former(package: Any) -> nn.Module:
@@ -259,13 +266,7 @@ WILD: tuple[Wild, ...] = (
         ("EfficientNetFinalBlockLayer",), where=_has_skip,
     ),
     _hugging(
-        "HGNetV2",
-        {
-            "stem_channels": [3, 16, 16], "embedding_size": 16, "hidden_sizes": [32, 48, 64, 64],
-            "depths": [1, 1, 2, 1], "stage_in_channels": [16, 32, 48, 64], "stage_mid_channels": [8, 16, 16, 16],
-            "stage_out_channels": [32, 48, 64, 64], "stage_num_blocks": [1, 1, 3, 1],
-            "stage_numb_of_layers": [2, 2, 2, 2],
-        },
+        "HGNetV2", _HG,
         ("HGNetV2BasicLayer",), where=_has_skip,
     ),
     _hugging("PoolFormer", _FOUR, ("PoolFormerLayer",)),
@@ -331,7 +332,11 @@ RECORDED: tuple[Wild, ...] = (
     _detr("Detr", d_model=32),
     _detr("ConditionalDetr", d_model=32),
     _detr("TableTransformer", d_model=32),
-    Wild("transformers", "RTDetrForObjectDetection", _rt_detr, ("RTDetrResNetBottleNeckLayer",)),
+    *(
+        _rt_detr(name, "RTDetrResNet", ("RTDetrResNetBottleNeckLayer",), _BOTTLENECKS, [64, 128, 256])
+        for name in ("RTDetr", "RTDetrV2")
+    ),
+    _rt_detr("DFine", "HGNetV2", ("HGNetV2BasicLayer",), _HG, [48, 64, 64]),
 )
 
 # Networks whose code has no add of a branch to its shortcut.
@@ -345,6 +350,8 @@ WITHOUT: tuple[Wild, ...] = (
     _hugging("FocalNet", {"embed_dim": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "image_size": 64}, ()),
     _hugging("Segformer", {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 64, 64]}, ()),
     _hugging("Levit", {"image_size": 64}, ()),
+    # Its convolutions make queries, keys and values of tokens.
+    _hugging("Cvt", {"embed_dim": [16, 32, 64], "num_heads": [1, 1, 2], "depth": [1, 2, 3]}, ()),
     _yolo("yolov3-tiny", ()),
     _yolo("yolov6n", ()),
     *(
