@@ -123,6 +123,8 @@ def command(
     choices = replace(start, **asked, **size, options={**kept, **own})
     if optimize and training:
         raise typer.BadParameter("the optimised graph is for inference: leave --training out", param_hint="--optimize")
+    if training and no_bench:
+        raise typer.BadParameter("it measures a step, which --no-bench leaves out", param_hint="--training")
     job.run(
         job.Job(
             source=source_of(model, args, pretrained=pretrained, checkpoint=checkpoint, seed=seed),

@@ -53,3 +53,5 @@ class ReportSettings:
             raise AttnInjectError(f"batch must be at least 1, not {self.batch}")
         if self.threads is not None and self.threads < 1:
             raise AttnInjectError(f"threads must be at least 1, not {self.threads}")
+        if self.training and not self.bench:
+            raise AttnInjectError("training measures a step, which bench=False leaves out; give one of them")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attn_inject import load
+from attn_inject import AttnInjectError, load
+from attn_inject.reporting.settings import ReportSettings
 
 QUICK = ("--no-bench", "--input-size", "32")
 # The toy network: a stem of 3*32*9 + 32, two blocks of two 32*32*9 and 64 each, a head of 32*10 + 10.
@@ -56,6 +57,13 @@ def test_optimize_measures_the_inference_graph_and_counts_the_patched_one(
     assert len(report["sites"]) == 2
     assert [speed["task"] for speed in report["speeds"]] == ["inference"]
     assert cli(toy, "-a", "se", "--optimize", "--training", *quick).code == 2
+
+
+def test_a_step_that_is_not_run_is_not_left_out_in_silence(cli: Callable, toy: str, tmp_path: Path) -> None:
+    ran = cli(toy, "-a", "se", "--no-bench", "--training")
+    assert (ran.code, "which --no-bench leaves out" in ran.err) == (2, True)
+    with pytest.raises(AttnInjectError, match="training measures a step, which bench=False leaves out"):
+        ReportSettings(bench=False, training=True)
 
 
 def test_a_seed_makes_two_runs_equal_to_the_bit(cli: Callable, toy: str, tmp_path: Path) -> None:
