@@ -51,6 +51,7 @@ _HOME = {
     "optimize_training": "surgery.faster",
     "register_attention": "attention.registry",
     "register_timm_model": "surgery.timm_registry",
+    "register_torchvision_model": "surgery.torchvision_registry",
     "remove": "surgery.apply",
     "report": "reporting.report",
     "save": "saving.checkpoint",

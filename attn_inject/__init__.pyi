@@ -32,6 +32,7 @@ from .surgery.parameters import attention_parameters as attention_parameters
 from .surgery.parameters import attention_state_dict as attention_state_dict
 from .surgery.parameters import freeze_original as freeze_original
 from .surgery.timm_registry import register_timm_model as register_timm_model
+from .surgery.torchvision_registry import register_torchvision_model as register_torchvision_model
 from .surgery.verify import verify as verify
 from .sweeping.sweep import sweep as sweep
 from .sweeping.table import SweepTable as SweepTable

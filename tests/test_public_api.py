@@ -40,6 +40,8 @@ SIGNATURES = {
     "attention_state_dict": "model",
     "freeze_original": "model",
     "register_attention": "name factory",
+    "register_timm_model": "model attention name",
+    "register_torchvision_model": "model attention name",
 }
 
 

@@ -1,12 +1,7 @@
-"""A patched network under a name in timm's registry, so that timm's own scripts build it.
-
-timm's names have no slash and no colon, and what stands behind a dot is the tag of pretrained weights. So a network and
-an attention make one word: `resnet50_with_eca`.
-"""
+"""A patched network under a name in timm's registry, so that timm's own scripts build it."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import SourceError
-from ..types import Source
-from ..zoo.parsing import parse_source
-from .attach import attach
+from .registered import Registered
 
 
 def register_timm_model(
@@ -54,29 +47,19 @@ def register_timm_model(
     """
     import timm
 
-    source = parse_source(f"timm:{model.removeprefix('timm:')}")
-    plain = source.name.partition(".")[0]
-    what = attention if isinstance(attention, str) else getattr(attention, "__name__", type(attention).__name__)
-    name = f"{plain}_with_{_word(what)}" if name is None else name
-    if name != _word(name):
-        raise SourceError(f"timm's names are letters, digits and underscores, which {name!r} is not")
-    if timm.is_model(name) and not isinstance(timm.model_entrypoint(name), _Patched):
+    builder = _Builder("timm", model, attention, name, choices)
+    name = builder.__name__
+    if timm.is_model(name) and not isinstance(timm.model_entrypoint(name), _Builder):
         raise SourceError(f"timm has a model {name!r} of its own: give another name")
     with warnings.catch_warnings():
         # The same name again is a network that was registered here before.
         warnings.filterwarnings("ignore", "Overwriting")
-        timm.models.register_model(_Patched(name, source, attention, choices))
+        timm.models.register_model(builder)
     return name
 
 
-class _Patched:
+class _Builder(Registered):
     """What timm calls to build the network."""
-
-    def __init__(
-        self, name: str, source: Source, attention: str | type | Callable[..., Any], choices: dict[str, Any]
-    ) -> None:
-        self.__name__ = name
-        self._source, self._attention, self._choices = source, attention, choices
 
     def __call__(self, *, pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
         """Build and patch it."""
@@ -84,13 +67,6 @@ class _Patched:
 
         given = {name: value for name, value in options.items() if value is not None}
         # A tag behind the name that was asked for goes before the one that was registered.
-        name = self._source.name if pretrained_cfg is None else self._source.name.partition(".")[0]
+        name = self.source.name if pretrained_cfg is None else self.source.name.partition(".")[0]
         plain = timm.create_model(name, pretrained=pretrained, pretrained_cfg=pretrained_cfg, **given)
-        # A file of the network can say what it is built with, if that can be written down.
-        known = all(isinstance(value, (bool, int, float, str)) for value in given.values())
-        source = replace(self._source, args=given) if known else None
-        return attach(plain, self._attention, **{"source": source, **self._choices})
-
-
-def _word(text: str) -> str:
-    return re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
+        return self.attached(plain, replace(self.source, args=given))

@@ -9,17 +9,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.data.config import resolve_data_config
 from timm.models import safe_model_name
-from timm.optim._optim_factory import create_optimizer_v2
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from attn_inject import (
     CheckpointError,
     SourceError,
     attach,
-    attention_parameters,
     load,
     register_timm_model,
     save,
@@ -84,21 +80,10 @@ def test_weights_come_by_tag_and_by_file(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert all(map(torch.equal, again.state_dict().values(), trained.state_dict().values()))
 
 
-def test_timms_own_helpers_take_it() -> None:
-    name = register_timm_model("test_resnet", "eca", init="identity")
-    # timm's branches start at zero, and what gates a zero learns nothing in the first step.
-    model: Any = timm.create_model(name, drop_path_rate=0.1, zero_init_last=False)
+def test_timms_own_functions_know_it() -> None:
+    name = register_timm_model("test_resnet", "eca")
     assert safe_model_name(name) == name
-    assert resolve_data_config({}, model=model)["input_size"] == (3, 160, 160)
-    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4, layer_decay=0.7)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert {id(p) for p in attention_parameters(model)} <= held
-    average = ModelEmaV3(model, decay=0.5)
-    before = [p.clone() for p in attention_parameters(average.module)]
-    model(IMAGE).square().mean().backward()
-    optimizer.step()
-    average.update(model)
-    assert not all(map(torch.equal, before, attention_parameters(average.module)))
+    assert timm.create_model(name, drop_path_rate=0.1).layer4[0].drop_path.drop_prob > 0
     features: Any = timm.create_model(name, features_only=True)
     assert len(every_gate_runs(features, IMAGE)) == len(features.feature_info)
 

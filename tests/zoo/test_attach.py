@@ -145,6 +145,14 @@ def test_what_timms_models_can_do(name: str) -> None:
 
         groups = param_groups_layer_decay(attached, layer_decay=0.7)
         assert sum(len(group["params"]) for group in groups) == len(list(attached.parameters()))
+        scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+        for path, gate in zip(attached_modules(attached), gates, strict=True):
+            # What stood in the block before decides at what rate its attention learns.
+            home = path.rpartition(".")[0]
+            before = [
+                attached.get_parameter(f"{home}.{name}") for name, _ in model.get_submodule(home).named_parameters()
+            ]
+            assert {scales[id(p)] for p in gate.parameters()} <= {scales[id(p)] for p in before}, path
     try:
         attached.set_grad_checkpointing(enable=True)
     except AssertionError:
