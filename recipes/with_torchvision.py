@@ -9,7 +9,8 @@ network is at first what it was. What the script saves is a state dict, for a ne
 
     name = attn_inject.register_torchvision_model("resnet18", "eca")
     net = torchvision.models.get_model(name, num_classes=5)
-    net.load_state_dict(torch.load("checkpoint.pth", weights_only=False)["model"])
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        net.load_state_dict(torch.load("checkpoint.pth")["model"])
     attn_inject.save(net, "model.pt")
 """
 
