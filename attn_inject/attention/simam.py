@@ -1,10 +1,10 @@
 """SimAM: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
 ICML 2021, https://proceedings.mlr.press/v139/yang21o.html
 
-    e* = 4 (v + lambda) / ((t - mu)^2 + 2 v + 2 lambda),  mu and v of a channel's map, lambda = 1e-4      (equation 5)
-    out = x * sigma(1 / e*),  1 / e* = (t - mu)^2 / (4 (v + lambda)) + 1/2                                (equation 6)
+    e* = 4 (v + lambda) / ((t - mu)^2 + 2 v + 2 lambda),  mu and v of a channel's map, lambda = 1e-4
+    out = x * sigma(1 / e*),  1 / e* = (t - mu)^2 / (4 (v + lambda)) + 1/2
 
-v is the mean of the squares in the text and has one degree of freedom less in the appendix's code, which is the default
+v is the mean of the squares in the text and has one degree of freedom less in the authors' code, which is the default
 (`variance="sample"`); `variance="population"` is the text. A map of one position varies by nothing: v = 0.
 
 No parameters. With init="identity" it is mixed in by a scalar that starts at zero.
