@@ -5,8 +5,8 @@
     c^_i = (c_i - mean over space) / (deviation over space + eps)
     out  = x sigma(gamma c^ + beta)               one gamma and beta per group
 
-The paper's deviation divides by the number of positions; the released code, followed here, by one less. It starts with
-gamma = 0 and beta = 1.
+The deviation of the released code, followed here, divides by one less than the number of positions; gamma starts at 0
+and beta at 1 there. form="text" divides by that number, as a mean does.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Networks", https://arxiv.org/abs/1903.10829
     z_c = w_c . t_c                                           one pair of weights per channel
     out = x sigma(batch norm of z)                            the rest of style integration
 
-The paper's deviation divides by the number of positions; the released code, followed here, divides by one less and adds
-1e-5 under the root. w starts at zero there.
+The deviation of the released code, followed here, divides by one less than the number of positions, and has 1e-5 under
+the root; w starts at zero there. form="text" divides by that number, as a mean does.
 """
 
 from __future__ import annotations
