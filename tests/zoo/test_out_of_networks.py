@@ -2,7 +2,7 @@
 
 What takes the time is the network, so that each of its sites has another attention. Three of different families are in
 all five networks and every other one in one of them; `pytest -m bench tests/zoo/test_out_of_networks.py` puts every
-attention into all five, by hand, since that takes five times as long.
+attention into all five, by hand, since that takes four times as long.
 """
 
 from __future__ import annotations
