@@ -1,14 +1,14 @@
 """Bottleneck Attention Module: Park, Woo, Lee, Kweon, "BAM", https://arxiv.org/abs/1807.06514
 
-    F' = F + F * M(F)                                                                       (equation 1)
-    M_c(F): avg over space -> C/r -> C                                                      (equation 3)
-    M_s(F): 1x1 to C/r -> two 3x3 with dilation d -> 1x1 to one channel                     (equation 4)
+    F' = F + F * M(F)
+    M_c(F): avg over space -> C/r -> C
+    M_s(F): 1x1 to C/r -> two 3x3 with dilation d -> 1x1 to one channel
 
 with r = 16, d = 4. Text and authors' code differ in three things; the code is the default, `form="text"` the equations
 as they stand:
 
                      code                                           text
-    M(F)             sigma(M_c * M_s)                               sigma(M_c + M_s)        (equation 2)
+    M(F)             sigma(M_c * M_s)                               sigma(M_c + M_s)
     batch norms      after every layer but the last of each branch  one at the end of each branch
     ReLU             after those batch norms                        none
 

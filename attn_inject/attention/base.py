@@ -42,6 +42,11 @@ class Attention:
     year: int = 0
     given: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def fits_convolutions(self) -> bool:
+        """Whether it is meant to take a convolution's place: it can change the number of channels, and stride."""
+        return {"out_channels", "stride"} <= {*self.options}
+
     def settled(self, options: Mapping[str, Any]) -> tuple[Attention, dict[str, Any]]:
         """The attention under its plain name, and its options: those that stand in the spec, and these.
 

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1810.11579
     Z = G V                    (m, S)     and distributed to each
     out = x + Wo Z                        the double attention block, a residual branch
 
-m = n = C/4, the widths of the paper's experiments.
+m = n = C/4 by default. No code of the authors' was found to hold it against.
 """
 
 from __future__ import annotations

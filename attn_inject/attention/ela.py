@@ -5,13 +5,14 @@ https://arxiv.org/abs/2403.01123
     y_h = sigma(GN(F_h(z_h))), y_w = sigma(GN(F_w(z_w))),  F a 1D convolution along the strip
     out = x * y_h * y_w
 
-There is no code of the authors'. The paper has four sizes: T (kernel 5, as many groups as channels, 32 groups in the
-norm), B (7, as many, 16), S (5, an eighth as many, 16) and L (7, an eighth as many, 16); the default is B. Its
-equations give each direction a convolution of its own; what circulates as ELA shares one convolution and one norm
-between them: `shared=True`. timm's EfficientLocalAttn has a SiLU before the sigmoid, and a norm of one group.
+The equations give each direction a convolution of its own; the authors' code, which is the default, shares one
+convolution and one norm between them: `shared=False` is the text. There are four sizes: T (kernel 5, as many groups as
+channels, 32 groups in the norm), B (7, as many, 16), S (5, an eighth as many, 16) and L (7, an eighth as many, 16); the
+default is B. The authors' code has B, S and L, without these names; those and T are from summaries of the paper. timm's
+EfficientLocalAttn shares nothing, and has a SiLU before the sigmoid and a norm of one group.
 
-Parameters: C k w + 2 C for each convolution with its norm, with w channels in a group; n of them (one if shared) for n
-spatial axes.
+Parameters: C k w + 2 C for each convolution with its norm, with w channels in a group; one of them, or if not shared
+one for each spatial axis.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class ELA(nn.Module):
         *,
         group_width: int = 1,
         norm_groups: int = 16,
-        shared: bool = False,
+        shared: bool = True,
         ndim: int = 2,
         init: str = "paper",
     ) -> None:

@@ -1,7 +1,7 @@
 """Efficient multi-scale attention: Ouyang, He, Zhang, Luo, Guo, Zhan, Huang, "Efficient Multi-Scale Attention Module
 with Cross-Spatial Learning", https://arxiv.org/abs/2305.13563
 
-The channels are cut into G groups, and each of them goes the same three ways (figure 3b of the paper):
+The channels are cut into G groups, and each of them goes the same three ways:
 
     a_h, a_w = sigma(conv_1x1([z^h, z^w])), z the means over the other axes, as in coordinate attention
     x_1 = GN(x * a_h * a_w),   x_2 = conv_3x3(x)

@@ -8,7 +8,8 @@ Networks", https://arxiv.org/abs/1810.12348
                     the global extent one depthwise convolution as large as the map, with a norm
     GE-theta-plus   GE-theta, and two 1 x 1 convolutions C -> C/16 -> C with ReLU between before the interpolation
 
-e is the extent ratio, 2, 4 or 8 in the paper.
+e is the extent ratio, 2, 4 or 8 in the paper. The authors' network with GE-theta-plus has a ReLU between the gather and
+the two convolutions, which is the default here; form="text" is without it, as timm's.
 """
 
 from __future__ import annotations
@@ -53,15 +54,16 @@ def nearest(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Excite(nn.Module):
-    """(N, C) or (N, C, *spatial) -> the same: the two 1 x 1 convolutions of theta-plus."""
+    """(N, C, *spatial) -> the same: the two 1 x 1 convolutions of theta-plus, `rectified` with a ReLU before them."""
 
-    def __init__(self, channels: int, hidden: int, ndim: int) -> None:
+    def __init__(self, channels: int, hidden: int, ndim: int, *, rectified: bool) -> None:
         super().__init__()
+        self.rectified = rectified
         self.fc1 = convolution(ndim)(channels, hidden, 1)
         self.fc2 = convolution(ndim)(hidden, channels, 1)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.fc2(torch.relu(self.fc1(y)))
+        made: torch.Tensor = self.fc2(torch.relu(self.fc1(torch.relu(y) if self.rectified else y)))
         return made
 
 
@@ -78,12 +80,14 @@ class GlobalGE(ChannelGate):
 
     pools_mean = False
 
-    def __init__(self, channels: int, hidden: int, size: Sequence[int], *, gate: str, init: str) -> None:
+    def __init__(
+        self, channels: int, hidden: int, size: Sequence[int], *, gate: str, init: str, rectified: bool
+    ) -> None:
         super().__init__(gate=gate, init=init)
         self.size = list(size)
         self.conv = convolution(len(size))(channels, channels, tuple(size), groups=channels, bias=False)
         self.norm = Norm(channels)
-        self.fc = _Excite(channels, hidden, 1) if hidden else None
+        self.fc = _Excite(channels, hidden, 1, rectified=rectified) if hidden else None
         if init == "identity":
             _zero_last(self.norm, self.fc)
 
@@ -115,7 +119,17 @@ class LocalGE(nn.Module):
 
     traced_whole = True
 
-    def __init__(self, channels: int, extent: int, hidden: int | None, *, gate: str, init: str, ndim: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        extent: int,
+        hidden: int | None,
+        *,
+        gate: str,
+        init: str,
+        ndim: int,
+        rectified: bool = False,
+    ) -> None:
         super().__init__()
         self.extent = extent
         self.open = choice(GATES, "gate", gate)
@@ -129,7 +143,7 @@ class LocalGE(nn.Module):
                 made = convolution(ndim)(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False)
                 layers += [made, Norm(channels), *([nn.ReLU()] if step < steps - 1 else [])]
             self.gather = nn.Sequential(*layers)
-            self.fc = _Excite(channels, hidden, ndim) if hidden else None
+            self.fc = _Excite(channels, hidden, ndim, rectified=rectified) if hidden else None
             if init == "identity":
                 _zero_last(layers[-1], self.fc)
 
@@ -154,6 +168,7 @@ def gather_excite(
     *,
     size: int | Sequence[int] | None = None,
     reduction: float = 16,
+    form: str = "code",
     gate: str = "sigmoid",
     init: str = "paper",
     ndim: int = 2,
@@ -173,17 +188,19 @@ def gather_excite(
         extent: e, a power of two from 2; 0 is the global extent.
         size: of the maps, which the global extent with parameters needs: a number for all axes or one for each.
         reduction: r of theta-plus.
+        form: of theta-plus: "code", with a ReLU after the gather, or "text", without.
         gate: "sigmoid" or "hardsigmoid".
         init: "identity" zeroes the last layer and doubles the gate, so that it starts at exactly 1; theta-minus, which
         has none, is mixed in.
         ndim: the number of spatial axes, 1 to 3.
 
     Raises:
-        AttentionError: an unknown variant, an extent that is no power of two, a global extent with parameters and no
-        size; and when it runs, a map of another size than that.
+        AttentionError: an unknown variant or form, an extent that is no power of two, a global extent with parameters
+        and no size; and when it runs, a map of another size than that.
 
     """
     choice(dict.fromkeys(_VARIANTS), "variant", variant)
+    rectified: bool = choice({"code": True, "text": False}, "form", form)
     if whole_number("extent", extent, 0) & (extent - 1) or extent == 1:
         raise AttentionError(f"extent must be 0 (global) or a power of two from 2, got {extent}")
     width, fitted, unmet = fitted_width(channels, reduction)
@@ -200,11 +217,10 @@ def gather_excite(
         sizes = [size] * ndim if isinstance(size, int) else list(size)
         if len(sizes) != ndim:
             raise AttentionError(f"size must be a number, or {ndim} of them; got {size!r}")
-        module: nn.Module = GlobalGE(
-            channels, hidden, [whole_number("size", each) for each in sizes], gate=gate, init=init
-        )
+        wanted = [whole_number("size", each) for each in sizes]
+        module: nn.Module = GlobalGE(channels, hidden, wanted, gate=gate, init=init, rectified=rectified)
     else:
-        module = LocalGE(channels, extent, hidden, gate=gate, init=init, ndim=ndim)
+        module = LocalGE(channels, extent, hidden, gate=gate, init=init, ndim=ndim, rectified=rectified)
     if hidden:
         module.adjustments, module.unmet = fitted, unmet  # type: ignore[assignment]
     return module

@@ -5,8 +5,9 @@ https://arxiv.org/abs/1909.03834
     y^ = (y - mean of its group) / sqrt(variance of its group + eps)        G groups of channels
     out = x sigma(w y^ + b)                                                 one w and one b per channel
 
-No code of the authors' was found. w starts at 0 and b at 1, so that all weights start at sigma(1); copies that
-circulate start them at 1 and 0, and the paper's own words on it were not at hand.
+No code of the authors' was found, nor the paper's words on how many groups there are and where w and b start. Here w
+starts at 0 and b at 1, so that all weights start at sigma(1), as in other people's networks that use it (with 16 and
+with 32 groups); copies in collections of attentions start them at 1 and 0.
 """
 
 from __future__ import annotations

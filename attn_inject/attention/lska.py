@@ -1,10 +1,10 @@
 """Large separable kernel attention: Lau, Po, Rehman, "Large Separable Kernel Attention: Rethinking the Large Kernel
 Attention Design in CNN", https://arxiv.org/abs/2309.01439
 
-    Z^C = DW_(2d-1) * F,   by one depthwise kernel along each axis, without dilation        (equation 7)
-    Z   = DW_(k/d) * Z^C,  by one depthwise kernel along each axis, with dilation d         (equation 8)
-    A   = W_1x1 * Z                                                                         (equation 9)
-    out = F * A                                                                             (equation 10)
+    Z^C = DW_(2d-1) * F,   by one depthwise kernel along each axis, without dilation
+    Z   = DW_(k/d) * Z^C,  by one depthwise kernel along each axis, with dilation d
+    A   = W_1x1 * Z
+    out = F * A
 
 There is no sigmoid: A is any number. The width comes first, as in the authors' code, whose layers have biases. Its
 kernels k are 7, 11 (with d = 2), 23, 35, 41 and 53 (with d = 3); its published weights, and the default, have 23. In

@@ -1,12 +1,12 @@
 """Normalization-based Attention Module: Liu, Shao, Teng, Hoffmann, "NAM", https://arxiv.org/abs/2111.12419
 
-    B   = batch norm of x, with weights gamma                           equation 1
-    out = x sigma(W B),  W_c = gamma_c / sum of gamma                   channel attention, equation 2
+    B   = batch norm of x, with weights gamma
+    out = x sigma(W B),  W_c = gamma_c / sum of gamma                   channel attention
 
 Each position has a weight of its own, so that it is no channel gate in spite of its name: there is no pool. The
 released code, followed here, takes absolute values of gamma and keeps gradients out of W.
 
-The paper's spatial attention (equation 3) norms each position over the channels, with weights for a fixed number of
+The paper's spatial attention norms each position over the channels, with weights for a fixed number of
 positions. The authors' networks leave it out, and so does this module, which takes maps of any size.
 """
 
@@ -29,7 +29,7 @@ class NAM(nn.Module):
 
     Args:
         channels: C of the maps.
-        form: "code", or "text": W as in equation 2, with the signs of gamma (a sum near 0 is yours to avoid), and with
+        form: "code", or "text": W as written above, with the signs of gamma (a sum near 0 is yours to avoid), and with
         gradients through it.
 
     """

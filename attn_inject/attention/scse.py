@@ -1,8 +1,8 @@
 """Concurrent spatial and channel squeeze and excitation: Roy, Navab, Wachinger, https://arxiv.org/abs/1803.02579
 
-    cSE(U) = U * sigma(W_1 delta(W_2 avg U)),  C -> C/r -> C, r = 2                         (section 2.1)
-    sSE(U) = U * sigma(W_sq U), a 1x1 convolution to one channel                            (section 2.2)
-    scSE(U) = cSE(U) + sSE(U)                                                               (section 2.3)
+    cSE(U) = U * sigma(W_1 delta(W_2 avg U)),  C -> C/r -> C, r = 2
+    sSE(U) = U * sigma(W_sq U), a 1x1 convolution to one channel
+    scSE(U) = cSE(U) + sSE(U)
 
 The journal version (https://arxiv.org/abs/1808.08127) tries other unions and prefers the larger of both at each place,
 which the authors' later code does: `combine="max"`. The layers have biases in that code; the text names none

@@ -1,12 +1,12 @@
 """Spatial Group-wise Enhance: Li, Hu, Yang, https://arxiv.org/abs/1905.09646
 
-    g    = mean of the group's x over space                                      equation 1
-    c_i  = g . x_i                                at every position i            equation 2
-    c^_i = (c_i - mean over space) / (deviation over space + eps)                equation 3
-    out  = x sigma(gamma c^ + beta)               one gamma and beta per group   equations 4 and 5
+    g    = mean of the group's x over space
+    c_i  = g . x_i                                at every position i
+    c^_i = (c_i - mean over space) / (deviation over space + eps)
+    out  = x sigma(gamma c^ + beta)               one gamma and beta per group
 
-The paper's deviation divides by the number of positions; the released code, followed here, by one less. It starts with
-gamma = 0 and beta = 1.
+The deviation of the released code, followed here, divides by one less than the number of positions; gamma starts at 0
+and beta at 1 there. form="text" divides by that number, as a mean does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SGE(nn.Module):
         channels: C of the maps.
         groups: G.
         eps: beside the deviation.
-        form: "code", or "text": the deviation of the paper's equation 3, which divides by the number of positions.
+        form: "code", or "text": the deviation that divides by the number of positions.
 
     Raises:
         AttentionError: a group count below 1.
@@ -57,7 +57,7 @@ class SGE(nn.Module):
         wide = at_least_float32(grouped)
         likeness = (wide * wide.mean(3, keepdim=True)).sum(2)
         centred = likeness - likeness.mean(2, keepdim=True)
-        # Its variance is that of equation 3, and the smallest number keeps the root's gradient finite.
+        # Its variance is that of the likeness, and the smallest number keeps the root's gradient finite.
         normal = centred / (deviation(centred, 1e-30, self.unbiased) + self.eps)
         weights = torch.sigmoid(normal * self.weight + self.bias).to(x.dtype)
         return shaped_like((grouped * weights.unsqueeze(2)).flatten(1, 2), x)

@@ -1,11 +1,11 @@
 """SimAM: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
 ICML 2021, https://proceedings.mlr.press/v139/yang21o.html
 
-    e* = 4 (v + lambda) / ((t - mu)^2 + 2 v + 2 lambda),  mu and v of a channel's map, lambda = 1e-4      (equation 5)
-    out = x * sigma(1 / e*),  1 / e* = (t - mu)^2 / (4 (v + lambda)) + 1/2                                (equation 6)
+    e* = 4 (v + lambda) / ((t - mu)^2 + 2 v + 2 lambda),  mu and v of a channel's map, lambda = 1e-4
+    out = x * sigma(1 / e*),  1 / e* = (t - mu)^2 / (4 (v + lambda)) + 1/2
 
-v is the mean of the squares in the text and has one degree of freedom less in the appendix's code, which is the default
-(`variance="sample"`); `variance="population"` is the text. A map of one position varies by nothing: v = 0.
+v is a mean of squares, which divides by one less than the number of positions in the authors' code: that is the default
+(`variance="sample"`); `variance="population"` divides by their number. A map of one position varies by nothing: v = 0.
 
 No parameters. With init="identity" it is mixed in by a scalar that starts at zero.
 """
@@ -36,7 +36,7 @@ class SimAM(nn.Module):
 
     Args:
         channels: C of the maps; nothing depends on it. e_lambda: what keeps the denominator above zero.
-        variance: "sample" (the code) or "population" (the text).
+        variance: "sample", the code's, or "population".
 
     Raises:
         AttentionError: an e_lambda that is not above zero, or an unknown variance.

@@ -1,12 +1,12 @@
 """Style-based Recalibration Module: Lee, Kim, Nam, "SRM: A Style-based Recalibration Module for Convolutional Neural
 Networks", https://arxiv.org/abs/1903.10829
 
-    t_c = (mean, standard deviation) of x_c over space        style pooling, equations 1 to 3
-    z_c = w_c . t_c                                           one pair of weights per channel, equation 4
+    t_c = (mean, standard deviation) of x_c over space        style pooling
+    z_c = w_c . t_c                                           one pair of weights per channel
     out = x sigma(batch norm of z)                            the rest of style integration
 
-The paper's deviation divides by the number of positions; the released code, followed here, divides by one less and adds
-1e-5 under the root. w starts at zero there.
+The deviation of the released code, followed here, divides by one less than the number of positions, and has 1e-5 under
+the root; w starts at zero there. form="text" divides by that number, as a mean does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SRM(ChannelGate):
     Args:
         channels: C of the maps.
         eps: under the root of the deviation, whose gradient it keeps finite on constant maps.
-        form: "code", or "text": the deviation of the paper's equation 2, which divides by the number of positions.
+        form: "code", or "text": the deviation that divides by the number of positions.
         gate: "sigmoid" or "hardsigmoid".
         init: "identity" doubles the gate, which starts at exactly 1; w has its gradient at once, and the norm's weight
         from the second step on.

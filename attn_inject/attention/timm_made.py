@@ -25,7 +25,7 @@ _UNLIKE_OURS = {
     "eca": "the same function",
     "cbam": "no biases in its MLP, and the mean before the maximum",
     "coord": "no biases, and a hidden width of C/24 rounded to a multiple of 8",
-    "ela": "a SiLU before each sigmoid, and norms of one group",
+    "ela": "a convolution for each direction, a SiLU before each sigmoid, and norms of one group",
     "ge": "gathers by one mean over the whole map, without weights of its own",
     "gc": "multiplies by a gate, where gc adds the context",
     "sk": "each branch gets a part of the channels, and does not group them",

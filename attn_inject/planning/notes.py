@@ -56,7 +56,7 @@ def cost_note(model: nn.Module, attention: Attention, made: list[tuple[Insertion
     added = sum(costs.values())
     if added <= original:
         return []
-    way_out = ": placement 'replace' is how its paper uses it" if "out_channels" in attention.options else ""
+    way_out = ": placement 'replace' is how its paper uses it" if attention.fits_convolutions else ""
     largest = max(costs, key=lambda path: (costs[path], path))
     return [
         f"{attention.name} adds {added / 1e6:.2f} M parameters to a network of {original / 1e6:.2f} M "

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..cost.parameters import holding
 from ..errors import AttentionError, AttnInjectError, PlanError
 from ..planning.choices import Choices
+from ..planning.published import as_published
 from ..surgery.inject import inject_as_chosen
 from ..tracing.prepare import unwrap
 from ..types import Source
@@ -118,11 +120,22 @@ def candidates_of(
         )
     plain = baseline(name, made[0][2], speeds)
     timed = speeds or repeat(None, len(made))
-    found = [
-        candidate(plain, _label(wish), wish.placement, report, speed)
-        for (wish, _, report), speed in zip(made, timed, strict=True)
-    ]
+    found = []
+    for (wish, _, report), speed in zip(made, timed, strict=True):
+        there = as_published(wish)
+        meant = None
+        if there is not None and there not in choices:
+            meant = _parameters(model, fitted(there, source, size), example_inputs)
+        found.append(replace(candidate(plain, _label(wish), wish.placement, report, speed), as_published=meant))
     return [plain, *found, *problems], speeds
+
+
+def _parameters(model: nn.Module, wish: Choices, example_inputs: Any) -> int | None:
+    """What the model would hold with that; None where it cannot be made."""
+    try:
+        return holding(inject_as_chosen(model, wish, example_inputs=example_inputs)).parameters
+    except (AttentionError, PlanError):
+        return None
 
 
 def fitted(wish: Choices, source: Source | None, size: tuple[int, ...] | None) -> Choices:

@@ -29,8 +29,9 @@ class Candidate:
     model ran in turns; `confidence` is the interval's. `seconds` per batch is the plain model's median times that
     ratio, since the machine's drift cancels in ratios only. None where it was not timed. `contended` says that the
     processor was busy with something else meanwhile. `accuracy`, with its interval where there were several seeds, is
-    known of the rows of a sweep that trained. `problem` says why a combination could not be made; its figures
-    are then None.
+    known of the rows of a sweep that trained. `as_published` are the parameters of the same with the attention in the
+    place of convolutions, where its paper has it there and this candidate elsewhere. `problem` says why a combination
+    could not be made; its figures are then None.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Candidate:
     accuracy: float | None = None
     accuracy_low: float | None = None
     accuracy_high: float | None = None
+    as_published: int | None = None
     problem: str | None = None
     on_front: bool = False
 

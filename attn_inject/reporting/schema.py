@@ -230,6 +230,9 @@ _CANDIDATE = record(
         "accuracy": about(maybe(NUMBER), "mean over the seeds of a sweep that trained"),
         "accuracy_low": about(maybe(NUMBER), "of its interval; null for a single seed"),
         "accuracy_high": maybe(NUMBER),
+        "as_published": about(
+            maybe(COUNT), "parameters with it in the place of convolutions, where its paper has it; null if it is there"
+        ),
         "problem": about(maybe(TEXT), "why the combination could not be made"),
         "on_front": about(FLAG, "whether it is smaller, or resolvedly faster (or has fewer FLOPs), than all others"),
     },

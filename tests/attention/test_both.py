@@ -30,7 +30,7 @@ def _linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
 @settings(max_examples=10, deadline=None)
 @given(channels, sizes, reductions, st.sampled_from([1, 3, 7]), st.booleans(), st.booleans(), st.booleans())
 def test_cbam(c: int, size: list[int], reduction: float, kernel: int, bias: bool, norm: bool, train: bool) -> None:
-    """Equations 1 to 3; the batch norm and the biases are the authors' code's."""
+    """The equations; the batch norm and the biases are the authors' code's."""
     n = len(size)
     options = {"reduction": reduction, "kernel": kernel, "bias": bias, "norm": norm}
     cbam: Any = shaken(build("cbam", c, ndim=n, options=options).double()).eval()
@@ -72,7 +72,7 @@ def test_cbam_is_timms_with_its_weights() -> None:
 @settings(max_examples=10, deadline=None)
 @given(channels, sizes, reductions, st.integers(1, 4), st.sampled_from(["code", "text"]))
 def test_bam(c: int, size: list[int], reduction: float, dilation: int, form: str) -> None:
-    """Equations 1 to 4 as they stand, and as the authors' code has them."""
+    """The equations as they stand, and as the authors' code has them."""
     n = len(size)
     if n == 3:
         c = min(c, 200)
@@ -111,7 +111,7 @@ def test_bam(c: int, size: list[int], reduction: float, dilation: int, form: str
 @settings(max_examples=10, deadline=None)
 @given(channels, sizes, reductions, st.sampled_from(["add", "max"]), st.booleans())
 def test_scse(c: int, size: list[int], reduction: float, combine: str, bias: bool) -> None:
-    """Section 2 of the paper, and the journal version's maximum."""
+    """The sum of both, and the journal version's maximum."""
     n = len(size)
     options = {"reduction": reduction, "combine": combine, "bias": bias}
     scse: Any = shaken(build("scse", c, ndim=n, options=options).double())

@@ -132,10 +132,12 @@ def test_ge_without_parameters(shape: Shape, c: int, extent: int) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(maps, few_channels, st.sampled_from([0, 2, 4, 8]), st.booleans(), st.booleans())
-def test_ge_with_parameters(shape: Shape, c: int, extent: int, plus: bool, training: bool) -> None:
+@given(
+    maps, few_channels, st.sampled_from([0, 2, 4, 8]), st.booleans(), st.sampled_from(["code", "text"]), st.booleans()
+)
+def test_ge_with_parameters(shape: Shape, c: int, extent: int, plus: bool, form: str, training: bool) -> None:
     ndim = len(shape[1])
-    options = {"extent": extent, "variant": "theta-plus" if plus else "theta", "size": shape[1]}
+    options = {"extent": extent, "variant": "theta-plus" if plus else "theta", "form": form, "size": shape[1]}
     ge: Any = shaken(build("ge", c, ndim=ndim, options=options)).train(training)
     x = drawn(shape[0], c, shape[1])
     conv = CONVOLUTIONS[ndim]
@@ -154,6 +156,7 @@ def test_ge_with_parameters(shape: Shape, c: int, extent: int, plus: bool, train
             y = torch.clamp(y, min=0) if step < steps - 1 else y
         count = steps * (3**ndim + 2) * c
     if plus:
+        y = torch.clamp(y, min=0) if form == "code" else y
         w1, w2 = (layer.weight.flatten(1) for layer in (ge.fc.fc1, ge.fc.fc2))
         hidden = torch.clamp(torch.einsum("hc,ncs->nhs", w1, rows(y)) + ge.fc.fc1.bias[:, None], min=0)
         y = (torch.einsum("ch,nhs->ncs", w2, hidden) + ge.fc.fc2.bias[:, None]).reshape(y.shape)

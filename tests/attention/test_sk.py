@@ -35,7 +35,7 @@ def test_sk(
     reduction: int,
     least: int,
 ) -> None:
-    """Equations 1 to 6, branch by branch."""
+    """The equations, branch by branch."""
     n = len(size)
     if n == 3:
         c = min(c, 100)

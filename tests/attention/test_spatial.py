@@ -33,7 +33,7 @@ def _normed(x: torch.Tensor, axis: int) -> torch.Tensor:
 @example(4, [1], 1e-4, "sample")
 @example(4, [1, 2], 1e-4, "sample")
 def test_simam(c: int, size: list[int], e_lambda: float, variance: str) -> None:
-    """Equations 5 and 6, from the energy itself."""
+    """The energy itself, as it is defined."""
     simam = build("simam", c, ndim=len(size), options={"e_lambda": e_lambda, "variance": variance})
     x = map_of(2, c, size)
     t = x.flatten(2) if size else x.unsqueeze(2)
@@ -55,7 +55,7 @@ def test_simam_keeps_what_half_precision_cannot_square() -> None:
 @settings(max_examples=10, deadline=None)
 @given(channels, sizes, st.sampled_from([1, 4, 64]))
 def test_shuffle(c: int, size: list[int], groups: int) -> None:
-    """Equations 1 to 3, group by group, and ShuffleNet's shuffle as a permutation."""
+    """The equations, group by group, and ShuffleNet's shuffle as a permutation."""
     sa: Any = shaken(build("sa", c, ndim=len(size), options={"groups": groups}).double())
     x = map_of(2, c, size)
     even = c + c % 2
@@ -79,7 +79,7 @@ def test_shuffle(c: int, size: list[int], groups: int) -> None:
 
 
 def test_shuffle_starts_as_published() -> None:
-    """3 C/G parameters (the paper's section 3.1), all gates at sigma(1)."""
+    """3 C/G parameters in all, all gates at sigma(1)."""
     sa = build("sa", 512)
     assert count(sa) == 3 * 512 // 64
     x = torch.randn(1, 512, 2, 2)
@@ -97,7 +97,7 @@ KERNELS = {7: (3, 3, 2), 11: (3, 5, 2), 23: (5, 7, 3), 35: (5, 11, 3), 41: (5, 1
 @settings(max_examples=10, deadline=None)
 @given(st.one_of(st.integers(1, 200), st.sampled_from([2048])), sizes, st.sampled_from(sorted(KERNELS)))
 def test_lska(c: int, size: list[int], kernel: int) -> None:
-    """Equations 7 to 10, by full kernels that are outer products of the strips'."""
+    """The equations, by full kernels that are outer products of the strips'."""
     n = len(size)
     if n == 3:
         c = min(c, 20)

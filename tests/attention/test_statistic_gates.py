@@ -85,15 +85,28 @@ def test_lct(shape: Shape, c: int, gate: str, groups: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(maps, channels, st.sampled_from([0.5, 1, 2.0, 3.7]), st.booleans())
-def test_gaussian_gct(shape: Shape, c: int, deviation: float, learn: bool) -> None:
-    gct: Any = build("gaussian-gct", c, options={"c": deviation, "learn": learn}).double()
+def test_gaussian_gct(shape: Shape, c: int, width: float, learn: bool) -> None:
+    options = {"learn": True, "alpha": width, "beta": 0.25} if learn else {"c": width}
+    gct: Any = shaken(build("gaussian-gct", c, options=options))
     x = drawn(shape[0], c, shape[1])
-    y = mean(x)
-    normal = (y - y.mean(1, keepdim=True)) / torch.sqrt(y.var(1, correction=0, keepdim=True) + 1e-5)
-    # A learned c is kept in float32 until `double`.
-    exact = gct.c.item() if learn else gct.c
-    assert apart(gct(x), scaled(x, torch.exp(-(normal**2) / (2 * exact**2)))) <= TIGHT
+    off = mean(x) - mean(x).mean(1, keepdim=True)
+    normal = off / (torch.sqrt((off**2).mean(1, keepdim=True)) + 1e-5)
+    deviation = width * sigma(gct.theta) + 0.25 if learn else width
+    assert apart(gct(x), scaled(x, torch.exp(-(normal**2) / (2 * deviation**2)))) <= TIGHT
     assert parameters_of(gct) == int(learn)
+
+
+def test_gaussian_gct_learns_a_deviation_from_1_to_4() -> None:
+    learned: Any = build("gaussian-gct", 8, options={"learn": True})
+    for theta, expected in ((-1e3, 1.0), (0.0, 2.5), (1e3, 4.0)):
+        assert learned.theta == 0
+        with torch.no_grad():
+            learned.theta.fill_(theta)
+        fixed = build("gaussian-gct", 8, options={"c": expected})
+        x = torch.randn(2, 8, 3, 3)
+        assert torch.equal(learned(x), fixed(x))
+        with torch.no_grad():
+            learned.theta.zero_()
 
 
 def test_how_they_start() -> None:
@@ -112,6 +125,7 @@ def test_how_they_start() -> None:
         ("lct", {"groups": 0}, "groups must be a whole number from 1"),
         ("gaussian-gct", {"c": 0}, "c must be a number above 0"),
         ("gaussian-gct", {"c": True}, "c must be a number above 0"),
+        ("gaussian-gct", {"learn": True, "alpha": -1}, "alpha must be a number above 0"),
         ("srm", {"gate": "tanh"}, "gate must be one of"),
     ],
 )

@@ -34,7 +34,7 @@ def _on(weights: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
 @settings(max_examples=10, deadline=None)
 @given(channels, sizes, st.sampled_from([1, 4, 16, 32]), st.sampled_from([1, 8]), st.booleans())
 def test_coord(c: int, size: list[int], reduction: int, least: int, bias: bool) -> None:
-    """Equations 4 to 9, axis by axis: a 1x1 convolution and a norm in eval mode do not mix positions."""
+    """The equations axis by axis: a 1x1 convolution and a norm in eval mode do not mix positions."""
     n = len(size)
     options = {"reduction": reduction, "min_width": least, "bias": bias}
     coord: Any = shaken(build("coord", c, ndim=n, options=options).double()).eval()
@@ -51,7 +51,7 @@ def test_coord(c: int, size: list[int], reduction: int, least: int, bias: bool) 
 
 
 def test_coord_trains_with_one_norm_over_all_strips() -> None:
-    """Equation 6: the strips are concatenated before the norm, whose statistics are of both."""
+    """The strips are concatenated before the norm, whose statistics are of both."""
     coord: Any = shaken(build("coord", 16).double()).train()
     x = map_of(3, 16, [4, 6])
     joined = F.conv1d(torch.cat(_strips(x), 2), coord.conv.weight, coord.conv.bias)
@@ -104,10 +104,10 @@ def test_ela(c: int, size: list[int], kernel: int, width: int, norm_groups: int,
 
 
 def test_ela_is_timms_without_its_silu() -> None:
-    """timm puts a SiLU before the sigmoid, which the paper's equations do not have, and norms in one group."""
+    """timm puts a SiLU before the sigmoid, which neither text nor code has, norms in one group and shares nothing."""
     coord_attn = pytest.importorskip("timm.layers.coord_attn")
     theirs = shaken(coord_attn.EfficientLocalAttn(64, act_layer=torch.nn.Identity)).eval()
-    ours = build("ela", 64, options={"norm_groups": 1})
+    ours = build("ela", 64, options={"norm_groups": 1, "shared": False})
     places = {"conv_h": "convs.0", "conv_w": "convs.1", "norm_h": "norms.0", "norm_w": "norms.1"}
     moved = {
         ".".join([places[key.partition(".")[0]], key.partition(".")[2]]): value.flatten(2)
@@ -123,7 +123,7 @@ def test_ela_is_timms_without_its_silu() -> None:
 @settings(max_examples=10, deadline=None)
 @given(st.one_of(st.integers(1, 200), st.sampled_from([512])), sizes, st.sampled_from([1, 8, 32]))
 def test_ema(c: int, size: list[int], groups: int) -> None:
-    """Figure 3b, group by group."""
+    """The equations, group by group."""
     n = len(size)
     ema: Any = shaken(build("ema", c, ndim=n, options={"groups": groups}).double())
     fitted = max(g for g in range(1, groups + 1) if c % g == 0)

@@ -21,7 +21,7 @@ from .plain import CONVOLUTIONS, TIGHT, count, map_of, normalized, shaken, sigma
     st.sampled_from([1, 3, 7]), st.booleans(),
 )  # fmt: skip
 def test_triplet(c: int, size: list[int], kernel: int, spatial: bool) -> None:
-    """Equations 4 to 6: rotate so that the pooled axis stands where channels do, pool, convolve, rotate back."""
+    """The equations: rotate so that the pooled axis stands where channels do, pool, convolve, rotate back."""
     n = len(size)
     if n == 3:
         c = min(c, 40)

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from attn_inject import AttnInjectError, inject, report
+from attn_inject.attention.sk import SK
 from attn_inject.planning.choices import Choices
 from attn_inject.reporting import schema
 from attn_inject.reporting.comparing import Comparison, compare, shown
@@ -20,6 +21,7 @@ from attn_inject.reporting.comparison import Candidate, comparison
 from attn_inject.reporting.settings import ReportSettings
 from attn_inject.zoo.cifar import models
 
+from .. import toys
 from ..parted import SCOPES, parted
 from .conftest import Net
 from .test_views import assert_golden
@@ -238,3 +240,53 @@ def test_resnet50_without_benchmark_needs_no_weights() -> None:
     assert eca.parameters - plain.parameters == 86
     assert eca.on_front
     assert not se.on_front
+
+
+def _bottleneck() -> nn.Module:
+    """One spatial convolution between two pointwise ones."""
+    block = toys.Lambda(
+        lambda m, x: x + m.last(torch.relu(m.middle(torch.relu(m.first(x))))),
+        first=toys.conv(16, 8, 1),
+        middle=toys.conv(8, 8),
+        last=toys.conv(8, 16, 1),
+    )
+    return toys.Toy(block)
+
+
+@pytest.mark.parametrize("name", ["psa", "sk:groups=4"])
+def test_what_its_paper_has_in_the_place_of_convolutions_comes_with_that(name: str) -> None:
+    net = _bottleneck()
+    here, there = (
+        Choices(attention=name, placement=place, input_size=(3, 16, 16)) for place in ("standard", "replace")
+    )
+    plain, se, made = compare(net, [replace(here, attention="se"), here], settings=COUNTED).candidates
+    _, meant = compare(net, [there], settings=COUNTED).candidates
+    assert (plain.as_published, se.as_published, meant.as_published) == (None, None, None)
+    assert made.as_published == meant.parameters != made.parameters
+    # Beside what it would say there is nothing to say.
+    both = compare(net, [here, there], settings=COUNTED).candidates
+    assert [each.as_published for each in both] == [None] * 3
+
+
+def test_no_other_place_where_there_is_none_or_no_paper() -> None:
+    class Own(SK):
+        """Fits convolutions, and has no paper."""
+
+    for net, attention in ((toys.Toy(toys.Block(toys.SPELLINGS["+"])), "psa"), (_bottleneck(), Own)):
+        _, made = compare(net, [Choices(attention=attention, input_size=(3, 16, 16))], settings=COUNTED).candidates
+        assert (made.problem, made.as_published) == (None, None)
+
+
+def test_views_say_what_it_adds_where_its_paper_has_it() -> None:
+    """EPSANet-50 has 22.56 M parameters, ResNet-50 25.56 M."""
+    rows = candidates(("none", 25_560_000, 8, None), ("psa", 158_700_000, 50, None), ("se", 28_070_000, 9, None))
+    rows[1] = replace(rows[1], as_published=22_560_000)
+    made = shown(comparison(rows, device=None, convention="all", units="decimal"))
+    told = "psa as its paper uses it: --placement replace, -11.7 % params."
+    for text in (printed(made), made.to_markdown(), made.to_html()):
+        assert text.count("as its paper uses it") == 1
+        assert told in " ".join(text.split())
+    jsonschema.validate(json.loads(made.to_json()), schema.COMPARISON, cls=jsonschema.Draft202012Validator)
+    rows += candidates(("none", 100, 8, None), model="other")
+    several = shown(comparison(rows, device=None, convention="all", units="decimal"))
+    assert f"net + {told}" in several.to_markdown()

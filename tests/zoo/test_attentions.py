@@ -3,7 +3,7 @@
 In the five: both forms start as the network to the bit, training reaches every kind of new parameter, bfloat16 is
 finite, and a file brings the attention back to the bit. Every third site is gated, to save time. Out of the small
 network, with a residual and an Inception block: torch.compile whole (backend "eager", since what it takes is the
-question), torch.export and ONNX by onnxruntime, with batch and image size open.
+question), torch.export and ONNX by onnxruntime, with batch and image size open; `test_out_of_networks` has the five.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from attn_inject.attention.catalogue import NOT_EXPORTED, catalogue
 from attn_inject.attention.registry import library_names
 from attn_inject.planning.choices import Choices
 from attn_inject.planning.plan import plan_for
+from attn_inject.saving.exported import tidy
 from attn_inject.sites.reading import LocatedModel, read
 from attn_inject.surgery.apply import apply_to
 from attn_inject.surgery.attach import attach_plan
@@ -55,7 +56,7 @@ STEPS = defaultdict(lambda: 2, sa=3)
 
 
 @functools.cache
-def _located(network: str) -> LocatedModel:
+def located_network(network: str) -> LocatedModel:
     """The network, read once in each process; weights that start near zero would hide what a gate does."""
     library, _, plain = network.partition(":")
     torch.manual_seed(0)
@@ -75,7 +76,7 @@ def _inputs(network: str, batch: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_network(name: str, network: str, tmp_path: Path) -> None:
-    located = _located(network)
+    located = located_network(network)
     choices = Choices(attention=name, init="identity", every=3)
     if len(NETWORKS[network]) - 1 not in AXES[name]:
         with pytest.raises(AttentionError, match=r"^\S+: .* maps of 2 (spatial )?axes"):
@@ -140,18 +141,18 @@ def test_out_of_a_small_network(name: str, tmp_path: Path) -> None:
         expected = patched(other)
         torch._dynamo.reset()
         compiled = torch.compile(patched, fullgraph=True, backend="eager", dynamic=True)
-        _must_be_close(compiled(x), patched(x))
-        _must_be_close(compiled(other), expected)
+        must_be_close(compiled(x), patched(x))
+        must_be_close(compiled(other), expected)
         if name in NOT_EXPORTED:
             with pytest.raises(Exception, match=NOT_EXPORTED[name]):
                 _exported(patched, x)
             return
         program = _exported(patched, x)
-        _must_be_close(program.module()(other), expected)
-        _must_be_close(_by_onnxruntime(program, other, tmp_path / "m.onnx"), expected)
+        must_be_close(program.module()(other), expected)
+        must_be_close(run_by_onnxruntime(program, other, tmp_path / "m.onnx"), expected)
 
 
-def _must_be_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
+def must_be_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
     """Sums in another order."""
     assert (ours - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
 
@@ -161,10 +162,12 @@ def _exported(model: nn.Module, x: torch.Tensor) -> torch.export.ExportedProgram
     return torch.export.export(model, (x,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
 
 
-def _by_onnxruntime(program: torch.export.ExportedProgram, x: torch.Tensor, path: Path) -> torch.Tensor:
+def run_by_onnxruntime(program: torch.export.ExportedProgram, x: torch.Tensor, path: Path) -> torch.Tensor:
     import onnxruntime
 
     made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+    assert made is not None
+    tidy(made)
     made.save(str(path), external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])

@@ -128,6 +128,7 @@ def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
         "The plain model's totals, per image, and what each adds to them; traffic: bytes read and written. "
         + (words.convention(comparison) if columns & {"MACs", "FLOPs"} else words.unit_words(comparison.units))
     )
+    lines += _as_published(made)
     if comparison.device is not None:
         lines.append(
             f"Latency per batch, ratio to the plain model with its {_sure(made)} interval, on {comparison.device}."
@@ -142,6 +143,17 @@ def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
     if any(each.contended for each in made):
         lines.append("The machine was busy with something else meanwhile.")
     return lines
+
+
+def _as_published(made: list[Candidate]) -> list[str]:
+    """What an attention whose paper puts it in the place of convolutions would add there."""
+    plain = {each.model: each.parameters for each in made if each.attention == "none"}
+    return [
+        f"{each.name(several=len(plain) > 1)} as its paper uses it: --placement replace, "
+        f"{words.percent(_percent(each.as_published, plain[each.model]))} params."
+        for each in made
+        if each.as_published is not None
+    ]
 
 
 def _sure(made: list[Candidate]) -> str:
