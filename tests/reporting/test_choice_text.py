@@ -8,9 +8,8 @@ from rich.console import Console
 
 from attn_inject.reporting.views.choice_text import render_choice
 from attn_inject.studying.choice import Choice, SiteWorth
-from attn_inject.studying.data import Effect
 from attn_inject.studying.prices import Price
-from attn_inject.types import Plan
+from attn_inject.types import Effect, Plan
 
 
 def site(block: str, module: str) -> SiteWorth:

@@ -9,8 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ...studying.choice import Choice, SetRow, SiteWorth
-from ...studying.data import Effect
-from ...types import block_name
+from ...types import Effect, block_name
 from . import words
 from .console import narrowed
 from .tables import Table

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from ...errors import AttnInjectError
-from ...studying.data import Effect, GateRow, GatesData
-from ...types import block_name
+from ...studying.data import GateRow, GatesData
+from ...types import Effect, block_name
 from . import gates_words
 from .plot import AFTER, BEFORE, GRID, INK, Chart, along, draw, named, save
 
