@@ -141,7 +141,8 @@ def _chosen(
         tell("folding", index / len(ordered))
         tried, _ = costing.of(ordered[: index + 1], 1)
         bound = tried.effect(costing.by, 1)
-        if (bound.mean if bound.high is None else bound.high) > tolerance:
+        # Not `>`: outputs that are no numbers stay within nothing.
+        if not (bound.mean if bound.high is None else bound.high) <= tolerance:
             upper = "" if bound.high is None else f", up to {100 * bound.high:.3g}"
             reason = (
                 f"{100 * bound.mean:.3g} points of accuracy would be lost{upper}"

@@ -1,10 +1,17 @@
-"""What was folded into a model's layers, as the model carries it in its `folding`, and a file too."""
+"""What was folded into a model's layers, as the model carries it in its `folding`, and a file too.
+
+No torch in here: records are read without.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..types import Effect, Measure
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +50,9 @@ class Folding:
     parameters: tuple[int, int]
     speed: Pace | None = None
     measure: Measure = "outputs"
+
+
+def folding_of(model: nn.Module) -> Folding | None:
+    """What was folded into the layers of a model, if anything was."""
+    held = vars(model).get("folding")
+    return held if isinstance(held, Folding) else None

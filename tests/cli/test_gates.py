@@ -77,7 +77,12 @@ def test_folding(saved: str, cli: Callable) -> None:
     assert {*found.groups()} == {"blocks.0", "blocks.1"}
     assert "100 % was allowed" in " ".join(ran.out.split())
     assert ran.out.endswith("saved folded.pt\n")
-    assert "folded into blocks.0.norm" in cli("inspect", "folded.pt").out
+    told = cli("inspect", "folded.pt").out
+    assert "folded into blocks.0.norm" in told
+    assert re.search(
+        r"^folded        2 of 2 sites: blocks\.\d, blocks\.\d\n {14}outputs change by ", told, re.MULTILINE
+    )
+    assert "\n              judged by the mean relative change of the outputs; nothing is promised beyond" in told
     Path("targets.py").write_text(
         "import torch\n"
         "def data():\n"

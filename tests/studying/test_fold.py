@@ -10,7 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import AttnInjectError, InjectedModule, PlanError, attach, fold, gates, inject, load, remove, save
+from attn_inject import (
+    AttnInjectError,
+    CheckpointError,
+    InjectedModule,
+    PlanError,
+    attach,
+    fold,
+    gates,
+    inject,
+    load,
+    remove,
+    save,
+)
+from attn_inject.saving.inspection import inspect
 from attn_inject.studying.feeds import Feed
 from attn_inject.surgery.constants import layer_before
 from attn_inject.zoo.cifar import models
@@ -66,6 +79,11 @@ def test_it_trains_saves_loads_exports_and_says_what_remove_leaves(still: Inject
     for form in ("graph", "module"):
         again = load(tmp_path / "net.pt", models()["resnet20"](), form=form)
         assert torch.equal(again.eval()(x), folded(x))
+        assert again.folding == folded.folding
+        save(again, tmp_path / "again.safetensors")
+        assert inspect(tmp_path / "again.safetensors").folding == folded.folding
+    with pytest.raises(CheckpointError, match="save the whole model"):
+        save(folded, tmp_path / "attention.pt", attention_only=True)
     assert "layer1.0: se was folded into layer1.0.bn2; remove() leaves it there" in folded.injection.plan.notes
     exported = torch.export.export(folded, (x,)).module()
     torch.testing.assert_close(exported(x), folded(x))
@@ -159,6 +177,11 @@ def test_where_answers_change_accuracy_does_not_fold_what_outputs_allow() -> Non
     assert found.error.mean == 0
 
 
+def test_outputs_that_are_no_numbers_stay_within_nothing(still: InjectedModule) -> None:
+    still.conv1.weight.data.fill_(torch.nan)
+    assert fold(still, data(), 1.0, bench_seconds=0).folding.folded == ()
+
+
 def test_accuracy_takes_classes_and_enough_images() -> None:
     patched, data = unmoved(), batches(400)
     with pytest.raises(AttnInjectError, match=r"^folding by accuracy takes .*\(the data has no targets\)$"):
@@ -184,7 +207,7 @@ def test_accuracy_takes_classes_and_enough_images() -> None:
     assert fold(patched, cut(194, 388), 0.01, by="accuracy", bench_seconds=0).folding.folded == ("",)
 
 
-def test_attached_models_scopes_and_layers_of_other_kinds() -> None:
+def test_attached_models_scopes_and_layers_of_other_kinds(tmp_path: Path) -> None:
     for make in (lambda: planted("inject"), lambda: planted("attach")):
         patched = make()
         gate: Any = next(module for name, module in patched.named_modules() if name.endswith("gate"))
@@ -200,7 +223,9 @@ def test_attached_models_scopes_and_layers_of_other_kinds() -> None:
     assert folded.folding.folded == ("body",)
     part = inject(randomised(models()["resnet20"]()), "se", init="identity", scope="layer1", input_size=(16, 16, 16))
     folded = fold(part, data(2), 1e-5, bench_seconds=0)
-    assert len(folded.folding.folded) == 3
+    assert folded.folding.folded == ("layer1.0", "layer1.1", "layer1.2")
+    save(folded, tmp_path / "part.pt")
+    assert load(tmp_path / "part.pt", models()["resnet20"]()).folding == folded.folding
     torch.testing.assert_close(folded.eval()(data(1)[0]), part.eval()(data(1)[0]))
 
 

@@ -10,9 +10,14 @@ from .tables import Table
 
 
 def heading(folding: Folding) -> str:
+    """How many sites were folded, and which."""
+    return f"folded {sites(folding)}"
+
+
+def sites(folding: Folding) -> str:
     """How many sites, and which."""
     count, of = len(folding.folded), len(folding.folded) + len(folding.kept)
-    return f"folded {count} of {of} sites" + (f": {words.blocks(folding.folded)}" if count else "")
+    return f"{count} of {of} sites" + (f": {words.blocks(folding.folded)}" if count else "")
 
 
 def cost(folding: Folding) -> str:
