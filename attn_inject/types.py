@@ -15,6 +15,7 @@ Init = Literal["paper", "identity"]
 Existing = Literal["stack", "skip", "replace"]
 Preset = Literal["paper", "timm", "ecanet"]
 Form = Literal["graph", "module"]
+Measure = Literal["accuracy", "loss", "outputs"]
 
 KINDS: tuple[Kind, ...] = ("residual", "mixed", "plain", "stage", "attention")
 DEFAULT_KINDS: tuple[Kind, ...] = ("residual", "mixed")
@@ -23,6 +24,7 @@ INITS: tuple[Init, ...] = ("paper", "identity")
 EXISTING: tuple[Existing, ...] = ("stack", "skip", "replace")
 PRESETS: tuple[Preset, ...] = ("paper", "timm", "ecanet")
 FORMS: tuple[Form, ...] = ("graph", "module")
+FOLD_MEASURES: tuple[Measure, ...] = ("outputs", "accuracy")
 
 
 def block_name(path: str) -> str:
@@ -266,6 +268,19 @@ class Plan(Printed):
             lines += _aligned(("block", "kind", "module", "attention", "channels", "size", "placement"), rows)
         lines += [f"taken out of {block_name(site.block)}: {site.existing}" for site in self.removals]
         return "\n".join([*lines, *self.notes])
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a network loses by a change: the mean over images, with the bounds of its interval.
+
+    In some `Measure`: a share of right answers (0.01 is one point), a loss, or the relative change of the outputs. The
+    bounds are None where there are too few images for an interval.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)

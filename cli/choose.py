@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attn_inject.files.atomic import write_atomically
 from attn_inject.studying.budget import budget_of
 
 from . import options
 from .job import check_attention
 from .loading import describe, source_of
-from .outputs import STDOUT, check_output, say, say_written, write_text
+from .outputs import PLOT_ENDINGS, STDOUT, check_output, say, say_written, write_text
 from .progress import working
 from .values import given, kinds_of, numbers, pairs
 
@@ -91,12 +93,16 @@ def command(
         ),
     ] = None,
     json: options.Json = None,
+    html: options.Html = None,
+    plot: options.Plot = None,
     bench_seconds: options.BenchSeconds = 3.0,
     device: options.Device = "auto",
     force: options.Force = False,
 ) -> None:
     """Find the sites at which attention pays, within a budget, and say how sure that is."""
     json_file = check_output(json, "--json", force=force, stdout=True)
+    html_file = check_output(html, "--html", force=force)
+    plot_file = check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS)
     recipe_file = check_output(save_recipe, "--save-recipe", force=force, endings=(".toml",))
     aside = json_file == STDOUT
     budget_of(budget)
@@ -162,6 +168,16 @@ def command(
 
         write_text(json_file, choice_to_json(made))
         say_written(json_file, aside=aside)
+    if html_file is not None:
+        from attn_inject.reporting.views.choice_html import to_html
+
+        write_text(html_file, to_html(made))
+        say_written(html_file, aside=aside)
+    if plot_file is not None:
+        from attn_inject.reporting.views.choice_plot import save_plot
+
+        write_atomically(plot_file, partial(save_plot, made))
+        say_written(plot_file, aside=aside)
 
 
 def _show(made: Choice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,6 @@ from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, STDOUT, check_output, say, say
 from .progress import working
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from attn_inject.reporting.gates import Gates
 
 
@@ -53,9 +52,10 @@ def command(
             "--fold",
             metavar="TOLERANCE",
             min=0,
-            help="Fold gates that hardly move into the layers before, while the outputs change by no more (0.01).",
+            help="Fold gates that hardly move into the layers before, while no more than this is lost (0.01).",
         ),
     ] = None,
+    fold_by: options.FoldBy = "outputs",
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Save the folded model.")] = None,
     full: options.Full = False,
     json: options.Json = None,
@@ -69,6 +69,8 @@ def command(
     html_file = check_output(html, "--html", force=force)
     plot_file = check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS)
     out_file = check_output(out, "--out", force=force, endings=MODEL_ENDINGS)
+    if fold is None and fold_by != "outputs":
+        raise typer.BadParameter("there is nothing to fold without --fold TOLERANCE", param_hint="--fold-by")
     if out_file is not None and fold is None:
         raise typer.BadParameter("there is nothing new to save without --fold TOLERANCE", param_hint="--out")
     with working("loading the model") as tell:
@@ -85,9 +87,10 @@ def command(
         if fold is not None:
             from attn_inject.studying.fold import fold as fold_gates
 
-            folded = fold_gates(model, feed, fold, batches=batches, progress=tell)
+            folded = fold_gates(model, feed, fold, by=fold_by, batches=batches, progress=tell)  # type: ignore[arg-type]
+            made = replace(made, folding=folded.folding)
     if json_file != STDOUT:
-        _show(made, folded, full=full)
+        _show(made, full=full)
     if folded is not None and out_file is not None:
         from attn_inject.saving.checkpoint import save
 
@@ -102,14 +105,10 @@ def command(
         say_written(plot_file, aside=json_file == STDOUT)
 
 
-def _show(made: Gates, folded: nn.Module | None, *, full: bool) -> None:
+def _show(made: Gates, *, full: bool) -> None:
     from rich.console import Console
 
     from attn_inject.reporting.views.gates_text import render
 
     console = Console()
     console.print(*render(made, full=full, width=console.width), sep="\n")
-    if folded is not None:
-        from attn_inject.reporting.views.fold_text import render_folding
-
-        console.print("", *render_folding(folded.folding), sep="\n")  # type: ignore[arg-type]

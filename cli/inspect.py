@@ -15,6 +15,7 @@ from .loading import describe
 
 if TYPE_CHECKING:
     from attn_inject.saving.inspection import CheckpointInfo
+    from attn_inject.surgery.folding import Folding
 
 
 def command(file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that --out wrote.")]) -> None:
@@ -30,6 +31,8 @@ def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
     yield "source", describe(info.source) if info.source is not None else "a model that only its maker had"
     for plan in info.plans:
         yield from _of_part(plan)
+    if info.folding is not None:
+        yield from _of_folding(info.folding)
     if info.inputs:
         yield "inputs", ", ".join(info.inputs)
     if info.tensors:
@@ -46,6 +49,16 @@ def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
     for part in parts:
         for note in (*part.plan.notes, *guard_notes(part.guards, any_size=part.any_size)):
             yield "note", note
+
+
+def _of_folding(folding: Folding) -> Iterator[tuple[str, str]]:
+    from attn_inject.reporting.views import fold_words
+
+    yield "folded", fold_words.sites(folding)
+    for line in fold_words.lines(folding):
+        yield "", line
+    for block, reason in fold_words.kept(folding).rows:
+        yield "not folded", f"{block}: {reason}"
 
 
 def _of_part(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import typer
 
 from attn_inject.planning.choices import Choices
 from attn_inject.reporting.settings import ReportSettings
-from attn_inject.types import EXISTING, FORMS, INITS, KINDS, PLACEMENTS, PRESETS
+from attn_inject.types import EXISTING, FOLD_MEASURES, FORMS, INITS, KINDS, PLACEMENTS, PRESETS
 
 
 def _one_of(allowed: Sequence[str]) -> Callable[[str | None], str | None]:
@@ -181,6 +181,18 @@ Form = Annotated[
     ),
 ]
 ExpectSites = Annotated[int | None, _sites("--expect-sites", metavar="N", help="Stop unless there are N sites.")]
+
+FoldBy = Annotated[
+    str,
+    typer.Option(
+        "--fold-by",
+        metavar="MEASURE",
+        callback=_one_of(FOLD_MEASURES),
+        help="What TOLERANCE is of: outputs (how far they change), or accuracy (0.01 is one point; for data with the "
+        "model's class numbers) (default: outputs).",
+        show_default=False,
+    ),
+]
 
 Full = Annotated[bool, _report("--full", help="One row for every site.")]
 Diff = Annotated[bool, _report("--diff", help="Show each block's code before and after.")]

@@ -198,10 +198,17 @@ def worked_out(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 @pytest.mark.parametrize("way", WAYS)
 def test_every_gate_runs_as_often_as_its_block(way: str, worked_out: Counter[int], tmp_path: Path) -> None:
     made = WAYS[way](twice.make(), tmp_path)
+    fired: Counter[str] = Counter()
+    for path, module in made.named_modules():
+        if isinstance(module, SE):
+            module.register_forward_hook(lambda *_, path=path: fired.update([f"body.{path.partition('body.')[2]}"]))
     for training in (False, True):
         worked_out.clear()
+        fired.clear()
         changed = _output(made.train(training))
         assert _by_path(made, worked_out) == _in_body(RUNS)
+        # `optimize_training` says that in its train mode hooks on gates do not fire.
+        assert fired == (Counter() if training and way.endswith("optimize_training") else RUNS)
         # And what they work out is used.
         assert not torch.allclose(changed.float(), _output(twice.make().train(training)), atol=1e-3)
 
@@ -213,18 +220,6 @@ def _by_path(made: nn.Module, worked_out: Counter[int]) -> Counter[str]:
 
 def _in_body(counts: Mapping[str, int]) -> Counter[str]:
     return Counter({path.partition("body.")[2]: count for path, count in counts.items()})
-
-
-@pytest.mark.parametrize("way", [way for way in WAYS if not way.endswith("optimize_training")])
-def test_hooks_on_the_gates_fire(way: str, tmp_path: Path) -> None:
-    """`optimize_training` says that in its train mode they do not."""
-    made = WAYS[way](twice.make(), tmp_path).eval()
-    fired: Counter[str] = Counter()
-    for path, module in made.named_modules():
-        if isinstance(module, SE):
-            module.register_forward_hook(lambda *_, path=path: fired.update([f"body.{path.partition('body.')[2]}"]))
-    _output(made)
-    assert fired == RUNS
 
 
 IMAGE = torch.zeros(2, *SIZE)
@@ -263,7 +258,11 @@ OTHERS: dict[str, tuple[type[twice.Twice], Callable[[nn.Module, Path], nn.Module
 }
 
 
-@pytest.mark.parametrize("way", OTHERS)
+# The plain ways, and each way of the networks that have few; the other pairs run with the sweeps.
+QUICK = {way for way in OTHERS if way.startswith("named") or way.partition(", ")[2] in ("inject", "attach")}
+
+
+@pytest.mark.parametrize("way", [w if w in QUICK else pytest.param(w, marks=pytest.mark.zoo) for w in OTHERS])
 def test_every_gate_of_other_networks_runs(way: str, worked_out: Counter[int], tmp_path: Path) -> None:
     kind, patch = OTHERS[way]
     made = patch(twice.make(kind), tmp_path)

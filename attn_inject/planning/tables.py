@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -160,6 +161,13 @@ def whole(where: str, value: Any, least: int = 0) -> int:
 def positive(where: str, value: Any) -> int:
     """A whole number from 1."""
     return whole(where, value, least=1)
+
+
+def number(where: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        raise PlanError(f"{where} must be a finite number, got {shown(value)}")
+    return float(value)
 
 
 def flag(where: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A `Choice` as plain dictionaries and JSON; `views.choice_text` shows it to people."""
+"""A `Choice` as plain dictionaries and JSON; `views.choice_text`, `choice_html` and `choice_plot` show it to people."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..studying.data import GatesData
+from .folding import folding_to_dict
 from .pages import Page
 from .study_schema import GATES_FORMAT, GATES_VERSION
 
@@ -79,6 +80,7 @@ class Gates(Page, GatesData):
         data = asdict(self)
         for row, site in zip(data["sites"], self.sites, strict=True):
             row["verdict"] = site.verdict(self.measure)
+        data["folding"] = None if self.folding is None else folding_to_dict(self.folding)
         return {"format": GATES_FORMAT, "version": GATES_VERSION, **data}
 
     def to_json(self, *, indent: int | None = None) -> str:

@@ -33,6 +33,15 @@ _EFFECT = record(
         "high": maybe(NUMBER),
     },
 )
+_RATIO = {
+    "ratio": NUMBER,
+    "low": NUMBER,
+    "high": NUMBER,
+    "confidence": NUMBER,
+    "pairs": COUNT,
+    "contended": about(FLAG, "whether other work kept the processor busy"),
+    "resolved": about(FLAG, "whether the ratio may be claimed; else only its interval"),
+}
 _CHANNELS = about(
     list_of(maybe(NUMBER)), "one per channel; null where its input was always zero; empty where it was not looked at"
 )
@@ -80,6 +89,28 @@ _GATE = record(
     },
 )
 
+_FOLDING = record(
+    "What gates became factors of the layers before them. Nothing is promised beyond images like those kept aside.",
+    {
+        "measure": about(one_of("accuracy", "outputs"), "what the tolerance is in"),
+        "tolerance": about(NUMBER, "how much was allowed; of accuracy 0.01 is one point"),
+        "images": about(COUNT, "kept aside, that `error` is of"),
+        "error": _EFFECT,
+        "folded": about(TEXTS, "blocks, the cheapest first"),
+        "kept": list_of(record("A site that was not folded.", {"block": TEXT, "reason": TEXT})),
+        "parameters": record("Of the whole model.", {"before": COUNT, "after": COUNT}),
+        "speed": about(
+            maybe(
+                record(
+                    "Median seconds per batch, and the time after over that before.",
+                    {"before": NUMBER, "after": NUMBER, **_RATIO},
+                )
+            ),
+            "null where nothing was folded, or speed was not asked for",
+        ),
+    },
+)
+
 GATES: Schema = {
     "$schema": DRAFT,
     **record(
@@ -100,6 +131,7 @@ GATES: Schema = {
             "ablated_images": COUNT,
             "confidence": about(NUMBER, "of all intervals together"),
             "notes": TEXTS,
+            "folding": about(maybe(_FOLDING), "null where nothing was to be folded"),
         },
     ),
 }
@@ -146,19 +178,6 @@ _SET = record(
     },
 )
 
-_RATIO = record(
-    "The chosen set's time over the plain model's.",
-    {
-        "ratio": NUMBER,
-        "low": NUMBER,
-        "high": NUMBER,
-        "confidence": NUMBER,
-        "pairs": COUNT,
-        "contended": FLAG,
-        "resolved": about(FLAG, "whether the ratio may be claimed; else only its interval"),
-    },
-)
-
 CHOICE: Schema = {
     "$schema": DRAFT,
     **record(
@@ -177,7 +196,7 @@ CHOICE: Schema = {
             "rows": list_of(_SET),
             "plain": about(_PRICE, "of the model without attention"),
             "basis": about(one_of("measured", "traffic", ""), "what a latency budget was kept by"),
-            "latency": maybe(_RATIO),
+            "latency": maybe(record("The chosen set's time over the plain model's.", _RATIO)),
             "confidence": about(NUMBER, "of all intervals of a table together"),
             "notes": TEXTS,
         },

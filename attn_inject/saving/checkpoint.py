@@ -26,6 +26,7 @@ from ..files.atomic import write_atomically
 from ..files.pt import write_pt
 from ..files.safetensors_file import write_safetensors
 from ..surgery.attachment import attachments_of
+from ..surgery.folding import folding_of
 from ..surgery.forms import as_graph
 from ..surgery.parameters import attention_state_dict
 from ..tracing.alias import alias
@@ -63,7 +64,8 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
 
     Raises:
         CheckpointError: an unknown ending, a file that cannot be written, a model that cannot be exported, or one
-            that holds what was patched apart from it. The target is then as it was before.
+            that holds what was patched apart from it; the attention only of a model with gates folded into its layers.
+            The target is then as it was before.
         PlanError: `patched` is no patched model, or its plan has options that cannot be written down.
 
     """
@@ -77,6 +79,11 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         must_be_whole(patched)
     if attention_only and suffix not in (".pt", ".safetensors"):
         raise CheckpointError(f"attention-only files are .pt or .safetensors, not {suffix}")
+    folding = folding_of(patched)
+    if attention_only and folding is not None and folding.folded:
+        raise CheckpointError(
+            "gates were folded into the model's layers, which no attention-only file holds: save the whole model"
+        )
     tensors = attention_state_dict(patched) if attention_only else patched.state_dict()
     wrong = next((name for name, value in tensors.items() if not isinstance(value, torch.Tensor)), None)
     if wrong is not None:
@@ -97,6 +104,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         any_size=injection.any_size,
         inputs=inputs_to_plain(_read_on(patched, injection.plan.scope)),
         others=injection.others,
+        folding=folding,
     )
     text = record_to_text(record)
     if suffix in (".pt", ".safetensors"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..files.pt import must_be_file
+from ..surgery.folding import Folding
 from ..tracing.parts import full_path
 from ..types import Guard, Injection, Plan, Source, Verification
 from .exported import read_onnx_record, read_pt2_record
@@ -25,7 +26,7 @@ class CheckpointInfo:
     file's size, `dtypes` the number of tensors by type. `inputs` are what a model with several, named or structured
     inputs was traced on, batch included, such as `mask 2x1x64x64 bool`. For `.pt2` and `.onnx` only the plan is read.
     Where several submodules were patched, `plan` and what was verified are those of the last one, and `others` those of
-    the rest.
+    the rest. `folding` is what was folded into the model's layers.
     """
 
     path: str
@@ -44,6 +45,7 @@ class CheckpointInfo:
     inputs: tuple[str, ...] = ()
     source: Source | None = None
     others: tuple[Injection, ...] = ()
+    folding: Folding | None = None
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -91,4 +93,5 @@ def inspect(path: str | Path) -> CheckpointInfo:
         inputs=described(record.inputs) if record.inputs is not None else (),
         source=record.source,
         others=record.others,
+        folding=record.folding,
     )

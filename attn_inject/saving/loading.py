@@ -114,6 +114,8 @@ def load(
     make = _patched if form == "graph" else _attached
     patched = make(target, original, record, example_inputs)
     _put(patched, tensors, record, target)
+    if record.folding is not None:
+        vars(patched)["folding"] = record.folding
     return patched.train(mode=record.training)
 
 

@@ -6,7 +6,7 @@
 A model whose code decided on sizes also has "guards": [["net.py:7 `if h % 2:`", "False"], ...] and "any_size": false;
 one with several, named or structured inputs has "inputs", as `inputs.py` writes them. Where several submodules were
 patched, "others" is a list of the rest's tables, with "plan", "versions", "fingerprint", "verification" and what is
-said of sizes.
+said of sizes. One with gates in its layers has "folding", as `folding.py` writes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 from ..errors import CheckpointError, PlanError
 from ..planning.tables import MAX_TEXT, Reader, flag, from_json, of_format, read_table, table_of, text_of, tuple_of
 from ..planning.text import FORMAT, plan_from_dict, plan_to_dict
+from ..surgery.folding import Folding
 from ..types import Check, Guard, Injection, Plan, Source, Verification
+from .folding import checked_folding, folding_to_plain
 from .inputs import checked_inputs
 
 
@@ -39,6 +41,7 @@ class Record:
     any_size: bool = True
     inputs: Mapping[str, Any] | None = None
     others: tuple[Injection, ...] = ()
+    folding: Folding | None = None
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -73,6 +76,7 @@ def record_to_text(record: Record) -> str:
             **_sizes_of(record),
             **({"inputs": record.inputs} if record.inputs is not None else {}),
             **({"others": [_table_of(other) for other in record.others]} if record.others else {}),
+            **({"folding": folding_to_plain(record.folding)} if record.folding is not None else {}),
         },
         allow_nan=False,
     )
@@ -171,4 +175,5 @@ _RECORD: dict[str, Reader] = {
     "frozen": tuple_of(_text, most=MAX_TEXT),
     "aliases": table_of(_text),
     "others": tuple_of(_other),
+    "folding": checked_folding,
 }

@@ -17,11 +17,10 @@ from ..surgery.apply import apply_to
 from ..surgery.records import records_of
 from ..tracing.inputs import Inputs
 from ..tracing.shapes import BATCH
-from ..types import Insertion, Plan
+from ..types import Effect, Insertion, Plan
 from .best_set import Item, best_set, within
 from .budget import Budget
 from .choice import SiteWorth
-from .data import Effect
 from .effects import Differences
 from .prices import Price
 from .trained import Patching

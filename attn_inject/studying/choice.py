@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..types import Plan
-from .data import CONFIDENCE, Effect
+from ..types import Effect, Plan
+from .data import CONFIDENCE
 from .prices import Latency, Price
 
 Worth = Literal["pays", "harms", "not seen", ""]

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Measure = Literal["accuracy", "loss", "outputs"]
+from ..surgery.folding import Folding
+from ..types import Effect, Measure
+
 # gate: out = x times one weight per channel. map: anything else of the same shape. other: another shape, or in the
 # place of a convolution.
 Nature = Literal["gate", "map", "other"]
@@ -25,19 +27,6 @@ CONSTANT = 0.01
 # Below so many images an interval would say more than is known.
 FEWEST_IMAGES = 30
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """What the network loses by a change of one site: the mean over images, with the bounds of its interval.
-
-    In the study's measure: a share of right answers (0.01 is one point), a loss, or the relative change of the outputs.
-    The bounds are None where there are fewer than `FEWEST_IMAGES`.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +111,8 @@ class GatesData:
     `data` describes the data; `synthetic` is whether it is noise, which says nothing about images. `classes` are the
     targets whose means were followed, in the order of `SelectiveChannel.class_means`. `measure` is what the effects
     are in, `score` what the untouched model has in it (None for `outputs`), both over `ablated_images`. `confidence`
-    is that of all intervals together (Bonferroni over sites).
+    is that of all intervals together (Bonferroni over sites). `folding` is what `fold` then made of these gates, where
+    it was asked to.
     """
 
     title: str
@@ -136,3 +126,4 @@ class GatesData:
     ablated_images: int = 0
     confidence: float = CONFIDENCE
     notes: tuple[str, ...] = ()
+    folding: Folding | None = None

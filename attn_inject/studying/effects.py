@@ -14,7 +14,8 @@ from statistics import NormalDist
 
 import torch
 
-from .data import CONFIDENCE, FEWEST_IMAGES, Effect, Measure
+from ..types import Effect, Measure
+from .data import CONFIDENCE, FEWEST_IMAGES
 
 
 @dataclass

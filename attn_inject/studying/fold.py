@@ -1,47 +1,28 @@
-"""Gates that hardly move become factors of the layers before them, as far as the outputs allow."""
+"""Gates that hardly move become factors of the layers before them, as far as the outputs or the accuracy allow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..cost.latency import BenchSettings, Contest, Race
-from ..errors import AttnInjectError, PlanError
+from ..errors import AttnInjectError, PlanError, nearest
 from ..surgery.constants import layer_before, with_constants
+from ..surgery.folding import Folding, Pace
 from ..surgery.forms import as_graph
 from ..surgery.records import in_whole
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts
 from ..tracing.prepare import unwrap
-from .ablation import frozen, means_of
-from .data import Effect
+from ..types import FOLD_MEASURES, Measure
+from .ablation import means_of
+from .costing import Costing, Halves
 from .effects import Differences
-from .feeds import KEPT_BYTES, Batch, Feed
-from .quiet import evaluated, exchanged, run
-from .scoring import change
-from .study import Progress, placed
+from .quiet import evaluated, run
+from .study import Progress
 from .watching import Watch, Watched
-
-
-@dataclass(frozen=True, slots=True)
-class Folding:
-    """What was folded: the blocks, in the order in which they were; those that were not, with the reason.
-
-    `error` is the mean relative change of the outputs over `images` images that were kept aside, with its interval.
-    `parameters` and `race` are before and after; `race` is None where nothing was folded or speed was not asked for.
-    """
-
-    folded: tuple[str, ...]
-    kept: tuple[tuple[str, str], ...]
-    tolerance: float
-    error: Effect
-    images: int
-    parameters: tuple[int, int]
-    race: Race | None = None
 
 
 def fold(
@@ -49,17 +30,24 @@ def fold(
     data: Iterable[Any],
     tolerance: float = 0.01,
     *,
+    by: Measure = "outputs",
     batches: int | None = None,
     bench_seconds: float = 3.0,
     progress: Callable[[str, float], None] | None = None,
 ) -> InjectedModule:
     """The model with its calmest gates as factors of the norms or convolutions before them: no time, no parameters.
 
-    Every second batch is for looking: the means of the gates' weights, and how far freezing each site alone moves the
-    outputs. On the others, which are kept aside, sites are frozen together, the cheapest first, as long as the mean
-    relative change of the outputs (and the upper end of its interval) stays within the tolerance. The result has
-    weights of its own and is a patched model like any other; its `folding` says what was done, and the notes of its
-    plan what `remove` cannot bring back: the means stay in the layers.
+    Every second batch is for looking: the means of the gates' weights, and what freezing each site alone costs. On the
+    others, which are kept aside, sites are frozen together, the cheapest first, as long as what that costs, and the
+    upper end of its interval, stays within the tolerance: the mean relative change of the outputs, or, by accuracy,
+    the share of images that the model then gets wrong and did before not, less those the other way round. Of other
+    images than those nothing is promised. The result has weights of its own and is a patched model like any other; its
+    `folding` says what was done, and the notes of its plan what `remove` cannot bring back: the means stay in the
+    layers.
+
+    Accuracy asks for more images: of n kept aside, all of which keep their answer, the interval still reaches to
+    1.96 / (n + 2), so that a tolerance of 0.01 takes 194 of them. Targets that are no classes are refused: their loss
+    has no scale by which a tolerance could be read.
 
     >>> import torch
     >>> from attn_inject import fold, inject
@@ -72,65 +60,52 @@ def fold(
     Args:
         patched: what `inject`, `attach` or `load` gave; it stays as it is.
         data: as for `gates`; at least two batches.
-        tolerance: the relative change of the outputs that is allowed, such as 0.01.
+        tolerance: what is allowed, such as 0.01: a relative change of the outputs, or a share of right answers (0.01
+            is one point).
+        by: what is held against the tolerance: the outputs, or the accuracy, for data with classes as targets.
         batches: how many batches to take; all if None.
         bench_seconds: how long to measure the speed before and after; 0 does not.
         progress: called with a text and the share that is done.
 
     Raises:
         PlanError: `patched` holds no attention, or has no graph.
-        AttnInjectError: a tolerance below zero, data of fewer than two batches, or on which the model does not run.
+        AttnInjectError: a tolerance below zero, data of fewer than two batches, or on which the model does not run; by
+            accuracy also data without classes, or of fewer images than it takes.
 
     """
+    if by not in FOLD_MEASURES:
+        known = ", ".join(FOLD_MEASURES)
+        raise AttnInjectError(f"by must be one of {known}; got {by!r}{nearest(str(by), FOLD_MEASURES)}")
     if not 0 <= tolerance < float("inf"):
         raise AttnInjectError(f"tolerance must be a number from 0, got {tolerance!r}")
     tell = progress or (lambda _text, _share: None)
     model = as_graph(unwrap(patched))
-    halves = _Halves(data, batches, model)
+    halves = Halves(data, batches, model)
     with evaluated(model):
         sites, kept = _candidates(model, halves)
-        chosen, error, refused = _chosen(model, sites, halves, tolerance, tell)
+        costing = Costing(model, halves, by)
+        costing.must_resolve(tolerance)
+        chosen, error, refused = _chosen(costing, sites, tolerance, tell)
         first = next(halves.part(1))
     result = with_constants(model, {site.insertion.module: means_of(site) for site in chosen})
-    race = None
+    speed = None
     if chosen and bench_seconds > 0:
         settings = BenchSettings(device=next(model.parameters()).device.type, batch=first.size, seconds=bench_seconds)
-        race = Contest((model, result), first.inputs.on_meta(), settings).inference(progress)
+        speed = _pace(Contest((model, result), first.inputs.on_meta(), settings).inference(progress))
     vars(result)["folding"] = Folding(
         folded=tuple(site.insertion.site.block for site in chosen),
         kept=(*kept, *refused),
         tolerance=tolerance,
-        error=error.effect("outputs", 1),
+        error=error.effect(by, 1),
         images=error.count,
         parameters=(_count(model), _count(result)),
-        race=race,
+        speed=speed,
+        measure=by,
     )
     return result.train(mode=patched.training)  # type: ignore[return-value]
 
 
-class _Halves:
-    """The data in two parts, batch by batch; what can be gone through only once is kept up to a bound."""
-
-    def __init__(self, data: Iterable[Any], batches: int | None, model: nn.Module) -> None:
-        feed = data if isinstance(data, Feed) else Feed(data)
-        self._model = model
-        self._held: list[Batch] | None = None
-        self._feed, self._batches = feed, batches
-        if feed.is_single:
-            self._held, size = [], 0
-            for batch in feed.first(batches):
-                size += batch.bytes
-                if size > KEPT_BYTES:
-                    break
-                self._held.append(batch)
-
-    def part(self, which: int) -> Iterator[Batch]:
-        """Every second batch, where the model is: 0 those to look at, 1 those kept aside."""
-        batches = self._feed.first(self._batches) if self._held is None else self._held
-        return placed(islice(batches, which, None, 2), self._model)
-
-
-def _candidates(model: nn.Module, halves: _Halves) -> tuple[list[Watched], list[tuple[str, str]]]:
+def _candidates(model: nn.Module, halves: Halves) -> tuple[list[Watched], list[tuple[str, str]]]:
     """(the sites that can be folded, after a look at their gates; the blocks of the others, with the reason)."""
     parts = patched_parts(model)
     pairs = [(part, i, in_whole(path, i)) for path, part in parts.items() for i in part.injection.plan.insertions]
@@ -153,36 +128,56 @@ def _candidates(model: nn.Module, halves: _Halves) -> tuple[list[Watched], list[
 
 
 def _chosen(
-    model: nn.Module, sites: Sequence[Watched], halves: _Halves, tolerance: float, tell: Progress
+    costing: Costing, sites: Sequence[Watched], tolerance: float, tell: Progress
 ) -> tuple[list[Watched], Differences, list[tuple[str, str]]]:
-    """(what stays within the tolerance, how far the outputs then move, why the rest does not)."""
-    error = _moved(model, [], halves.part(1))
-    if not error.count:
-        raise AttnInjectError("fold needs at least two batches of data: one to look at, and one to be judged by")
-    costs = {site: _moved(model, [site], halves.part(0)).mean for site in sites}
-    ordered = sorted(sites, key=costs.__getitem__)
+    """(what stays within the tolerance, what it costs, why the rest does not).
+
+    The order comes of other images than the verdicts, and the first set that fails ends it: so each interval holds by
+    itself, however many are tried (a fixed sequence of tests).
+    """
+    ordered = _cheapest_first(costing, sites)
+    error = costing.nothing
     for index, site in enumerate(ordered):
         tell("folding", index / len(ordered))
-        tried = _moved(model, ordered[: index + 1], halves.part(1))
-        bound = tried.effect("outputs", 1)
-        if (bound.mean if bound.high is None else bound.high) > tolerance:
-            reason = f"the outputs would change by {100 * bound.mean:.3g} %"
+        tried, _ = costing.of(ordered[: index + 1], 1)
+        bound = tried.effect(costing.by, 1)
+        # Not `>`: outputs that are no numbers stay within nothing.
+        if not (bound.mean if bound.high is None else bound.high) <= tolerance:
+            upper = "" if bound.high is None else f", up to {100 * bound.high:.3g}"
+            reason = (
+                f"{100 * bound.mean:.3g} points of accuracy would be lost{upper}"
+                if costing.by == "accuracy"
+                else f"the outputs would change by {100 * bound.mean:.3g} %{upper and upper + ' %'}"
+            )
             refused = [(site.insertion.site.block, reason)]
-            refused += [(one.insertion.site.block, "it moves more than one too many") for one in ordered[index + 1 :]]
+            refused += [(one.insertion.site.block, "it costs more than one too many") for one in ordered[index + 1 :]]
             return ordered[:index], error, refused
         error = tried
     return ordered, error, []
 
 
+def _cheapest_first(costing: Costing, sites: Sequence[Watched]) -> list[Watched]:
+    """By what freezing each alone loses, where an answer that comes right by chance is no gain; then by the outputs."""
+    costs = {}
+    for site in sites:
+        lost, moved = costing.of([site], 0)
+        costs[site] = (max(0.0, lost.mean), moved.mean)
+    return sorted(sites, key=costs.__getitem__)
+
+
+def _pace(race: Race) -> Pace:
+    (before, after), ratio = race.timings, race.ratios[1]
+    return Pace(
+        before=before.median,
+        after=after.median,
+        ratio=ratio.median,
+        low=ratio.low,
+        high=ratio.high,
+        confidence=ratio.confidence,
+        pairs=race.pairs,
+        contended=race.contention is not None and race.contention.is_busy,
+    )
+
+
 def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _moved(model: nn.Module, sites: Sequence[Watched], batches: Iterator[Batch]) -> Differences:
-    """How far the outputs move with these sites frozen to their means."""
-    found = Differences()
-    for batch in batches:
-        outputs = run(model, batch)
-        with exchanged({site.module: frozen(site) for site in sites}):
-            found.add(change(outputs, run(model, batch)))
-    return found

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import AttnInjectError
 from ..tracing.inputs import tensors_in
-from .data import Measure
+from ..types import Measure
 from .feeds import Batch
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]

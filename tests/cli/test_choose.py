@@ -23,8 +23,9 @@ pytestmark = pytest.mark.usefixtures("toy")
 def test_a_table_json_and_a_recipe_that_makes_it_again(cli: Callable) -> None:
     words = ("choose", NET, "-a", "se:reduction=1", "--data", DATA, "--steps", "80", "--seeds", "1", "--lr", "0.05")
     ran = cli(
-        *words, "--budget", "sites=1", "--save-recipe", "chosen.toml", "--json", "c.json", "--resume", "state.json"
-    )
+        *words, "--budget", "sites=1", "--save-recipe", "chosen.toml", "--json", "c.json", "--resume", "state.json",
+        "--html", "c.html", "--plot", "c.png",
+    )  # fmt: skip
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -43,6 +44,9 @@ def test_a_table_json_and_a_recipe_that_makes_it_again(cli: Callable) -> None:
     jsonschema.validate(data, study_schema.CHOICE, cls=jsonschema.Draft202012Validator)
     assert [site["chosen"] for site in data["sites"]] == [False, True, False]
     assert Path("state.json").exists()
+    assert "<td>blocks.1</td><td>chosen</td>" in Path("c.html").read_text()
+    assert Path("c.png").read_bytes().startswith(b"\x89PNG")
+    assert lines[-4:] == ["wrote chosen.toml", "wrote c.json", "wrote c.html", "wrote c.png"]
 
     made = cli("--recipe", "chosen.toml", "--no-bench", "--out", "net.pt")
     assert made.code == 0, made.err

@@ -77,7 +77,29 @@ def test_folding(saved: str, cli: Callable) -> None:
     assert {*found.groups()} == {"blocks.0", "blocks.1"}
     assert "100 % was allowed" in " ".join(ran.out.split())
     assert ran.out.endswith("saved folded.pt\n")
-    assert "folded into blocks.0.norm" in cli("inspect", "folded.pt").out
+    told = cli("inspect", "folded.pt").out
+    assert "folded into blocks.0.norm" in told
+    assert re.search(
+        r"^folded        2 of 2 sites: blocks\.\d, blocks\.\d\n {14}outputs change by ", told, re.MULTILINE
+    )
+    assert "\n              judged by the mean relative change of the outputs; nothing is promised beyond" in told
+    Path("targets.py").write_text(
+        "import torch\n"
+        "def data():\n"
+        "    x = torch.randn(200, 3, 16, 16, generator=torch.Generator().manual_seed(0))\n"
+        "    return list(zip(x.split(50), torch.zeros(200, dtype=torch.long).split(50)))\n"
+    )
+    by = ("--data", "targets.py:data", "--trust-source", "--no-ablation", "--fold", "1", "--fold-by", "accuracy")
+    ran = cli("gates", saved, *by, "--json", "f.json", "--html", "f.html")
+    assert "of accuracy lost" in ran.out
+    assert "on 100 images kept aside; up to 100 was allowed" in " ".join(ran.out.split())
+    found = json.loads(Path("f.json").read_text())
+    jsonschema.validate(found, study_schema.GATES)
+    assert (found["folding"]["measure"], found["folding"]["images"]) == ("accuracy", 100)
+    assert "of accuracy lost" in Path("f.html").read_text()
+    assert "the data has no targets" in cli("gates", saved, *options, "--fold", "1", "--fold-by", "accuracy").err
+    assert "without --fold" in cli("gates", saved, *options, "--fold-by", "accuracy").err
+    assert "is not one of outputs, accuracy" in cli("gates", saved, *options, "--fold", "1", "--fold-by", "loss").err
     none = cli("gates", saved, *options, "--fold", "0")
     assert "not folded: blocks.1" in none.out
     assert "without --fold" in cli("gates", saved, *options, "--out", "other.pt").err

@@ -40,7 +40,8 @@ NAMES = (
     "gamma", "b", "kernels", "groups", "rd_channels", "num_classes", "checkpoint_path", "weights", "pretrained_cfg",
     "dtype", "shape", "data_offsets", "__metadata__", "attn_inject", "title", "paper", "model", "expect_sites",
     "expect_parameters", "model_args", "note", "input_size", "include", "exclude", "stages", "every", "min_channels",
-    "stage_options", "preset",
+    "stage_options", "preset", "folding", "folded", "kept", "tolerance", "error", "images", "parameters", "measure",
+    "speed",
 )  # fmt: skip
 SOURCES = (
     {"kind": "cifar", "name": "resnet20"},

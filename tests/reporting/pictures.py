@@ -26,8 +26,8 @@ def main() -> None:
             run = [sys.executable, "-m", "attn_inject", *arguments, "--no-bench", "--html", page]
             subprocess.run(run, cwd=folder, check=True, stdout=subprocess.DEVNULL)
             flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
-                     f"--user-data-dir={folder}/profile", f"--blink-settings=preferredColorScheme={scheme}",
-                     f"--window-size={size}", f"--screenshot={FOLDER / name}", "--virtual-time-budget=5000"]  # fmt: skip
+                     "--virtual-time-budget=5000", f"--user-data-dir={folder}/profile", f"--window-size={size}",
+                     f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={FOLDER / name}"]  # fmt: skip
             subprocess.run([str(BROWSER), *flags, (Path(folder) / page).as_uri()], check=True, capture_output=True)
 
 

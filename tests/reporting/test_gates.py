@@ -16,7 +16,9 @@ from attn_inject.reporting import study_schema
 from attn_inject.reporting.gates import Gates, gates
 from attn_inject.reporting.views.gates_plot import charts
 from attn_inject.reporting.views.gates_text import to_text
-from attn_inject.studying.data import ChannelFigures, Effect, GateRow, SelectiveChannel
+from attn_inject.studying.data import ChannelFigures, GateRow, SelectiveChannel
+from attn_inject.surgery.folding import Folding, Pace
+from attn_inject.types import Effect
 from tests.studying.planted import batches, planted
 
 from .test_views import assert_golden
@@ -108,6 +110,42 @@ def test_the_page_needs_nothing_else_and_shows_every_site(found: Gates, tmp_path
     assert page.count("<svg") == len(charts(found)) == 5
     assert "the first 128 classes were followed" in unescape(page)
     assert "<iframe" in found._repr_html_()
+
+
+def test_what_was_folded_is_in_every_view_with_its_measure(found: Gates) -> None:
+    folding = Folding(
+        folded=("layer1.0", "layer1.1"), kept=(("layer2.0", "3.1 points of accuracy would be lost, up to 4"),),
+        tolerance=0.01, error=Effect(0.002, -0.003, 0.008), images=600, parameters=(1500, 1200), measure="accuracy",
+    )  # fmt: skip
+    with_it = replace(found, folding=folding)
+    said = (
+        "folded 2 of 3 sites: layer1.0, layer1.1",
+        "0.2 points of accuracy lost (-0.3 to 0.8) on 600 images kept aside; up to 1 was allowed",
+        "judged by the share of right answers; nothing is promised beyond images like those kept aside",
+        "parameters 1,500 → 1,200",
+    )
+    text, page = " ".join(str(with_it).split()), unescape(with_it.to_html())
+    assert max(map(len, str(with_it).splitlines())) <= 80
+    for sentence in said:
+        assert sentence in text
+        assert sentence in page
+    assert "not folded: layer2.0: 3.1 points of accuracy would be lost" in text
+    assert "<td>layer2.0</td><td>3.1 points" in page
+    data = with_it.to_dict()
+    jsonschema.validate(json.loads(with_it.to_json()), study_schema.GATES)
+    assert data["folding"]["error"] == {"mean": 0.002, "low": -0.003, "high": 0.008}
+    assert data["folding"]["speed"] is None
+    few = replace(folding, measure="outputs", error=Effect(-0.0, None, None), images=8)
+    few_text = " ".join(str(replace(found, folding=few)).split())
+    assert "outputs change by 0 % on 8 images kept aside; up to 1 % was allowed" in few_text
+    assert "judged by the mean relative change of the outputs" in few_text
+    pace = Pace(0.2, 0.1, 0.5, 0.45, 0.55, 0.95, 30, contended=False)
+    raced = replace(found, folding=replace(folding, speed=pace))
+    jsonschema.validate(json.loads(raced.to_json()), study_schema.GATES)
+    busy = replace(found, folding=replace(folding, speed=replace(pace, contended=True)))
+    assert "not resolved: between 0.45 and 0.55 (30 pairs, 95 %), while other work" in " ".join(str(busy).split())
+    assert raced.to_dict()["folding"]["speed"]["resolved"] is True
+    assert "200 ms → 100 ms: 0.500 times the time (95 % interval 0.450 to 0.550" in " ".join(str(raced).split())
 
 
 def test_names_of_blocks_are_text_on_the_page(found: Gates) -> None:

@@ -68,3 +68,12 @@ def planted(form: str = "inject", **options: object) -> nn.Module:
         patched.head.weight[1, SELECTIVE] = 1.0
         patched.head.bias.copy_(torch.tensor([3.5, 0.0]))
     return patched.eval()
+
+
+def unmoved() -> nn.Module:
+    """The same, but the head's threshold lies where no answer changes with the selective gate frozen."""
+    patched = planted()
+    with torch.no_grad():
+        # Between 1.1 and 3.9 as it is, and between 1.7 and 3 frozen: the outputs move, and no answer does.
+        patched.head.bias.copy_(torch.tensor([2.3, 0.0]))
+    return patched

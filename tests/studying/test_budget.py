@@ -18,8 +18,8 @@ from attn_inject.studying.budget import budget_of
 from attn_inject.studying.candidates import Candidate, chosen_of, fits, limits_of, together
 from attn_inject.studying.choose import study_choice
 from attn_inject.studying.compared import ways
-from attn_inject.studying.data import Effect
 from attn_inject.studying.prices import Price
+from attn_inject.types import Effect
 from attn_inject.zoo.cifar import models
 from tests.studying.worthy import Net, batches
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ...studying.data import Effect, GatesData
-from . import gates_words
+from ...studying.data import GatesData
+from ...types import Effect
+from . import fold_words, gates_words
 from .gates_plot import charts
 from .html import inline, template
 from .plot import svg
@@ -14,6 +15,7 @@ def to_html(data: GatesData) -> str:
     return template("gates.html.jinja").render(
         data=data,
         words=gates_words,
+        fold_words=fold_words,
         stages=gates_words.table(data),
         sites=gates_words.table(data, full=True, intervals=True),
         sort_keys=_sort_keys(data),

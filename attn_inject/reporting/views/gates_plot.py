@@ -8,10 +8,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from ...errors import AttnInjectError
-from ...studying.data import Effect, GateRow, GatesData
+from ...studying.data import GateRow, GatesData
 from ...types import block_name
 from . import gates_words
-from .plot import AFTER, BEFORE, GRID, INK, Chart, along, draw, named, save
+from .plot import AFTER, BEFORE, GRID, Chart, along, draw, effects, named, save
 
 _HEAT = "viridis"
 
@@ -104,21 +104,9 @@ def _effects(rows: Sequence[GateRow], data: GatesData) -> Chart:
     scale = 1.0 if data.measure == "loss" else 100.0
 
     def chart(axes: Axes) -> None:
-        effects = [row.frozen for row in rows if row.frozen is not None]
-        means = [scale * one.mean for one in effects]
-        below, above = zip(*(_reach(one, scale) for one in effects), strict=True)
-        colors = [AFTER if row.verdict(data.measure) == "pays" else BEFORE for row in rows]
-        axes.errorbar(range(len(rows)), means, yerr=[below, above], fmt="none", ecolor=INK, capsize=2, linewidth=0.8)
-        axes.scatter(range(len(rows)), means, color=colors, s=22, zorder=3)
-        axes.axhline(0, color=INK, linewidth=0.8)
+        colours = [AFTER if row.verdict(data.measure) == "pays" else BEFORE for row in rows]
+        effects(axes, [row.frozen for row in rows if row.frozen is not None], colours, scale)
         axes.set_ylabel(gates_words.unit(data))
         along(axes, [block_name(row.block) for row in rows])
 
     return chart
-
-
-def _reach(effect: Effect, scale: float) -> tuple[float, float]:
-    """How far the interval reaches below and above the mean."""
-    if effect.low is None or effect.high is None:
-        return 0.0, 0.0
-    return scale * max(0.0, effect.mean - effect.low), scale * max(0.0, effect.high - effect.mean)

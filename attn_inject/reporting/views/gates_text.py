@@ -10,6 +10,7 @@ from rich.text import Text
 from ...studying.data import GatesData
 from . import gates_words
 from .console import narrowed
+from .fold_text import render_folding
 
 _STYLES = {"pays": "green", "harms": "red", "constant": "cyan", "not seen": "dim"}
 # From this width on, intervals have room beside a row for every site.
@@ -37,6 +38,9 @@ def render(data: GatesData, *, full: bool = False, width: int = 80) -> Iterator[
         yield Text()
     for remark in remarks:
         yield Text(f"! {remark}", style="yellow")
+    if data.folding is not None:
+        yield Text()
+        yield from render_folding(data.folding)
 
 
 def to_text(data: GatesData, *, full: bool = False, width: int = 80) -> str:

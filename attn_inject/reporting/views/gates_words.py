@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...studying.data import CLOSED, CONSTANT, OPEN, Effect, GateRow, GatesData, Measure, Verdict
+from ...studying.data import CLOSED, CONSTANT, OPEN, GateRow, GatesData, Verdict
+from ...types import Effect, Measure
 from . import words
 from .folding import span
 from .tables import Table

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ...cost.samples import Timing
 from ...errors import AttnInjectError
-from ...types import block_name
+from ...types import Effect, block_name
 from ..data import ReportData, Speed
 from . import words
 
@@ -126,6 +126,24 @@ def _per_site(report: ReportData, values: Sequence[float], unit: str) -> Chart:
             axes.yaxis.set_major_formatter(lambda value, _: words.tick(value, report.units))
 
     return chart
+
+
+def effects(axes: Axes, found: Sequence[Effect], colours: Sequence[str], scale: float = 1.0) -> None:
+    """Means as points with their intervals, and a line at 0."""
+    means = [scale * each.mean for each in found]
+    reach = [_reach(each, scale) for each in found]
+    axes.errorbar(
+        range(len(means)), means, yerr=list(zip(*reach, strict=True)), fmt="none", ecolor=INK, capsize=2, linewidth=0.8
+    )
+    axes.scatter(range(len(means)), means, color=colours, s=22, zorder=3)
+    axes.axhline(0, color=INK, linewidth=0.8)
+
+
+def _reach(effect: Effect, scale: float) -> tuple[float, float]:
+    """How far the interval reaches below and above the mean."""
+    if effect.low is None or effect.high is None:
+        return 0.0, 0.0
+    return scale * max(0.0, effect.mean - effect.low), scale * max(0.0, effect.high - effect.mean)
 
 
 def named(names: Sequence[str]) -> tuple[Sequence[int], Sequence[str]]:
