@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
-from attn_inject import CheckpointError, attach, inject, save
+from attn_inject import attach, save
 from attn_inject.saving.forgetting import without_last_run
 from attn_inject.tracing.inputs import Inputs
 
