@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PlanError
 from ..files.atomic import write_atomically
 from ..files.pt import write_pt
 from ..files.safetensors_file import write_safetensors
@@ -34,12 +34,11 @@ from ..tracing.inputs import NO_INPUTS, Inputs, inputs_of
 from ..tracing.parts import patched_parts, record_of
 from .examples import example_inputs_of
 from .exported import write_onnx, write_pt2
+from .forgetting import without_last_run
 from .formats import checked_suffix
 from .inputs import inputs_to_plain
 from .record import Record, record_to_text
-from .refusals import (
-    must_be_whole,
-)
+from .refusals import must_be_whole
 
 
 def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
@@ -112,9 +111,24 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         write_atomically(target, lambda temporary: write(temporary, text, kept))
         return
     export = write_pt2 if suffix == ".pt2" else write_onnx
-    aliased = alias(as_graph(patched)).eval()
-    inputs = example_inputs_of(aliased)
-    write_atomically(target, lambda temporary: export(temporary, text, aliased, inputs))
+    followed = alias(_followed(patched)).eval()
+    inputs = example_inputs_of(followed)
+    try:
+        write_atomically(target, lambda temporary: export(temporary, text, followed, inputs))
+    except CheckpointError:
+        forgetful = without_last_run(patched, inputs)
+        if forgetful is None:
+            raise
+        again = alias(_followed(forgetful)).eval()
+        write_atomically(target, lambda temporary: export(temporary, text, again, inputs))
+
+
+def _followed(patched: nn.Module) -> nn.Module:
+    """What exporters follow: the graph, or, of a model that has none, the model as it is. They may follow more code."""
+    try:
+        return as_graph(patched)
+    except PlanError:
+        return patched
 
 
 def _read_on(patched: nn.Module, scope: str | None) -> Inputs:

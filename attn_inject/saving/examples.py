@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from ..surgery.attachment import attachments_of
 from ..tracing.calls import usual_inputs
 from ..tracing.inputs import Inputs, inputs_of
 from ..tracing.parts import patched_parts
@@ -25,9 +24,10 @@ def example_inputs_of(patched: nn.Module) -> Inputs:
     device = next((p.device for p in patched.parameters()), torch.device("cpu"))
     precisions = {p.dtype for p in patched.parameters() if p.is_floating_point()}
     own = precisions.pop() if len(precisions) == 1 else None
-    found = (inputs.real(device, own) for inputs in _to_try(patched))
-    if "" in patched_parts(patched):
-        return next(found)
+    read_on = _read_on(patched)
+    if "" in read_on:
+        return read_on[""].real(device, own)
+    found = (inputs.real(device, own) for inputs in (*read_on.values(), *usual_inputs(patched)))
     for inputs in found:
         try:
             with torch.no_grad():
@@ -40,10 +40,12 @@ def example_inputs_of(patched: nn.Module) -> Inputs:
     )
 
 
-def _to_try(patched: nn.Module) -> Iterator[Inputs]:
-    for part in patched_parts(patched).values():
-        inputs = inputs_of(part.graph_of("eval"))
-        if inputs is None:
-            raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
-        yield inputs
-    yield from usual_inputs(patched)
+def _read_on(patched: nn.Module) -> dict[str, Inputs]:
+    """What each patched part was read on, by its path; the whole has the empty one."""
+    if attachments := attachments_of(patched):
+        return {each.injection.plan.scope or "": each.inputs for each in attachments}
+    read_on = {path: inputs_of(part.graph_of("eval")) for path, part in patched_parts(patched).items()}
+    known = {path: inputs for path, inputs in read_on.items() if inputs is not None}
+    if known.keys() != read_on.keys():
+        raise CheckpointError("the model was never traced with shapes: inject into it again before exporting it")
+    return known

@@ -1,7 +1,8 @@
 """Stage sites, asked for by name only: the last value of each resolution, for networks with neither adds nor concats.
 
 S1. Only values that all data passes through count: those that dominate the network's output.
-S2. They are feature maps with more than one position; consecutive ones of the same size form a resolution.
+S2. They are feature maps of the first convolution's rank with more than one position; consecutive ones of the same size
+    form a resolution.
 S3. A resolution without a convolution (a lone pool before the classifier) is none.
 S4. The site is the last value before the map is pooled or strided to the next resolution.
 """
@@ -24,13 +25,15 @@ def find_stages(flow: Flow, axes: dict[fx.Node, int | None], output: fx.Node) ->
     if not sources:
         return []
     line = [node for node in flow.mainline(sources[0], None) if is_map(value_of(node))][::-1]
+    # What comes before the first convolution may be single images, which are put into a batch only then.
+    rank = next((value_of(node).dim() for node in line if flow.holds_convolution(node, None)), 0)
     groups: list[list[fx.Node]] = []
     for node in line:
         axis = axes.get(node)
         if axis is None or node.op == "placeholder":
             continue
         size = spatial_size(node, axis)
-        if math.prod(size) <= 1 or value_of(node).dim() != value_of(line[0]).dim():
+        if math.prod(size) <= 1 or value_of(node).dim() != rank:
             continue
         if groups and spatial_size(groups[-1][-1], axes[groups[-1][-1]] or 1) == size:
             groups[-1].append(node)

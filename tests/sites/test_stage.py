@@ -69,6 +69,7 @@ NETS: dict[str, tuple[list[tuple[str, int, str | None]], Run]] = {
         [("same", 1, "x"), ("a", 1, "same"), ("same_1", 1, "a")],
         lambda m, x: m.same(F.interpolate(m.a(m.same(x)), scale_factor=2.0)),
     ),
+    "S2 an image that is batched only then": ([("same", 1, "getitem")], lambda m, x: m.same(torch.relu(x)[None])),
     "S3 a lone pool": ([("same", 1, "x")], lambda m, x: F.avg_pool2d(m.same(x), 2)),
     "S3 no convolution at all": ([], lambda m, x: F.avg_pool2d(torch.relu(x), 2)),
     "S4 before the pool": ([("relu", 1, "x")], lambda m, x: F.max_pool2d(torch.relu(m.same(x)), 2)),
@@ -85,7 +86,8 @@ LAYERS = {"a": (16, 16, 3, 2), "b": (16, 16, 3, 2), "same": (16, 16), "c1": (16,
 def test_stages(case: str) -> None:
     expected, run = NETS[case]
     layers = {name: toys.conv(*shape) for name, shape in LAYERS.items()}
-    assert _stages(read(Net(run, pool=nn.MaxPool2d(2), **layers), (2, 16, 8, 8))) == expected
+    shape = (16, 8, 8) if "an image" in case else (2, 16, 8, 8)
+    assert _stages(read(Net(run, pool=nn.MaxPool2d(2), **layers), shape)) == expected
 
 
 @pytest.mark.parametrize(
