@@ -22,6 +22,7 @@ from .reach import Reach, contents_of, is_helper, tables_in
 
 _LEVELS = 6
 _MISSING = object()
+_Seen = dict[int, tuple[int, Any]]
 
 
 @contextmanager
@@ -49,7 +50,7 @@ class _Before:
 
     def restore(self, modules: set[int]) -> None:
         """Put back what now holds a proxy, a meta tensor or one of `modules`, by their ids."""
-        of_the_pass = partial(_is_of_the_pass, modules)
+        of_the_pass = partial(_is_of_the_pass, modules, {})
         for cache, misses in self._misses:
             # It shows what it holds to nobody but the garbage collector.
             if cache.cache_info().misses != misses and any(map(of_the_pass, gc.get_referents(cache))):
@@ -82,15 +83,24 @@ def _put_back(owner: Any, name: str, value: Any) -> None:
         setattr(owner, name, value)
 
 
-def _is_of_the_pass(modules: set[int], value: Any, levels: int = _LEVELS) -> bool:
-    """Whether a value is, or holds, a proxy, a meta tensor or one of `modules`, by their ids."""
+def _is_of_the_pass(modules: set[int], seen: _Seen, value: Any, levels: int = _LEVELS) -> bool:
+    """Whether a value is, or holds, a proxy, a meta tensor or one of `modules`, by their ids.
+
+    `seen` are the values in which there was none, each with how deep that was looked for: many hold the same ones.
+    """
     if isinstance(value, fx.Proxy):
         return True
     if isinstance(value, torch.Tensor):
         return value.is_meta
     if isinstance(value, nn.Module):
         return id(value) in modules
-    return levels > 0 and any(_is_of_the_pass(modules, part, levels - 1) for part in _parts(value))
+    if levels <= 0 or seen.get(id(value), (0, None))[0] >= levels:
+        return False
+    if any(_is_of_the_pass(modules, seen, part, levels - 1) for part in _parts(value)):
+        return True
+    # The value with it: another one could have its id once it is gone.
+    seen[id(value)] = levels, value
+    return False
 
 
 def _parts(value: Any) -> list[Any]:
