@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from attn_inject import AttnInjectError, PlanError, attach, find_sites, inject
 
-from .models import WILD, Wild
+from .models import RECORDED, WILD, WITHOUT, Wild
 
 _HEAD = """# Other people's models
 
@@ -20,7 +21,8 @@ Written by `python -m tests.wild.table --out tests/wild/RESULTS.md`; the checks 
 residual sites, *as the code says* whether their block paths are those that the package's code has. *Any size*: whether
 a second trace, at another size, gave the same graph; *guards* are the decisions of the model's code that are checked
 when the patched model runs. *Trace* compares the untouched graphs with the model's own code, to the bit, in eval and in
-train mode.
+train mode; where the code decides on data there is no graph, but a recording of a run, which `attach` follows. Networks
+whose code adds no branch to a shortcut have no sites.
 
 """
 
@@ -41,15 +43,22 @@ def row(wild: Wild) -> Iterator[str]:
     yield "yes" if sorted(site.block for site in sites) == wild.expected(model) else "no"
     yield "yes" if sites.any_size else "no"
     yield str(len(sites.guards))
-    patched = inject(model, "se", reduction=4, init="identity", input_size=wild.size, kinds=("residual",))
-    figures = {check.name: check.figure for check in patched.injection.verification.checks}
-    yield "equal" if figures["trace"].count("equal to the bit") == 2 else figures["trace"]
+    if not sites:
+        yield from ("", "", f"{seconds:.1f} s")
+        return
+    yield "a recording" if sites.recorded else _traced(wild, model)
     try:
         attach(model, "se", reduction=4, input_size=wild.size, kinds=("residual",))
         yield "yes"
     except PlanError:
         yield "inject only"
     yield f"{seconds:.1f} s"
+
+
+def _traced(wild: Wild, model: nn.Module) -> str:
+    patched = inject(model, "se", reduction=4, init="identity", input_size=wild.size, kinds=("residual",))
+    figures = {check.name: check.figure for check in patched.injection.verification.checks}
+    return "equal" if figures["trace"].count("equal to the bit") == 2 else figures["trace"]
 
 
 def main() -> None:
@@ -60,7 +69,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     titles = ("network", "sites", "as the code says", "any size", "guards", "trace", "attach", "found in")
     lines = [f"| {' | '.join(titles)} |", "|---|---:|---|---|---:|---|---|---:|"]
-    lines += [f"| {' | '.join(row(wild))} |" for wild in WILD]
+    lines += [f"| {' | '.join(row(wild))} |" for wild in (*WILD, *RECORDED, *WITHOUT)]
     parser.parse_args().out.write_text(f"{_HEAD}{versions}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
