@@ -40,7 +40,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An add or a concat that is not a site, and the rule that says why.
+    """An add or a concat that is not a site, or a function within which none is looked for, and the rule that says why.
 
     `site` is what it would be by itself, were it not for its brothers.
     """

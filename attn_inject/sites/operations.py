@@ -154,6 +154,18 @@ class Operations:
             weight.dim() > 1 for weight in module.parameters(recurse=False)
         )
 
+    def runs_modules(self, node: fx.Node) -> bool:
+        """Whether a function that was kept whole is handed modules with convolutions, which it runs by itself."""
+        handed = [arg for arg in node.all_input_nodes if arg.op == "get_attr"] if node.op == "call_function" else []
+        return any(self._convolves(str(arg.target)) for arg in handed)
+
+    def _convolves(self, path: str) -> bool:
+        try:
+            module = self.root.get_submodule(path)
+        except AttributeError:  # A tensor.
+            return False
+        return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
+
     def upsamples(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return self._module_traits(node)[2]

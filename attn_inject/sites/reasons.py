@@ -26,6 +26,9 @@ SAME_CODE = "the same code elsewhere joins what is no block's output (feature re
 HEAD = "goes only to the outputs, through no further convolution (a head): M8"
 PAIR = "a convolution beside a pool, or single strided convolutions (a stem or a reduction): M9"
 
+# Reversible networks' own backward passes, for example.
+RUNS_MODULES = "it runs modules by itself (an autograd function): what is in them is not read: R12"
+
 RULES = {
     "R1": "a skip add has two different feature maps of one shape, made from the input, whose channel axis is known",
     "R2": "both operands lead back to one value, the fork",
@@ -38,6 +41,7 @@ RULES = {
     "R9": "adds that the same code makes at the same place get one verdict",
     "R10": "an affine branch is a block's where its norm and activation follow the add and such blocks repeat",
     "R11": "normal numbers drawn at each position are the spread of a sample (a VAE's), not a branch",
+    "R12": "modules that a function with a backward of its own runs are not looked into: a gate would not be in it",
     "M1": "a mixed block joins at least two feature maps along the channel axis",
     "M2": "its parts come from one fork",
     "M3": "its parts are parallel: none of them is on the way to another, and none is the fork",

@@ -19,6 +19,7 @@ from .flow import Flow
 from .found import GraphSites, Key, Located
 from .layout import channel_axes
 from .plain import find_plain
+from .reasons import RUNS_MODULES
 from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size, stage_number
 
@@ -48,6 +49,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
             key = (anatomy.kind, anatomy.block, counters[frame])
             counters[frame] += 1
             sites.setdefault(key, []).append(anatomy)
+    unread += [Refusal(node, "function", RUNS_MODULES) for node in flow.order if flow.operations.runs_modules(node)]
     return GraphSites(flow, sites, [*adds, *concats, *unread], gates, axes)
 
 

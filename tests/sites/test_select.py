@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import nn
 
 from attn_inject import TraceError, find_sites
 from attn_inject.sites.reading import read
+from attn_inject.sites.reasons import RUNS_MODULES
 from attn_inject.types import Kind, Site
 
 from .. import toys
@@ -195,3 +198,21 @@ def test_a_value_that_reaches_no_output_is_no_site() -> None:
     assert [(skipped.node, skipped.reason) for skipped in sites.skipped] == [
         ("add_1", "its value reaches no output of the network")
     ]
+
+
+class Reversible(torch.autograd.Function):
+    """Runs a module itself, and would run it again for the gradients."""
+
+    @staticmethod
+    def forward(_: Any, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+        out: torch.Tensor = module(x)
+        return out
+
+
+@pytest.mark.parametrize(("inner", "told"), [(toys.conv(16, 16), 1), (nn.BatchNorm2d(16), 0)])
+def test_modules_that_a_function_runs_are_not_passed_over_in_silence(inner: nn.Module, told: int) -> None:
+    layers = {"a": toys.conv(16, 16), "b": toys.conv(16, 16), "inner": inner}
+    net = Net(lambda m, x: Reversible.apply(_block(m, x), m.inner), **layers)
+    sites = find_sites(net.to("meta"), input_size=(16, 8, 8))
+    assert [site.node for site in sites] == ["b"]
+    assert [(skipped.operation, skipped.reason) for skipped in sites.skipped] == [("function", RUNS_MODULES)] * told
