@@ -19,7 +19,7 @@ from torch import nn
 from ..tracing.inputs import Inputs, dtype_of, tensors_in
 from .contention import Contention, Watch
 from .device import Device, pick
-from .samples import Interval, Timing, median_interval, timing
+from .samples import Interval, Latency, Timing, median_interval, timing
 
 PAIRS = 30
 # The part of the time limit that is left for asking where the time goes (`cost.shares`).
@@ -63,6 +63,13 @@ class Race:
     ratios: tuple[Interval, ...]
     pairs: int
     contention: Contention | None
+
+    @property
+    def latency(self) -> Latency:
+        """The second model's time over the first's."""
+        ratio = self.ratios[1]
+        busy = self.contention is not None and self.contention.is_busy
+        return Latency(ratio.median, ratio.low, ratio.high, ratio.confidence, self.pairs, busy)
 
 
 class Contest:

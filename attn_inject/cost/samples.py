@@ -33,6 +33,23 @@ def is_resolved(ratio: float, low: float, high: float, confidence: float) -> boo
     return confidence >= CONFIDENCE and not low <= 1 <= high and high - low <= abs(ratio - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One model's time over another's, from `pairs` pairs; `contended`: other work kept the machine busy meanwhile."""
+
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+    contended: bool
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the ratio may be claimed, on a machine that was quiet; else only its interval."""
+        return not self.contended and is_resolved(self.ratio, self.low, self.high, self.confidence)
+
+
 def median_interval(samples: Sequence[float], asked: float = _ASKED) -> Interval:
     """The median of `samples` with its (conservative) 95 % interval.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..cost.samples import is_resolved
-from ..surgery.folding import Folding, Pace
+from ..surgery.folding import Folding
 
 
 def folding_to_dict(folding: Folding) -> dict[str, Any]:
@@ -16,10 +15,5 @@ def folding_to_dict(folding: Folding) -> dict[str, Any]:
         **asdict(folding),
         "kept": [{"block": block, "reason": reason} for block, reason in folding.kept],
         "parameters": {"before": before, "after": after},
-        "speed": None if folding.speed is None else {**asdict(folding.speed), "resolved": resolved(folding.speed)},
+        "speed": None if folding.speed is None else {**asdict(folding.speed), "resolved": folding.speed.resolved},
     }
-
-
-def resolved(speed: Pace) -> bool:
-    """Whether the ratio may be claimed."""
-    return not speed.contended and is_resolved(speed.ratio, speed.low, speed.high, speed.confidence)

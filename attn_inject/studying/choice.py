@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..cost.samples import Latency
 from ..types import Effect, Plan
 from .data import CONFIDENCE
-from .prices import Latency, Price
+from .prices import Price
 
 Worth = Literal["pays", "harms", "not seen", ""]
 # What a latency budget was kept by.

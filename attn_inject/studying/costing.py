@@ -66,7 +66,7 @@ class Costing:
         for batch in self._halves.part(part):
             outputs = run(self._model, batch)
             with exchanged({site.module: frozen(site) for site in sites}):
-                changed = run(self._model, batch)
+                changed = run(self._model, batch) if sites else outputs
             lost.add(self._scoring.losses(batch, outputs, changed))
             moved.add(change(outputs, changed))
             if self._scoring.measure != self.by:

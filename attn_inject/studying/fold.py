@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -166,17 +167,8 @@ def _cheapest_first(costing: Costing, sites: Sequence[Watched]) -> list[Watched]
 
 
 def _pace(race: Race) -> Pace:
-    (before, after), ratio = race.timings, race.ratios[1]
-    return Pace(
-        before=before.median,
-        after=after.median,
-        ratio=ratio.median,
-        low=ratio.low,
-        high=ratio.high,
-        confidence=ratio.confidence,
-        pairs=race.pairs,
-        contended=race.contention is not None and race.contention.is_busy,
-    )
+    before, after = (timing.median for timing in race.timings)
+    return Pace(**asdict(race.latency), before=before, after=after)
 
 
 def _count(model: nn.Module) -> int:

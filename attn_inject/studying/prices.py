@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from torch import nn
 
 from ..cost.counting import count
 from ..cost.latency import BenchSettings, Contest
 from ..cost.parameters import holding
-from ..cost.samples import is_resolved
+from ..cost.samples import Latency
 from ..tracing.inputs import Inputs
 from ..types import Insertion
 from .budget import Resource
@@ -27,22 +27,6 @@ class Price:
 
     def of(self, resource: Resource) -> float:
         return 1.0 if resource == "sites" else float(getattr(self, resource))
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """A patched model's time over the plain one's, as far as it was resolved on a machine that was quiet."""
-
-    ratio: float
-    low: float
-    high: float
-    confidence: float
-    pairs: int
-    contended: bool
-
-    @property
-    def resolved(self) -> bool:
-        return not self.contended and is_resolved(self.ratio, self.low, self.high, self.confidence)
 
 
 def plain_price(model: nn.Module, inputs: Inputs) -> Price:
@@ -81,15 +65,7 @@ def race(
 ) -> dict[str, float]:
     """Time both in turns; a record of numbers, which are those of `Latency`."""
     run = Contest((plain, patched), inputs, BenchSettings(device=device, seconds=seconds)).inference(tell)
-    ratio = run.ratios[1]
-    return {
-        "ratio": ratio.median,
-        "low": ratio.low,
-        "high": ratio.high,
-        "confidence": ratio.confidence,
-        "pairs": run.pairs,
-        "contended": int(run.contention is not None and run.contention.is_busy),
-    }
+    return asdict(run.latency)
 
 
 def latency_of(record: Mapping[str, float]) -> Latency:

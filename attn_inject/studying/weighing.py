@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from ..cost.samples import Latency
 from ..errors import AttnInjectError
 from ..tracing.inputs import tensors_in
 from ..types import Plan
@@ -16,7 +17,7 @@ from .candidates import Candidate, chosen_of, hull, limits_of, plan_with, togeth
 from .choice import Basis
 from .effects import Differences
 from .finished import Finished
-from .prices import Latency, latency_of, measured, plain_price, prices, race
+from .prices import latency_of, measured, plain_price, prices, race
 from .quiet import evaluated, run, undrawn
 from .study import Progress, placed
 from .trained import Outcome, Training

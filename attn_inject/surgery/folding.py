@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..cost.samples import Latency
 from ..types import Effect, Measure
 
 if TYPE_CHECKING:
@@ -15,21 +16,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """The speed of two models that ran in turns: median seconds per batch, and the second's time over the first's.
-
-    `low` and `high` are the bounds of the ratio's interval, which is sure to `confidence`, from `pairs` pairs;
-    `contended` is whether other work kept the machine busy.
-    """
+class Pace(Latency):
+    """The speed of two models that ran in turns: median seconds per batch of each, and what that comes to."""
 
     before: float
     after: float
-    ratio: float
-    low: float
-    high: float
-    confidence: float
-    pairs: int
-    contended: bool
 
 
 @dataclass(frozen=True, slots=True)

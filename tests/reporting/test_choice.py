@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 
 from attn_inject import AttnInjectError
+from attn_inject.cost.samples import Latency
 from attn_inject.reporting.views.choice_html import to_html
 from attn_inject.reporting.views.choice_plot import charts, save_plot
 from attn_inject.reporting.views.choice_text import render_choice
 from attn_inject.studying.choice import Choice, SetRow, SiteWorth
-from attn_inject.studying.prices import Latency, Price
+from attn_inject.studying.prices import Price
 from attn_inject.types import Effect, Plan
 
 from .browser import look, needs_browser
