@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..surgery.folding import Folding
+from ..cost.samples import Latency
+from ..surgery.folding import Folding, Pace
 
 
 def folding_to_dict(folding: Folding) -> dict[str, Any]:
@@ -15,5 +16,10 @@ def folding_to_dict(folding: Folding) -> dict[str, Any]:
         **asdict(folding),
         "kept": [{"block": block, "reason": reason} for block, reason in folding.kept],
         "parameters": {"before": before, "after": after},
-        "speed": None if folding.speed is None else {**asdict(folding.speed), "resolved": folding.speed.resolved},
+        "speed": None if folding.speed is None else {**asdict(folding.speed), "resolved": resolved(folding.speed)},
     }
+
+
+def resolved(speed: Pace) -> bool:
+    """Whether the ratio may be claimed."""
+    return Latency(speed.ratio, speed.low, speed.high, speed.confidence, speed.pairs, speed.contended).resolved

@@ -2,7 +2,7 @@
 
 {"folded": ["layer1.0"], "kept": [["layer2.0", "..."]], "tolerance": 0.01, "error": [0.002, 0.001, 0.003],
  "images": 600, "parameters": [1500, 1200], "measure": "outputs",
- "speed": [0.95, 0.93, 0.97, 0.95, 30, false, 0.2, 0.19]}
+ "speed": [0.2, 0.19, 0.95, 0.93, 0.97, 0.95, 30, false]}
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _error(where: str, value: Any) -> Effect:
 
 
 def _speed(where: str, value: Any) -> Pace:
-    return Pace(*_row(number, number, number, number, whole, flag, number, number)(where, value))
+    return Pace(*_row(number, number, number, number, number, number, whole, flag)(where, value))
 
 
 _FOLDING: dict[str, Reader] = {

@@ -168,7 +168,7 @@ def _cheapest_first(costing: Costing, sites: Sequence[Watched]) -> list[Watched]
 
 def _pace(race: Race) -> Pace:
     before, after = (timing.median for timing in race.timings)
-    return Pace(**asdict(race.latency), before=before, after=after)
+    return Pace(before, after, **asdict(race.latency))
 
 
 def _count(model: nn.Module) -> int:

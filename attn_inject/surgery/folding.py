@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..cost.samples import Latency
 from ..types import Effect, Measure
 
 if TYPE_CHECKING:
@@ -16,11 +15,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace(Latency):
-    """The speed of two models that ran in turns: median seconds per batch of each, and what that comes to."""
+class Pace:
+    """The speed of two models that ran in turns: median seconds per batch, and the second's time over the first's.
+
+    As a file keeps it: rooms that measure have `cost.samples.Latency`. `low` and `high` bound the ratio's interval,
+    which is sure to `confidence`, from `pairs` pairs; `contended` is whether other work kept the machine busy.
+    """
 
     before: float
     after: float
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+    contended: bool
 
 
 @dataclass(frozen=True, slots=True)

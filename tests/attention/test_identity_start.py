@@ -12,7 +12,7 @@ from attn_inject.attention.gating import ZeroMix
 from attn_inject.attention.registry import build
 
 from .plain import GATED, MAPS
-from .test_promises import CASES, ONE_SIZE
+from .written import CASES, ONE_SIZE
 
 # Name and options, and after how many steps all learn: a scalar or a last layer that starts at zero goes first.
 STARTS: dict[str, tuple[str, Mapping[str, Any], int]] = {

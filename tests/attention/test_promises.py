@@ -12,42 +12,14 @@ from torch import fx, nn
 from attn_inject.attention.gating import ChannelGate
 from attn_inject.attention.registry import build
 
-from .written import drawn, shaken
+from .written import CASES, ONE_SIZE, drawn, shaken
 
 # Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
 pytestmark = pytest.mark.no_cover
 
-# Every attention in each of its forms that runs other code.
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "srm": ("srm", {}),
-    "gct": ("gct", {}),
-    "gct l1": ("gct", {"norm": "l1", "form": "text"}),
-    "gaussian-gct": ("gaussian-gct", {}),
-    "gaussian-gct b1": ("gaussian-gct", {"learn": True}),
-    "lct": ("lct", {"groups": 8}),
-    # Two hidden units may both start dead; eight do not.
-    "fca": ("fca", {"reduction": 4}),
-    "fca sized": ("fca", {"reduction": 4, "size": 7, "form": "text"}),
-    "gc": ("gc", {}),
-    "gc both": ("gc", {"fusion": "both", "pool": "mean"}),
-    "ge": ("ge", {}),
-    "ge local": ("ge", {"extent": 4}),
-    "ge theta": ("ge", {"variant": "theta", "extent": 4}),
-    "ge plus": ("ge", {"variant": "theta-plus", "extent": 2}),
-    "ge sized": ("ge", {"variant": "theta-plus", "size": [9, 7]}),
-    "double": ("double", {}),
-    "nam": ("nam", {}),
-    "nam text": ("nam", {"form": "text"}),
-    "sge": ("sge", {"groups": 8}),
-    "gam": ("gam", {"kernel": 3}),
-    "gam grouped": ("gam", {"kernel": 3, "groups": 4, "form": "text"}),
-    "mlca": ("mlca", {}),
-    "mlca text": ("mlca", {"form": "text"}),
-}
 GATES = ("srm", "gct", "gct l1", "gaussian-gct", "gaussian-gct b1", "lct", "fca", "fca sized", "ge", "ge sized")
 # Strides leave one position of a smaller map, which torch.export takes for another case.
 LEAST_SIZE = {"ge local": 9, "ge theta": 9, "ge plus": 9}
-ONE_SIZE = ("ge sized",)
 
 
 def made(case: str, channels: int = 32, **how: Any) -> nn.Module:

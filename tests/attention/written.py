@@ -1,8 +1,9 @@
-"""What the references of several attentions share: drawn maps, and operations written as their definitions."""
+"""What tests of several attentions share: the forms there are, drawn maps, operations written as they are defined."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -13,6 +14,35 @@ TIGHT = 1e-12
 maps = st.tuples(st.integers(1, 3), st.lists(st.integers(1, 6), min_size=1, max_size=3))
 channels = st.one_of(st.integers(1, 2048), st.sampled_from([1, 2, 3, 16, 24, 64, 256, 2048]))
 few_channels = st.one_of(st.integers(1, 70), st.sampled_from([1, 2, 64, 128]))
+
+# Every attention in each of its forms that runs other code.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "srm": ("srm", {}),
+    "gct": ("gct", {}),
+    "gct l1": ("gct", {"norm": "l1", "form": "text"}),
+    "gaussian-gct": ("gaussian-gct", {}),
+    "gaussian-gct b1": ("gaussian-gct", {"learn": True}),
+    "lct": ("lct", {"groups": 8}),
+    # Two hidden units may both start dead; eight do not.
+    "fca": ("fca", {"reduction": 4}),
+    "fca sized": ("fca", {"reduction": 4, "size": 7, "form": "text"}),
+    "gc": ("gc", {}),
+    "gc both": ("gc", {"fusion": "both", "pool": "mean"}),
+    "ge": ("ge", {}),
+    "ge local": ("ge", {"extent": 4}),
+    "ge theta": ("ge", {"variant": "theta", "extent": 4}),
+    "ge plus": ("ge", {"variant": "theta-plus", "extent": 2}),
+    "ge sized": ("ge", {"variant": "theta-plus", "size": [9, 7]}),
+    "double": ("double", {}),
+    "nam": ("nam", {}),
+    "nam text": ("nam", {"form": "text"}),
+    "sge": ("sge", {"groups": 8}),
+    "gam": ("gam", {"kernel": 3}),
+    "gam grouped": ("gam", {"kernel": 3, "groups": 4, "form": "text"}),
+    "mlca": ("mlca", {}),
+    "mlca text": ("mlca", {"form": "text"}),
+}
+ONE_SIZE = ("ge sized",)
 
 
 def drawn(n: int, c: int, size: list[int], seed: int = 0) -> torch.Tensor:

@@ -19,7 +19,7 @@ needs_browser = pytest.mark.skipif(
 WIDTHS = (1280, 800, 400)
 
 _FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-          "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--dump-dom",
+          "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
           "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"]  # fmt: skip
 
 # What every page is asked for; runs in the page, after its own script.
@@ -93,7 +93,16 @@ addEventListener("load", async () => {
 
 def dump(page: Path, *, profile: Path, dark: bool = False, size: str = "1300,1000") -> str:
     """The page as it stands after its scripts; nothing may be said on the console."""
-    flags = [*_FLAGS, f"--user-data-dir={profile}", f"--window-size={size}"]
+    return _opened(page, "--dump-dom", profile=profile, dark=dark, size=size)
+
+
+def photograph(page: Path, picture: Path, *, profile: Path, dark: bool, size: str) -> None:
+    """Write what a window of that size shows of the page into a file."""
+    _opened(page, f"--screenshot={picture}", "--hide-scrollbars", profile=profile, dark=dark, size=size)
+
+
+def _opened(page: Path, *asked: str, profile: Path, dark: bool, size: str) -> str:
+    flags = [*_FLAGS, *asked, f"--user-data-dir={profile}", f"--window-size={size}"]
     flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     run = subprocess.run([str(BROWSER), *flags, page.as_uri()], capture_output=True, text=True, timeout=300, check=True)
     assert re.findall(r".*:CONSOLE.*", run.stderr) == []

@@ -7,13 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .browser import BROWSER
+from .browser import photograph
 
 FOLDER = Path(__file__).parent / "screenshots"
-# File, the command's arguments, 0 for a dark system or 1 for a light one, the window.
+# File, the command's arguments, whether the system is dark, the window.
 PICTURES = (
-    ("resnet50.png", ("resnet50", "-a", "se"), 1, "1200,690"),
-    ("inception_v3.png", ("inception_v3", "-a", "eca"), 0, "1200,740"),
+    ("resnet50.png", ("resnet50", "-a", "se"), False, "1200,690"),
+    ("inception_v3.png", ("inception_v3", "-a", "eca"), True, "1200,740"),
 )
 
 
@@ -21,14 +21,11 @@ def main() -> None:
     """Draw them all."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name, arguments, scheme, size in PICTURES:
+        for name, arguments, dark, size in PICTURES:
             page = f"{arguments[0]}.html"
             run = [sys.executable, "-m", "attn_inject", *arguments, "--no-bench", "--html", page]
             subprocess.run(run, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
-                     "--virtual-time-budget=5000", f"--user-data-dir={folder}/profile", f"--window-size={size}",
-                     f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={FOLDER / name}"]  # fmt: skip
-            subprocess.run([str(BROWSER), *flags, (Path(folder) / page).as_uri()], check=True, capture_output=True)
+            photograph(Path(folder) / page, FOLDER / name, profile=Path(folder) / "profile", dark=dark, size=size)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def test_what_was_folded_is_in_every_view_with_its_measure(found: Gates) -> None
     few_text = " ".join(str(replace(found, folding=few)).split())
     assert "outputs change by 0 % on 8 images kept aside; up to 1 % was allowed" in few_text
     assert "judged by the mean relative change of the outputs" in few_text
-    pace = Pace(0.5, 0.45, 0.55, 0.95, 30, contended=False, before=0.2, after=0.1)
+    pace = Pace(0.2, 0.1, 0.5, 0.45, 0.55, 0.95, 30, contended=False)
     raced = replace(found, folding=replace(folding, speed=pace))
     jsonschema.validate(json.loads(raced.to_json()), study_schema.GATES)
     busy = replace(found, folding=replace(folding, speed=replace(pace, contended=True)))

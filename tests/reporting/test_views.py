@@ -18,8 +18,8 @@ from attn_inject.reporting import schema
 from attn_inject.reporting.report import Report
 from attn_inject.reporting.settings import Units
 from attn_inject.reporting.views import words
+from attn_inject.reporting.views.alike import alike
 from attn_inject.reporting.views.console import render_diff, to_text
-from attn_inject.reporting.views.folding import fold
 from attn_inject.reporting.views.plot import charts
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -76,11 +76,11 @@ def test_json_is_what_the_schema_says(which: str, request: pytest.FixtureRequest
         jsonschema.validate(data, schema.REPORT, cls=jsonschema.Draft202012Validator)
 
 
-def test_folding_keeps_the_sums_and_the_order(fixed: Report) -> None:
-    rows = fold(fixed.sites)
+def test_one_row_for_equal_sites_keeps_the_sums_and_the_order(fixed: Report) -> None:
+    rows = alike(fixed.sites)
     assert [(row.name, row.count) for row in rows] == [("layer1.0 … 1", 2), ("layer2.0", 1), ("layer2.1", 1)]
     assert sum(row.added.parameters for row in rows) == sum(row.added.parameters for row in fixed.sites)
-    assert [row.count for row in fold(fixed.sites, full=True)] == [1, 1, 1, 1]
+    assert [row.count for row in alike(fixed.sites, full=True)] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ RECORD = Record(
 
 FOLDED = Folding(
     folded=("", "layer1.0"), kept=(("layer2.0", "it is no gate"),), tolerance=0.01, error=Effect(-0.001, -0.01, 0.008),
-    images=600, parameters=(1500, 1200), speed=Pace(0.95, 0.93, 0.97, 0.95, 30, contended=True, before=0.2, after=0.19),
+    images=600, parameters=(1500, 1200), speed=Pace(0.2, 0.19, 0.95, 0.93, 0.97, 0.95, 30, contended=True),
     measure="accuracy",
 )  # fmt: skip
 WITH_FOLDING = replace(RECORD, folding=FOLDED)

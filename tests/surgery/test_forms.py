@@ -31,6 +31,7 @@ from attn_inject import (
 from attn_inject.surgery.forms import as_graph
 from attn_inject.tracing.rewritten import restore_forward
 
+from ..before_after import every_gate_runs
 from ..toys import Lambda, Toy, conv
 
 SMALL = (3, 16, 16)
@@ -98,6 +99,7 @@ def test_what_was_recorded_is_exported_as_it_is(tmp_path: Path) -> None:
     attached = attach(model, "se", reduction=4, input_size=SMALL).eval()
     with pytest.raises(PlanError, match="has none"):
         as_graph(attached)
+    assert every_gate_runs(attached, IMAGE)
     save(attached, tmp_path / "net.pt2")
     exported = torch.export.load(tmp_path / "net.pt2").module()
     for batch in (IMAGE, IMAGE[:1]):

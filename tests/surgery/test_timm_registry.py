@@ -14,7 +14,6 @@ from torch import nn
 
 from attn_inject import (
     CheckpointError,
-    SourceError,
     attach,
     load,
     register_timm_model,
@@ -100,17 +99,3 @@ def test_its_file_is_loaded_without_it(tmp_path: Path) -> None:
     save(timm.create_model(name, act_layer=nn.SiLU), tmp_path / "own.pt")
     with pytest.raises(CheckpointError, match="saved from a model that only its maker had"):
         load(tmp_path / "own.pt")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("resnet5O", "eca", None), "^no model 'resnet5O' in timm: the nearest names are resnet50"),
-        (("test_resnet", "eca", "resnet50"), "^timm has a model 'resnet50' of its own: give another name$"),
-        (("test_resnet", "eca", "resnet50.eca"), "^timm's names are letters, digits and underscores"),
-    ],
-)
-def test_what_cannot_be_a_name(arguments: tuple[str, str, str | None], sentence: str) -> None:
-    model, attention, name = arguments
-    with pytest.raises(SourceError, match=sentence):
-        register_timm_model(model, attention, name=name)

@@ -12,7 +12,7 @@ from torchvision.models import MobileNet_V2_Weights, MobileNetV2, get_model, get
 from torchvision.models._api import BUILTIN_MODELS
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from attn_inject import CheckpointError, SourceError, attach, load, register_torchvision_model, save
+from attn_inject import CheckpointError, attach, load, register_torchvision_model, save
 from attn_inject.zoo.names import _list_torchvision
 
 from ..before_after import every_gate_runs
@@ -155,17 +155,3 @@ def test_what_a_file_cannot_say_its_reader_has_to(options: dict[str, Any], tmp_p
         load(tmp_path / "own.pt")
     (given,) = every_gate_runs(load(tmp_path / "own.pt", get_model("small", **options)), IMAGE)
     assert torch.equal(given, model(IMAGE))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("resnet5O", "eca", None), "^no model 'resnet5O' in torchvision: the nearest names are resnet50"),
-        (("small", "eca", "ResNet50"), "^torchvision has a model 'resnet50' of its own: give another name$"),
-        (("small", "eca", "small.eca"), "^torchvision's names are letters, digits and underscores"),
-    ],
-)
-def test_what_cannot_be_a_name(arguments: tuple[str, str, str | None], sentence: str) -> None:
-    model, attention, name = arguments
-    with pytest.raises(SourceError, match=sentence):
-        register_torchvision_model(model, attention, name=name)

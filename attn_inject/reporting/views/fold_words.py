@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...surgery.folding import Folding
 from ...types import block_name
+from ..folding import resolved
 from . import words
 from .tables import Table
 
@@ -50,7 +51,7 @@ def speed(folding: Folding) -> str | None:
     if found is None:
         return None
     claim = words.unresolved(found.low, found.high, found.pairs, found.confidence)
-    if found.resolved:
+    if resolved(found):
         claim = (
             f"{found.ratio:.3f} times the time ({100 * found.confidence:.0f} % interval {found.low:.3f} to "
             f"{found.high:.3f}, {found.pairs} pairs)"

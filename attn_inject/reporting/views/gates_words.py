@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...studying.data import CLOSED, CONSTANT, OPEN, GateRow, GatesData, Verdict
 from ...types import Effect, Measure
 from . import words
-from .folding import span
+from .alike import span
 from .tables import Table
 
 _VERDICTS: dict[Verdict, str] = {

@@ -9,7 +9,7 @@ from math import prod
 from ...cost.amounts import Cost
 from ..data import BlockRow, ReportData
 from . import words
-from .folding import span
+from .alike import span
 
 COSTS: dict[str, tuple[str, Callable[[Cost], int]]] = {
     "traffic": ("memory traffic", lambda cost: cost.traffic),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...cost.amounts import Cost
 from ..data import ReportData, Speed
 from . import words
-from .folding import fold
+from .alike import alike
 
 _AMOUNTS = ("params", "MACs", "FLOPs", "traffic")
 TOTALS_HEADER = ("", "before", "after", "difference", "percent")
@@ -38,9 +38,9 @@ class Table:
 
 
 def sites_table(report: ReportData, *, full: bool = False) -> Table:
-    """A row for every site, or for every fold of equal ones; the column `time` is there where times were measured."""
-    folded = fold(report.sites, full=full)
-    timed = any(row.time_share is not None for row in folded)
+    """A row for every site, or for all that are alike; the column `time` is there where times were measured."""
+    rows_alike = alike(report.sites, full=full)
+    timed = any(row.time_share is not None for row in rows_alike)
 
     def cells(
         what: tuple[str, str, str], count: object, where: tuple[str, str], cost: Cost, time: str
@@ -56,9 +56,9 @@ def sites_table(report: ReportData, *, full: bool = False) -> Table:
             row.added,
             words.share(row.time_share),
         )
-        for row in folded
+        for row in rows_alike
     ]
-    total = sum((row.added for row in folded), Cost())
+    total = sum((row.added for row in rows_alike), Cost())
     sums = [cells(("all sites", "", ""), len(report.sites), ("", ""), total, "")]
     if any((report.outside.parameters, report.outside.macs, report.outside.flops, report.outside.traffic)):
         sums.append(cells(("outside them", "", ""), "", ("", ""), report.outside, ""))

@@ -1,4 +1,4 @@
-"""Sites that differ in nothing but their block's name, folded into one row."""
+"""Sites that differ in nothing but their block's name, in one row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..data import SiteRow
 
 
 @dataclass(frozen=True, slots=True)
-class FoldedRow:
+class AlikeRow:
     """One or more equal sites: the first of them, their blocks, and what they add together."""
 
     first: SiteRow
@@ -46,17 +46,17 @@ def span(blocks: Sequence[str]) -> str:
     return f"{first} … {last[start:]}"
 
 
-def fold(rows: Iterable[SiteRow], *, full: bool = False) -> Sequence[FoldedRow]:
-    """Fold equal rows, in order of their first; with `full` every site keeps a row of its own."""
+def alike(rows: Iterable[SiteRow], *, full: bool = False) -> Sequence[AlikeRow]:
+    """Equal rows as one, in order of their first; with `full` every site keeps a row of its own."""
     groups: dict[object, list[SiteRow]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(index if full else _key(row), []).append(row)
-    return [_folded(group) for group in groups.values()]
+    return [_joined(group) for group in groups.values()]
 
 
-def _folded(group: Sequence[SiteRow]) -> FoldedRow:
+def _joined(group: Sequence[SiteRow]) -> AlikeRow:
     shares = [row.time_share for row in group if row.time_share is not None]
-    return FoldedRow(
+    return AlikeRow(
         first=group[0],
         blocks=tuple(row.block for row in group),
         added=sum((row.added for row in group), Cost()),
