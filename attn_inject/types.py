@@ -32,6 +32,11 @@ def block_name(path: str) -> str:
     return path or "(model)"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 site`, `2 sites`, `1,200 images`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a model comes from.
@@ -196,7 +201,7 @@ class Sites(Printed, Sequence[Site]):
         ]
         header = ("block", "kind", "stage", "channels", "size", "has already")
         shown = len(header) - (not any(row[-1] for row in rows))
-        lines = [f"{len(self)} sites"]
+        lines = [counted(len(self), "site")]
         lines += _aligned(header[:shown], [row[:shown] for row in rows]) if rows else []
         lines += [f"from one run, since there is no graph: {self.recorded}"] if self.recorded else []
         lines += guard_notes(self.guards, any_size=self.any_size)
@@ -261,7 +266,7 @@ class Plan(Printed):
             )
             for made in self.insertions
         ]
-        lines = [f"{self.attention} at {len(rows)} sites, init {self.init}"]
+        lines = [f"{self.attention} at {counted(len(rows), 'site')}, init {self.init}"]
         lines[0] += f", in {self.scope}" if self.scope else ""
         lines[0] += f", of {self.source}" if self.source is not None else ""
         if rows:

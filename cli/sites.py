@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attn_inject.errors import PlanError
-from attn_inject.types import DEFAULT_KINDS, Kind, guard_notes
+from attn_inject.types import DEFAULT_KINDS, Kind, counted, guard_notes
 
 from . import options
 from .loading import describe, input_size_of, source_of
@@ -54,7 +54,7 @@ def command(
     from rich.console import Console
 
     console = Console()
-    console.print(f"{describe(source)}: {len(found)} sites", highlight=False)
+    console.print(f"{describe(source)}: {counted(len(found), 'site')}", highlight=False)
     if found:
         console.print(_table(found))
     if found.recorded:

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..attention.base import Attention
 from ..attention.gating import unmixed
-from ..types import Insertion, Site, Sites
+from ..types import Insertion, Site, Sites, block_name
 from .choices import Choices
 
 
@@ -29,6 +29,12 @@ def _first(places: list[str], limit: int = 3) -> str:
 def recording_note(sites: Sites) -> list[str]:
     """That the sites are those of one run of the model, and why."""
     return [f"the sites are those of one run: {sites.recorded}"] if sites.recorded else []
+
+
+def unread_note(sites: Sites) -> list[str]:
+    """The blocks in which no site is looked for (R12), which no table of sites shows."""
+    unread = [block_name(skipped.block) for skipped in sites.skipped if skipped.operation == "function"]
+    return [f"not looked into, since a function runs it by itself: {_first(unread)}"] if unread else []
 
 
 def stacking_note(chosen: list[Site], choices: Choices) -> list[str]:

@@ -32,7 +32,7 @@ from ..types import (
     block_name,
 )
 from .choices import Choices, explaining_choices, listing, no_sites, selected
-from .notes import adjustment_notes, cost_note, recording_note, stacking_note
+from .notes import adjustment_notes, cost_note, recording_note, stacking_note, unread_note
 from .presets import PresetSettings, preset_settings
 from .trials import Trials
 
@@ -115,7 +115,7 @@ def plan_for(located: LocatedModel, choices: Choices) -> Plan:
         scope=located.scope,
         kinds=_kinds(located),
         input_shape=located.trace.input_shape,
-        notes=(*recording_note(located.sites), *stacking_note(chosen, choices), *notes),
+        notes=(*recording_note(located.sites), *unread_note(located.sites), *stacking_note(chosen, choices), *notes),
         factory=choices.attention if callable(choices.attention) else None,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..types import block_name
+from ..types import block_name, counted
 from .choice import Choice, SetRow
 from .data import FEWEST_IMAGES
 
@@ -48,7 +48,7 @@ def notes_of(choice: Choice, *, exact: bool) -> Iterator[str]:
 
 
 def _seeds(choice: Choice) -> str:
-    return f"{choice.seeds} seed{'s' if choice.seeds > 1 else ''}"
+    return counted(choice.seeds, "seed")
 
 
 def _why_none(choice: Choice) -> str:

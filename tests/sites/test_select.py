@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import TraceError, find_sites
+from attn_inject import TraceError, find_sites, make_plan
 from attn_inject.sites.reading import read
 from attn_inject.sites.reasons import RUNS_MODULES
 from attn_inject.types import Kind, Site
@@ -216,3 +216,5 @@ def test_modules_that_a_function_runs_are_not_passed_over_in_silence(inner: nn.M
     sites = find_sites(net.to("meta"), input_size=(16, 8, 8))
     assert [site.node for site in sites] == ["b"]
     assert [(skipped.operation, skipped.reason) for skipped in sites.skipped] == [("function", RUNS_MODULES)] * told
+    notes = make_plan(net, "se", reduction=4, input_size=(16, 8, 8)).notes
+    assert ("not looked into, since a function runs it by itself: (model)" in notes) == bool(told)

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ...studying.choice import Choice
+from ...types import counted
 from . import choice_words
 from .console import narrowed
 
@@ -22,7 +23,7 @@ def render_choice(choice: Choice, *, width: int = 80) -> Iterator[RenderableType
     yield Text(choice_words.subtitle(choice))
     yield Text(choice_words.budget(choice))
     yield Text()
-    yield narrowed(f"{len(choice.sites)} sites", choice_words.sites(choice), wide=width >= _WIDE)
+    yield narrowed(counted(len(choice.sites), "site"), choice_words.sites(choice), wide=width >= _WIDE)
     yield Text(choice_words.legend(choice), style="dim")
     yield Text()
     yield narrowed("The same budget, trained anew", choice_words.sets(choice), wide=width >= _WIDE)

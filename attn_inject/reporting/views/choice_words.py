@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ...studying.choice import Choice, SetRow, SiteWorth
-from ...types import Effect, block_name
+from ...types import Effect, block_name, counted
 from . import words
 from .tables import Table
 
@@ -22,7 +22,7 @@ _VERDICTS = {
 def subtitle(choice: Choice) -> str:
     """What it was trained and judged on."""
     trained, measured, judged = choice.images
-    seeds = f"{choice.seeds} seed{'s' if choice.seeds != 1 else ''}"
+    seeds = counted(choice.seeds, "seed")
     return (
         f"{choice.data}: {trained:,} images trained on, {measured:,} measured on, {judged:,} judged by; {seeds} of "
         f"{choice.steps} steps"

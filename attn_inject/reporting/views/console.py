@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ...types import counted
 from ..data import ReportData, Speed
 from . import tables, words
 
@@ -25,7 +26,7 @@ def render(report: ReportData, *, full: bool = False, width: int = 80) -> Iterat
     if report.sites:
         yield Text()
         sites, stages = tables.sites_table(report, full=full), tables.stages_table(report)
-        yield narrowed(f"{len(report.sites)} sites", sites, wide=width >= _WIDE)
+        yield narrowed(counted(len(report.sites), "site"), sites, wide=width >= _WIDE)
         if len(sites.rows) > len(stages.rows) > 1:
             yield Text()
             yield narrowed("By stage", stages, wide=width >= _WIDE)

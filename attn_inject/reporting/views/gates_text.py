@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from ...studying.data import GatesData
+from ...types import counted
 from . import gates_words
 from .console import narrowed
 from .fold_text import render_folding
@@ -25,7 +26,9 @@ def render(data: GatesData, *, full: bool = False, width: int = 80) -> Iterator[
         yield Text(score)
     yield Text()
     yield narrowed(
-        f"{len(data.sites)} sites", gates_words.table(data, full=full, intervals=full and width >= _WIDE), wide=True
+        counted(len(data.sites), "site"),
+        gates_words.table(data, full=full, intervals=full and width >= _WIDE),
+        wide=True,
     )
     yield Text(gates_words.legend(data), style="dim")
     lines = gates_words.verdicts(data)

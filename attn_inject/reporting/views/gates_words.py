@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...studying.data import CLOSED, CONSTANT, OPEN, GateRow, GatesData, Verdict
-from ...types import Effect, Measure
+from ...types import Effect, Measure, counted
 from . import words
 from .alike import span
 from .tables import Table
@@ -25,7 +25,7 @@ _UNITS: dict[Measure, str] = {
 
 def subtitle(data: GatesData) -> str:
     """What it was looked at on."""
-    images = f"{data.images:,} image{'s' if data.images != 1 else ''}"
+    images = counted(data.images, "image")
     classes = f", {len(data.classes)} classes" if data.classes else ""
     return f"{'SYNTHETIC NOISE: ' if data.synthetic else ''}{data.data}, {images}{classes}"
 
