@@ -119,6 +119,8 @@ def command(
     )
     source = source_of(model, pairs(model_arg, "--model-arg"), pretrained=pretrained, checkpoint=checkpoint, seed=seed)
     say(describe(source), aside=aside)
+    if resume is not None and seed is None and not pretrained and checkpoint is None:
+        say(f"no later run can go on from {resume} with random weights: give --seed N", aside=aside)
     with working("choosing") as tell:
         from attn_inject.cost.device import pick
         from attn_inject.planning.recipe_text import must_tell_apart, recipe_text

@@ -31,6 +31,7 @@ def test_a_table_json_and_a_recipe_that_makes_it_again(cli: Callable) -> None:
     assert max(map(len, lines)) <= 80
     said = " ".join(ran.out.split())
     assert "+ se:reduction=1" in said
+    assert "no later run can go on from state.json with random weights: give --seed N" in said
     assert "320 images trained on, 160 measured on, 160 judged by; 1 seed of 80 steps" in said
     assert next(line for line in lines if line.startswith("blocks.1")).split()[1] == "chosen"
     assert next(line for line in lines if line.startswith("blocks.0")).split()[1] == "not"
