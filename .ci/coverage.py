@@ -1,4 +1,4 @@
-"""Print what the fast tests cover of each file, branches included; fail where that is too little without a reason.
+"""Print what all tests but the sweeps cover of each file, branches included; fail where that is too little.
 
 Reads the data file that `pytest --cov` left in the working folder.
 """

@@ -31,6 +31,7 @@ def examples() -> Iterator[doctest.DocTest]:
 EXAMPLES = {example.name.removeprefix("attn_inject."): example for example in examples() if example.examples}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_does_what_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # What an example registers is known to it alone.

@@ -195,6 +195,7 @@ def worked_out(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     return worked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_every_gate_runs_as_often_as_its_block(way: str, worked_out: Counter[int], tmp_path: Path) -> None:
     made = WAYS[way](twice.make(), tmp_path)
@@ -262,6 +263,7 @@ OTHERS: dict[str, tuple[type[twice.Twice], Callable[[nn.Module, Path], nn.Module
 QUICK = {way for way in OTHERS if way.startswith("named") or way.partition(", ")[2] in ("inject", "attach")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [w if w in QUICK else pytest.param(w, marks=pytest.mark.zoo) for w in OTHERS])
 def test_every_gate_of_other_networks_runs(way: str, worked_out: Counter[int], tmp_path: Path) -> None:
     kind, patch = OTHERS[way]

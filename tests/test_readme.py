@@ -25,6 +25,7 @@ def blocks(language: str) -> list[str]:
 SHELL = [block for block in blocks("sh") if "pip install" not in block]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", SHELL, ids=[block.split("\n")[0] for block in SHELL])
 def test_the_commands(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -38,6 +39,7 @@ def test_the_commands(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert run(arguments) == 0, line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
 def test_the_python(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from math import comb
 from statistics import median
 
-# Neighbouring samples on one machine are correlated, so n of them say less than n independent ones would. Asking the
-# order statistics for 99.9 % keeps what is reported as 95 % on the safe side.
+# Neighbouring times on one machine are correlated; ratios of models that run in turns are not (tests/bench/RESULTS.md).
 CONFIDENCE = 0.95
-_ASKED = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +48,18 @@ class Latency:
         return not self.contended and is_resolved(self.ratio, self.low, self.high, self.confidence)
 
 
-def median_interval(samples: Sequence[float], asked: float = _ASKED) -> Interval:
+def median_interval(samples: Sequence[float]) -> Interval:
     """The median of `samples` with its (conservative) 95 % interval.
 
-    With fewer samples than two order statistics need to reach what is `asked` (eleven, unless they are independent and
-    ask for less), the interval is the whole range, and `confidence` says how sure that is, at most 95 %. Raises
-    `ValueError` without samples.
+    With fewer than six samples, which no order statistics bound so surely, the interval is the whole range, and
+    `confidence` says how sure that is. Raises `ValueError` without samples.
     """
     ordered = sorted(samples)
     n = len(ordered)
     if n == 0:
         raise ValueError("a median needs at least one sample")
     rank = 1
-    while 2 * (rank + 1) <= n and _coverage(n, rank + 1) >= asked:
+    while 2 * (rank + 1) <= n and _coverage(n, rank + 1) >= CONFIDENCE:
         rank += 1
     return Interval(median(ordered), ordered[rank - 1], ordered[n - rank], min(CONFIDENCE, _coverage(n, rank)))
 

@@ -46,7 +46,7 @@ def shares(samples: Mapping[str, Sequence[float]]) -> Mapping[str, Share]:
         if not parts or total <= 0:
             found[path] = Share(seconds, None)
             continue
-        interval = median_interval(parts, asked=CONFIDENCE)
+        interval = median_interval(parts)
         sure = interval.confidence >= CONFIDENCE and interval.high - interval.low <= abs(interval.median)
         found[path] = Share(seconds, 100 * seconds / total if sure else None)
     return found

@@ -1,8 +1,7 @@
 """From the pooled vector to the finished block in as few kernels as possible, on CUDA, with Triton.
 
 A map of a block's output takes one pass: gate, multiply, add and ReLU in the branch's memory. Before that come the pool
-(early or late) and, for gates of two layers and few images, one kernel for both of them; for many images two matrix
-products read the weights less often. Conditions:
+(early or late) and, for gates of two layers, one kernel for both of them. Conditions:
  K1. `gate_add` fused the site, so that the memory is the branch's own.
  K2. The gate's last step is a sigmoid or a hard sigmoid (`ChannelGate.gate_name`), not one of its own.
  K3. At run time: CUDA, float32, bfloat16 or float16, branch and shortcut dense in the same layout, no gradient wanted,
@@ -27,8 +26,6 @@ from ..tracing.nodes import inherit
 from .early_squeeze import EarlyGate, LateGate
 from .gate_add import gate_and_add
 
-# From this number of images on, a program per image reads the weights more often than a matrix product does.
-_MANY_IMAGES = 16
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -76,7 +73,7 @@ class Logits(nn.Module):
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
         maker, gate = self.maker, self.maker.attention
-        if len(maps[0]) < _MANY_IMAGES and _is_two_layers(gate) and (kernels := _kernels()) is not None:
+        if _is_two_layers(gate) and (kernels := _kernels()) is not None:
             early = isinstance(maker, EarlyGate) and maker.pays(*maps)
             squeezed = maps[0] if early else maps[-1]
             weight, bias = _layer(maker if early else gate.fc1)

@@ -105,6 +105,7 @@ def test_repeats_itself_where_algorithms_are_deterministic(case: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_runs_where_models_run(case: str) -> None:

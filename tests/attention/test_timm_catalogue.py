@@ -82,6 +82,7 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence_with_a_mend() -> None:
         inject(model, "timm:halo", num_heads=-1, input_size=(3, 16, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", timm_names())
 def test_works_in_a_model(name: str) -> None:
     """Forward, backward, and the identity start to the bit."""

@@ -23,6 +23,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from attn_inject import inject, optimize, report
 from attn_inject.optimizing.training import optimize_training
@@ -32,7 +33,7 @@ from . import speed
 
 
 def kernels() -> None:
-    """Both kernels over dtypes, layouts and odd sizes; empty batches; more elements than 32 bits count."""
+    """The kernels over dtypes, layouts and odd sizes; empty batches; more elements than 32 bits count."""
     from attn_inject.optimizing import triton_kernels
 
     with torch.device(speed.DEVICE):
@@ -41,8 +42,7 @@ def kernels() -> None:
         if speed.CUDA:
             empty = torch.empty(0, 64, 7, 7)
             gate = {"hard": False, "scale": 1.0, "relu": True, "channels_last": False}
-            with contextlib.suppress(ValueError, RuntimeError):
-                triton_kernels.gate_add(empty, torch.empty(0, 64), empty, **gate)
+            assert triton_kernels.gate_add(empty, torch.empty(0, 64), empty, **gate) is empty
             large = torch.ones(2200, 64, 128, 128, dtype=torch.float16)  # 2.3e9 elements
             triton_kernels.gate_add(large, torch.zeros(2200, 64, dtype=torch.float16), large.clone(), **gate)
             assert bool((large[-1] == 1.5).all())
@@ -66,6 +66,29 @@ def networks() -> None:
                 apart = float((ours - theirs).abs().max() / theirs.abs().max())
                 print(f"| {name} | {str(dtype).removeprefix('torch.')} | {label} | {apart:.1e} |", flush=True)
                 patched, fast = patched.float(), fast.float()
+
+
+def layers() -> None:
+    """A gate's two layers: one kernel over the three of plain torch, which is where the kernels' tiles are tuned."""
+    if not speed.CUDA:
+        print("Kernels are timed on CUDA only.")
+        return
+    from attn_inject.optimizing import triton_kernels
+
+    print("| channels | images | plain, us | kernel / plain |\n|---:|---:|---:|---:|")
+    for channels in (256, 512, 1024, 2048):
+        w1, w2 = torch.randn(channels // 16, channels), torch.randn(channels, channels // 16)
+        b1, b2 = torch.zeros(channels // 16), torch.zeros(channels)
+        weights = [t.to(speed.DEVICE, speed.DTYPE) for t in (w1, b1, w2, b2)]
+        for images in (1, 8, 16, 32, 64, 256):
+            given = {"x": torch.randn(images, channels).to(speed.DEVICE, speed.DTYPE), "w": weights}
+            plain, ours = (
+                Timer(code, globals={**given, "F": nn.functional, "kernel": triton_kernels.two_layers})
+                .blocked_autorange(min_run_time=0.2)
+                .median
+                for code in ("F.linear(F.linear(x, *w[:2]).relu(), *w[2:])", "kernel(x, *w, silu=False)")
+            )
+            print(f"| {channels} | {images} | {plain * 1e6:.1f} | {ours / plain:.2f} |", flush=True)
 
 
 def memory(batch: int) -> None:
@@ -125,6 +148,7 @@ def main() -> int:
     parts: dict[str, Callable[[], None]] = {
         "Kernels": kernels,
         "Optimized against patched": networks,
+        "Two layers in one kernel": layers,
         "Inference, eager": lambda: speed.inference(main_pairs + twins, batch, pairs, compiled=False),
         "Batch 1 under CUDA graphs": lambda: speed.graphs(pairs) if speed.CUDA else print("on CUDA only"),
         "Training step": lambda: speed.training(main_pairs + twins, batch, pairs, compiled=False),

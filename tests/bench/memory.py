@@ -3,12 +3,13 @@
 Counted on the meta device (`attn_inject.cost.kept`), so that any machine gives the same bytes: 224x224, float32, train
 mode, in MB of 10^6 bytes for a batch of four, inputs included, parameters and buffers not. Twin: timm's own network
 with the attention, over timm's own without it. With `--autocast` forward passes in bfloat16 are run on the CPU and
-counted, since the meta device has no autocast.
+counted, since the meta device has no autocast; with `--compile` what `torch.compile` makes is.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import timm
 import torch
@@ -45,8 +46,8 @@ def _kept(model: nn.Module, batch: int, size: int) -> int:
     return kept_for_backward(model, Inputs((torch.empty(batch, 3, size, size, device="meta"),)), batch).kept
 
 
-def kept_under_autocast(model: nn.Module, x: torch.Tensor) -> int:
-    """Bytes that autograd keeps of a forward pass in bfloat16 on the CPU, beside parameters and buffers."""
+def kept_by(step: Callable[[torch.Tensor], object], model: nn.Module, x: torch.Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass on the CPU, beside parameters and buffers."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     # The tensors stay alive, or one storage could take the address of another.
     kept: dict[int, torch.Tensor] = {}
@@ -55,10 +56,25 @@ def kept_under_autocast(model: nn.Module, x: torch.Tensor) -> int:
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
-        out = model.train()(x)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        out = step(x)
     del out
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
+def kept_under_autocast(model: nn.Module, x: torch.Tensor) -> int:
+    """`kept_by` a forward pass in bfloat16."""
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        return kept_by(model, model, x)
+
+
+def kept_compiled(model: nn.Module, x: torch.Tensor) -> int:
+    """`kept_by` what `torch.compile` makes: its choice of what to keep and what to work out again, without kernels."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model.train(), backend="aot_eager_decomp_partition")
+    compiled(x)
+    return kept_by(compiled, model, x)
 
 
 def main() -> None:
@@ -66,7 +82,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--autocast", action="store_true")
+    real = parser.add_mutually_exclusive_group()
+    real.add_argument("--autocast", dest="kept", action="store_const", const=kept_under_autocast)
+    real.add_argument("--compile", dest="kept", action="store_const", const=kept_compiled)
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
     given = parser.parse_args()
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
@@ -76,13 +94,13 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name in given.networks:
         for attention in ("se", "eca"):
-            with torch.device("cpu" if given.autocast else "meta"):
+            with torch.device("cpu" if given.kept else "meta"):
                 model = _made(name)
                 twins = [_made(twin) for twin in TWINS.get((name, attention), ())]
                 x = torch.randn(given.batch, 3, given.size, given.size)
             patched = inject(model, attention)
             counted = [
-                kept_under_autocast(m, x) if given.autocast else _kept(m, given.batch, given.size)
+                given.kept(m, x) if given.kept else _kept(m, given.batch, given.size)
                 for m in (model, patched, optimize_training(patched), *twins)
             ]
             plain, before, after = counted[:3]

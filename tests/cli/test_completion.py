@@ -85,6 +85,7 @@ def test_a_shell_that_ran_the_installed_script_completes(tmp_path: Path) -> None
     assert (ran.stdout, ran.stderr) == ("--attention --attention-only\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "file"), [("zsh", ".zfunc/_attn-inject"), ("fish", ".config/fish/completions/attn-inject.fish")]
 )

@@ -32,6 +32,7 @@ def test_noise(saved: str, cli: Callable) -> None:
     assert max(len(line) for line in ran.out.splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_a_folder_and_every_view(saved: str, cli: Callable) -> None:
     for name in ("a", "b"):
         Path("val", name).mkdir(parents=True)
@@ -67,6 +68,7 @@ def test_what_is_wrong_is_one_sentence(saved: str, cli: Callable, tmp_path: Path
         assert ran.out == ""
 
 
+@pytest.mark.slow
 def test_folding(saved: str, cli: Callable) -> None:
     options = ("--data", "noise", "--trust-source", "--batches", "2", "--batch", "4", "--no-ablation")
     ran = cli("gates", saved, *options, "--fold", "1", "--out", "folded.pt")

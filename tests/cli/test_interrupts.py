@@ -95,6 +95,7 @@ def test_an_interrupt_that_a_shell_switched_off_stays_off() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_a_users_file_that_swallows_one_is_interrupted_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(SWALLOWING)
     command = [sys.executable, "-m", "attn_inject", "model.py:make", "-a", "eca", "--out", "m.pt", "--no-bench"]

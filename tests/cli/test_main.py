@@ -51,6 +51,7 @@ def test_the_version(cli: Callable) -> None:
     assert cli("--version").out == f"attn-inject {attn_inject.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", ["--help", "--version", "models resnet50", "attentions", "recipes"])
 def test_quick_commands_import_nothing_heavy_once_the_cache_is_warm(cli: Callable, arguments: str) -> None:
     assert cli(*arguments.split()).code == 0
@@ -111,6 +112,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_main_job_on_a_torchvision_model_imports_what_it_needs_and_no_more() -> None:
     code = (
         "import sys; from attn_inject.cli.main import run;"

@@ -25,6 +25,7 @@ def net(toy: str) -> str:
     return toy
 
 
+@pytest.mark.slow
 def test_a_table_that_goes_on(net: str, cli: Callable) -> None:
     line = ("sweep", net, "toy.py:plain", "-a", "se", "-a", "eca:k=5", "--input-size", "16", "--out", "t.csv", *QUICK)
     ran = cli(*line, "--train", "toy.py:train", "--seeds", "2", "--placement", "standard", "--placement", "pre")

@@ -52,6 +52,7 @@ def test_closed_forms(name: str) -> None:
     assert (cost.macs, cost.flops) == (macs, 2 * macs + rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "convnext_tiny", "swin_t"])
 def test_macs_are_half_of_what_torchs_counter_says(name: str) -> None:
     with torch.device("meta"):

@@ -10,9 +10,9 @@ import pytest
 from attn_inject.cost.samples import is_resolved, median_interval, timing
 
 
-@pytest.mark.parametrize(("n", "rank"), [(1, 1), (5, 1), (10, 1), (11, 1), (15, 2), (30, 6), (100, 34)])
+@pytest.mark.parametrize(("n", "rank"), [(1, 1), (5, 1), (6, 1), (10, 2), (12, 3), (15, 4), (30, 10), (100, 40)])
 def test_which_order_statistics_bound_the_median(n: int, rank: int) -> None:
-    """Ranks for 99.9 % by the binomial tail (n = 30: P(Bin(30, 1/2) < 6) = 0.00016, < 7: 0.00072)."""
+    """Ranks for 95 % by the binomial tail (n = 30: P(Bin(30, 1/2) < 10) = 0.0214, < 11: 0.0494)."""
     interval = median_interval(list(range(1, n + 1)))
     assert (interval.low, interval.high) == (rank, n + 1 - rank)
     assert interval.median == median(range(1, n + 1))
@@ -24,14 +24,14 @@ def test_too_few_samples_say_how_sure_they_are() -> None:
     assert median_interval(list(range(30))).confidence == 0.95
 
 
-def test_the_interval_holds_the_true_median_far_more_often_than_it_says() -> None:
-    """Two thousand seeded samples of 30 from a skewed distribution; 95 % would be 100 misses."""
+def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
+    """Two thousand seeded samples of 30 from a skewed distribution; 95 % is 100 misses, the ranks' 95.7 % are 86."""
     generator = random.Random(0)
     misses = 0
     for _ in range(2000):
         interval = median_interval([generator.lognormvariate(0, 0.3) for _ in range(30)])
         misses += not interval.low <= 1.0 <= interval.high
-    assert misses <= 5
+    assert 50 <= misses <= 100
 
 
 def test_quartiles_are_those_of_the_standard_library() -> None:
@@ -55,12 +55,6 @@ def test_quartiles_are_those_of_the_standard_library() -> None:
 )
 def test_what_may_be_claimed(ratio: float, low: float, high: float, confidence: float, *, resolved: bool) -> None:
     assert is_resolved(ratio, low, high, confidence) is resolved
-
-
-def test_independent_samples_may_ask_for_less() -> None:
-    """n = 12: P(Bin(12, 1/2) < 3) = 0.0193, < 4: 0.073."""
-    interval = median_interval(list(range(1, 13)), asked=0.95)
-    assert (interval.low, interval.high, interval.confidence) == (3, 10, 0.95)
 
 
 def test_no_samples_no_median() -> None:

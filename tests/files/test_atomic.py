@@ -33,6 +33,7 @@ def _child_that_saves_forever(model: torch.nn.Module, path: Path) -> int:
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_fifty_saves_killed_at_random_moments(kill: signal.Signals, tmp_path: Path) -> None:
     """A hundred for both signals. What is there afterwards is the old file or the new one, to the byte."""
@@ -61,6 +62,7 @@ def test_fifty_saves_killed_at_random_moments(kill: signal.Signals, tmp_path: Pa
     assert list(tmp_path.glob(".m-*"))
 
 
+@pytest.mark.slow
 def test_two_writers_leave_one_whole_file(tmp_path: Path) -> None:
     model = patched()
     path = tmp_path / "m.safetensors"

@@ -16,6 +16,7 @@ import pytest
 RUNS = {"load": 120, "safetensors": 120, "plan": 1_000, "recipe": 2_000}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", RUNS)
 def test_nothing_but_the_documented_errors_comes_out(target: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
@@ -80,6 +81,7 @@ sys.exit(__main__.main())
 """
 
 
+@pytest.mark.slow
 def test_the_fuzzer_sees_what_no_reader_may_do(tmp_path: Path) -> None:
     """However a reader swallows its exceptions, each of these is found out."""
     command = [sys.executable, "-c", WATCHED, "--target", "plan", "--plain", "--runs", str(len(BREAKING))]

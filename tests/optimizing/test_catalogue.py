@@ -52,6 +52,7 @@ def patched_with(name: str) -> Any:
     return shaken(inject(network(), name, input_size=SIZE, **DONE[name][0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_optimized_is_the_same(name: str) -> None:
     patched = patched_with(name)
@@ -64,6 +65,7 @@ def test_optimized_is_the_same(name: str) -> None:
         assert (fast(x) - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_optimized_training_is_the_same(name: str) -> None:
     patched = patched_with(name).train()
@@ -81,6 +83,7 @@ def test_optimized_training_is_the_same(name: str) -> None:
         assert (plain - faster).abs().max() <= 1e-8 * max(1.0, float(plain.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gct", "srm", "fca", "gaussian-gct"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gates_that_work_in_float32_go_into_maps_of_half_precision(name: str, dtype: torch.dtype) -> None:

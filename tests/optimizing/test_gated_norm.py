@@ -84,6 +84,7 @@ def test_values_gradients_and_statistics(name: str, gate: ChannelGate, layout: t
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", [True, False])
 @pytest.mark.parametrize("gate", [ECA(4, 3), Spread(4)], ids=["eca", "spread"])
 @pytest.mark.parametrize("training", [True, False])

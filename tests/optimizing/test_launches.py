@@ -58,11 +58,11 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return noted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [Bottleneck, BasicBlock])
 @pytest.mark.parametrize(
     ("attention", "images", "most"),
-    # Of many images two matrix products, and what stands between them, read the weights less often than one kernel.
-    [("se", 1, 3), ("se", 32, 5), ("eca", 1, 3), ("eca", 32, 3)],
+    [("se", 1, 3), ("se", 32, 3), ("eca", 1, 3), ("eca", 32, 3)],
 )
 def test_a_site_launches_few_kernels(attention: str, images: int, most: int, block: Any, kernels: list[str]) -> None:
     """A pool, the gate's layers, and one pass that gates, adds and clips, in the place of the plain add and ReLU."""
@@ -72,5 +72,5 @@ def test_a_site_launches_few_kernels(attention: str, images: int, most: int, blo
     kernels.clear()
     plain, ours = launched(fold_norms(model), images), launched(fast, images)
     assert kernels.count("gate_add") == 4
-    assert kernels.count("two_layers") == (4 if (attention, images) == ("se", 1) else 0)
+    assert kernels.count("two_layers") == (4 if attention == "se" else 0)
     assert len(ours) + len(kernels) - (len(plain) - 2 * 4) <= most * 4

@@ -51,6 +51,7 @@ NETS = {
 SLOW = ("resnet50", "resnext50_32x4d", "convnext_tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["se", "eca"])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.zoo] * (name in SLOW)) for name in NETS])
 def test_real_networks(name: str, attention: str) -> None:
@@ -82,6 +83,7 @@ def test_low_precision() -> None:
         assert _apart(optimize(patched)(x).float(), patched(x).float()) <= TOLERANCE[torch.bfloat16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", ["norm_folding", "early_squeeze", "gate_add", "gate_kernel"])
 def test_each_rewrite_can_be_left_out(left_out: str) -> None:
     torch.manual_seed(0)

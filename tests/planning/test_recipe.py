@@ -195,6 +195,7 @@ def test_reading_recipes_imports_no_torch() -> None:
     assert run.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.zoo] * any(depth in name for depth in ("101", "152"))) for name in names()],

@@ -112,6 +112,7 @@ def _check(twin: str, ours: nn.Module) -> None:
     assert max(_differences(ours, theirs, x)) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twin", TWINS)
 def test_strict_loading_and_equal_outputs(twin: str) -> None:
     plain, attention = TWINS[twin]

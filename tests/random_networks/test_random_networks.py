@@ -23,6 +23,7 @@ pytestmark = pytest.mark.no_cover
 SHORT, LONG = range(30), range(1000, 1150)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SHORT)
 def test_a_random_network(seed: int) -> None:
     check(seed)

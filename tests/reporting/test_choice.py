@@ -112,6 +112,7 @@ def test_names_are_text_on_the_page(choice: Choice) -> None:
     assert bad not in to_html(replace(choice, title=bad, data=bad, sites=(site(bad, f"{bad}.eca"),)))
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_fits_every_width(choice: Choice, tmp_path: Path) -> None:
     for view in look(to_html(choice), tmp_path, dark=False):

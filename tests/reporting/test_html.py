@@ -9,6 +9,8 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from attn_inject.reporting.report import Report
 from attn_inject.reporting.views.strip import strip
 from attn_inject.reporting.views.tiles import tiles
@@ -71,6 +73,7 @@ def test_the_page_in_a_browser(fixed: Report, tmp_path: Path) -> None:
     assert not seen["overflow"]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_fits_every_width_in_light_and_in_dark(made: Report, tmp_path: Path) -> None:
     assert_fits(replace(made, command="attn-inject net.py:Net -a se").to_html(), tmp_path, sites=3)

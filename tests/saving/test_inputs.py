@@ -43,6 +43,7 @@ def test_inspect_names_them(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_exports_take_any_batch_of_them(suffix: str, tmp_path: Path) -> None:
     patched = inject(Many(), "eca", example_inputs=FORMS["of one axis for all"]).eval()

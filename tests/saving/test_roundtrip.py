@@ -32,6 +32,7 @@ PRECISIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", pytest.param(".safetensors", marks=pytest.mark.zoo)])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", NETWORKS)
@@ -49,6 +50,7 @@ def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix:
     assert again.injection.verification == model.injection.verification
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.zoo)])
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_exports_in_three_precisions(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
@@ -56,6 +58,7 @@ def test_exports_in_three_precisions(dtype: torch.dtype, suffix: str, tmp_path: 
     assert_export_holds(patched(attention="se").to(dtype), SIZE, tmp_path / f"m{suffix}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention_only", [False, True])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_what_was_loaded_lies_where_torch_would_have_put_it(suffix: str, attention_only: bool, tmp_path: Path) -> None:
@@ -154,6 +157,7 @@ print(float((z - y).abs().max()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.zoo)])
 def test_exports_run_without_this_package(suffix: str, tmp_path: Path) -> None:
     model = patched()

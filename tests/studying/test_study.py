@@ -168,6 +168,7 @@ def test_attentions_that_are_no_gates() -> None:
     assert "in the place of a convolution" in psa.notes[-1]
 
 
+@pytest.mark.slow
 def test_what_load_gives_scopes_and_wrappers(tmp_path: Any) -> None:
     x = torch.randn(8, 3, 32, 32)
     model = models()["resnet20"]()
@@ -218,6 +219,7 @@ class Placebo(nn.Module):
         return x * (0.75 + 0.25 * torch.sin(self.key * x.detach().mean((2, 3))))[:, :, None, None]
 
 
+@pytest.mark.slow
 def test_a_placebo_does_not_look_helpful_on_digits() -> None:
     torch.manual_seed(0)
     patched = digits.train(inject(digits.Net(width=8, blocks=1), Placebo, input_size=digits.SIZE), epochs=4)

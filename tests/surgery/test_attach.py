@@ -37,6 +37,7 @@ def _build(name: str) -> nn.Module:
     return torchvision.models.get_model(name).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

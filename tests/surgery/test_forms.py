@@ -169,6 +169,7 @@ def test_files_of_what_has_no_graph_say_which_form_loads(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pt"]
 
 
+@pytest.mark.slow
 def test_two_scopes_in_either_form(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(_toy().body, nn.Conv2d(16, 16, 1), _toy().body).eval()

@@ -87,6 +87,7 @@ def whole(call: Callable[..., Any]) -> nn.Module:
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [

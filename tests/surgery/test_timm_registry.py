@@ -61,6 +61,7 @@ def test_the_same_name_again_is_the_new_choice(recwarn: pytest.WarningsRecorder)
     assert not [w for w in recwarn if "Overwriting" in str(w.message)]
 
 
+@pytest.mark.slow
 def test_weights_come_by_tag_and_by_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(
@@ -87,6 +88,7 @@ def test_timms_own_functions_know_it() -> None:
     assert len(every_gate_runs(features, IMAGE)) == len(features.feature_info)
 
 
+@pytest.mark.slow
 def test_its_file_is_loaded_without_it(tmp_path: Path) -> None:
     name = register_timm_model("test_resnet", "eca")
     model: Any = timm.create_model(name, num_classes=7, drop_path_rate=0.1)

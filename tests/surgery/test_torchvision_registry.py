@@ -64,6 +64,7 @@ def _built(name: str, **options: Any) -> Any:
     return get_model(name, **{"weights_backbone": None, **options}).eval()
 
 
+@pytest.mark.slow
 def test_it_is_what_attach_gives() -> None:
     name = register_torchvision_model("resnet18", "se", reduction=4)
     assert name == "resnet18_with_se"
@@ -114,6 +115,7 @@ def test_torchvision_knows_its_weights_and_does_not_count_it_among_its_own() -> 
     assert name not in own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", "MobileNet_V2_Weights.IMAGENET1K_V2", V1, V2])
 def test_weights_are_there_before_the_attention_is(weights: Any, fetched: list[str], tmp_path: Path) -> None:
     name = register_torchvision_model("small", "eca", init="identity")
@@ -147,6 +149,7 @@ def test_its_file_is_loaded_without_it(tmp_path: Path) -> None:
         assert torch.equal(given, model(IMAGE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"norm_layer": nn.InstanceNorm2d}, {"weights_backbone": V1}, {}])
 def test_what_a_file_cannot_say_its_reader_has_to(options: dict[str, Any], tmp_path: Path) -> None:
     model = get_model(register_torchvision_model("small", "eca"), **options).eval()

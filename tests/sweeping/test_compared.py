@@ -19,6 +19,7 @@ from attn_inject.sweeping.table import SweepTable
 PLACED = [{"input_size": 16}, {"input_size": 16, "placement": "pre"}]
 
 
+@pytest.mark.slow
 def test_it_is_the_comparison_that_compare_makes(nets: Path) -> None:
     models = ["nets.py:net", "nets.py:wide"]
     table = sweep(models, ["se", "eca"], options=PLACED, latency=False, processes=0, out="t.csv")

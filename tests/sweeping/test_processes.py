@@ -12,6 +12,7 @@ from attn_inject.sweeping.table import SweepTable
 ASKED = {"options": {"input_size": 16}, "latency": False}
 
 
+@pytest.mark.slow
 def test_a_row_whose_process_dies_is_begun_again(nets: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (row,) = sweep("nets.py:dies_once", "se", train="nets.py:counted", processes=1, **ASKED)
     here = sweep("nets.py:net", "se", train="nets.py:counted", processes=0, **ASKED)[0]

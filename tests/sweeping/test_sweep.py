@@ -27,6 +27,7 @@ from attn_inject.zoo.parsing import parse_source
 SIZE = {"input_size": 16}
 
 
+@pytest.mark.slow
 def test_rows_are_what_a_report_says(nets: Path) -> None:
     table = sweep(
         ["nets.py:net", "nets.py:wide"],
@@ -130,6 +131,7 @@ def test_globs_are_names_and_nothing_is_asked_for_twice(monkeypatch: pytest.Monk
     assert len(sweep("wide_resnet*_2", "se", processes=0)) >= 2
 
 
+@pytest.mark.slow
 def test_every_seed_has_a_model_of_its_own(nets: Path) -> None:
     state = torch.random.get_rng_state()
     asked = {"options": SIZE, "latency": False, "processes": 0, "seeds": 3}

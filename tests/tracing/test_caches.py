@@ -198,6 +198,7 @@ def _empty() -> None:
         table.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_that_caches_runs_and_is_read_again_after_it_was_read(kind: type[Net]) -> None:
     model = kind().eval()

@@ -58,6 +58,7 @@ def test_resnet50_at_identity(name: str, attention: str) -> None:
     assert patched.injection.verification.passed
 
 
+@pytest.mark.slow
 def test_inception_v3_with_auxiliary_head() -> None:
     torch.manual_seed(0)
     model = torchvision.models.inception_v3(init_weights=False)
@@ -94,6 +95,7 @@ def test_copies_and_pickles() -> None:
     assert model.head.weight.data_ptr() == patched.head.weight.data_ptr()
 
 
+@pytest.mark.slow
 def test_in_a_process_pool() -> None:
     patched = inject(torchvision.models.resnet18(), "se", input_size=(3, 32, 32)).eval().requires_grad_(False)
     x = torch.randn(2, 3, 32, 32)

@@ -47,6 +47,7 @@ def test_a_graph_comes_back_as_it_was_but_for_values() -> None:
     again.lint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimized", [False, True])
 def test_a_deep_network_pickles(optimized: bool) -> None:
     torch.manual_seed(0)

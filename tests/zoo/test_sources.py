@@ -104,6 +104,7 @@ def test_parsing_a_torchvision_name_imports_neither_torch_nor_a_zoo_when_the_cac
     )
 
 
+@pytest.mark.slow
 def test_a_torchvision_model_is_built_without_timm() -> None:
     code = (
         "import sys; from attn_inject.zoo.parsing import parse_source; from attn_inject.zoo.building import build;"
