@@ -20,6 +20,7 @@ NET, DATA = (f"{Path(worthy.__file__)}:{name}" for name in ("Net", "batches"))
 pytestmark = pytest.mark.usefixtures("toy")
 
 
+@pytest.mark.slow
 def test_a_table_json_and_a_recipe_that_makes_it_again(cli: Callable) -> None:
     words = ("choose", NET, "-a", "se:reduction=1", "--data", DATA, "--steps", "80", "--seeds", "1", "--lr", "0.05")
     ran = cli(

@@ -78,6 +78,7 @@ def test_what_is_wrong_is_one_sentence(net: str, cli: Callable) -> None:
     assert not list(Path().glob("*.journal"))
 
 
+@pytest.mark.slow
 def test_compare_shows_a_table_with_its_accuracies(net: str, cli: Callable) -> None:
     line = ("sweep", net, "-a", "se", "-a", "eca", "--input-size", "16", "--out", "t.parquet", *QUICK)
     assert cli(*line, "--train", "toy.py:train", "--seeds", "2").code == 0

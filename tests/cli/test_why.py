@@ -15,6 +15,7 @@ def _after(text: str, first: str) -> list[str]:
     return lines[next(index for index, line in enumerate(lines) if line.startswith(first)) :]
 
 
+@pytest.mark.slow
 def test_reasons_are_folded_and_rules_explained(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ran = cli("sites", "hrnet_w18", "--why")

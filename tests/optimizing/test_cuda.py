@@ -108,7 +108,8 @@ def test_one_image_under_a_cuda_graph(attention: str) -> None:
 def test_a_training_step(layout: torch.memory_format) -> None:
     patched = patched_resnet("se", torchvision.models.resnet50).double().to(DEVICE).to(memory_format=layout).train()
     fast = optimize_training(copy.deepcopy(patched))
-    x = torch.randn(4, 3, 32, 32, dtype=torch.float64, device=DEVICE).contiguous(memory_format=layout)
+    # With smaller images the last norms have four values a channel, and rounding grows a thousandfold on the way back.
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64, device=DEVICE).contiguous(memory_format=layout)
     outputs = [model(x) for model in (fast, patched)]
     torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
     for output in outputs:

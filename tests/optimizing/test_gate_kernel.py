@@ -54,9 +54,9 @@ def test_the_kernels_compile_for_a_gpu(dtype: str) -> None:
     signature = {**tensors, **sizes, **dict.fromkeys(fixed, "constexpr")}
     source = ASTSource(triton_kernels._two_layers_kernel, signature=signature, constexprs=fixed)
     assert build(source, target=hopper).asm["cubin"]
-    fixed = {**fixed, "PRECISION": "ieee" if dtype == "fp32" else "tf32", "BR": 16, "BC": 128}
-    signature = {**tensors, "rows": "i32", **sizes, **dict.fromkeys(fixed, "constexpr")}
-    source = ASTSource(triton_kernels._two_layers_of_many_kernel, signature=signature, constexprs=fixed)
+    many: dict[str, object] = {**fixed, "PRECISION": "ieee" if dtype == "fp32" else "tf32", "BR": 16, "BC": 128}
+    signature = {**tensors, "rows": "i32", **sizes, **dict.fromkeys(many, "constexpr")}
+    source = ASTSource(triton_kernels._two_layers_of_many_kernel, signature=signature, constexprs=many)
     assert build(source, target=hopper).asm["cubin"]
 
 

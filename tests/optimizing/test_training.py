@@ -147,11 +147,15 @@ def test_a_norm_with_an_activation_class_of_its_own_is_told_by_what_it_does() ->
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_step_under_autocast(layout: torch.memory_format) -> None:
-    """Gradients as near to those of single precision as the patched network's are, and no map in another type kept."""
+    """Gradients as near to those of single precision as the patched network's are.
+
+    At 32x32 the last norms have four values a channel: both are then off by anything from a third to twice the gradient.
+    """
+    torch.manual_seed(0)
     model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
     patched = _patched(model, "se").float().to(memory_format=layout)
     fast = optimize_training(copy.deepcopy(patched))
-    x = torch.randn(4, *SIZE).contiguous(memory_format=layout)
+    x = torch.randn(4, 3, 64, 64).contiguous(memory_format=layout)
     gradients = []
     for each, half in ((copy.deepcopy(patched), False), (patched, True), (fast, True)):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -159,7 +163,7 @@ def test_a_step_under_autocast(layout: torch.memory_format) -> None:
         out.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]))
     right, theirs, ours = gradients
-    assert float((ours - right).norm()) <= 1.2 * float((theirs - right).norm())
+    assert float((ours - right).norm()) <= 1.2 * float((theirs - right).norm()) <= 0.5 * float(right.norm())
 
 
 @pytest.mark.parametrize("attention", ["se", "eca", "srm"])

@@ -153,6 +153,7 @@ SWAPPED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attended", "twin", "attention"), SWAPPED)
 def test_one_attention_for_another(attended: str, twin: str, attention: str) -> None:
     model = timm.create_model(attended)

@@ -22,6 +22,7 @@ from ..surgery.test_parts import SIZE, patched
 from .nets import assert_same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention_only", [False, True])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_round_trip(tmp_path: Path, suffix: str, attention_only: bool) -> None:

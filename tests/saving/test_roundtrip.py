@@ -174,6 +174,7 @@ def test_exports_run_without_this_package(suffix: str, tmp_path: Path) -> None:
     assert model.training is False
 
 
+@pytest.mark.slow
 def test_scope_and_replaced_modules(tmp_path: Path) -> None:
     holder = nn.Sequential(torchvision.models.mobilenet_v3_small(), nn.Linear(1000, 2))
     model = inject(holder, "eca", scope="0", existing="replace", input_size=(3, 64, 64)).eval()

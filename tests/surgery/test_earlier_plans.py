@@ -35,6 +35,7 @@ UNITS = [("stage2.0", 48, 8), ("stage3.0", 96, 4), ("stage4.0", 192, 2)]
 SITES = [Site("mixed", block, 0, channels, (e, e), "channels_first", 3, "cat", "cat") for block, channels, e in UNITS]
 
 
+@pytest.mark.slow
 def test_a_file_that_gates_what_is_no_site_any_more_loads(tmp_path: Path) -> None:
     model = _shuffled()
     assert list(find_sites(model, input_size=64)) == []

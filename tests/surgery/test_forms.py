@@ -94,6 +94,7 @@ class Selecting(nn.Module):
         return y, y[y > 0.5]
 
 
+@pytest.mark.slow
 def test_what_was_recorded_is_exported_as_it_is(tmp_path: Path) -> None:
     model = Selecting().eval()
     attached = attach(model, "se", reduction=4, input_size=SMALL).eval()
@@ -138,6 +139,7 @@ def test_attention_that_is_run_no_more_is_noticed() -> None:
     assert all(checks.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("saved", ["graph", "module"])
 def test_a_file_loads_in_either_form(tmp_path: Path, suffix: str, saved: str) -> None:

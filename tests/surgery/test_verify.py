@@ -471,6 +471,7 @@ def test_passes_in_one_and_three_dimensions() -> None:
         assert figures(verify(model, patched))["finite"] == f"0 non-finite outputs on an input of 1x3x{figure}"
 
 
+@pytest.mark.slow
 def test_passes_of_several_inputs_are_of_the_size_and_type_that_was_traced() -> None:
     class Typed(nn.Module):
         traced_whole = True

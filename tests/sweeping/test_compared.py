@@ -29,6 +29,7 @@ def test_it_is_the_comparison_that_compare_makes(nets: Path) -> None:
     jsonschema.validate(json.loads(made.to_json()), schema.COMPARISON)
 
 
+@pytest.mark.slow
 def test_accuracies_failures_and_options_are_in_it(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = sweep(
         ["nets.py:net", "nets.py:broken"],
@@ -57,6 +58,7 @@ def test_accuracies_failures_and_options_are_in_it(nets: Path, capsys: pytest.Ca
     assert "| 2.05 ± 0.64 |" in made.to_markdown()
 
 
+@pytest.mark.slow
 def test_times_are_the_tables(nets: Path) -> None:
     table = sweep("nets.py:net", ["se", "eca"], options=PLACED[:1], processes=0, bench_seconds=0.2, device="cpu")
     made = table.comparison()
