@@ -149,7 +149,7 @@ def test_a_norm_with_an_activation_class_of_its_own_is_told_by_what_it_does() ->
 def test_a_step_under_autocast(layout: torch.memory_format) -> None:
     """Gradients as near to those of single precision as the patched network's are.
 
-    At 32x32 the last norms have four values a channel: both are then off by anything from a third to twice the gradient.
+    At 32x32 the last norms have four values a channel: both are then off by a third of the gradient or by twice it.
     """
     torch.manual_seed(0)
     model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
