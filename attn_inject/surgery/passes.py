@@ -24,7 +24,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, real_values, tensors_in
 from ..tracing.trace import MODES
 from ..types import Check, Plan
-from .runs import without_hooks
+from .runs import from_one_seed, without_hooks
 from .trial import Trial
 
 TRIAL_EXTENTS = (32, 64, 128, 192)
@@ -177,12 +177,18 @@ def _smallest_pass(
     for shapes in smaller(inputs):
         real = real_values(shapes, device)
         try:
-            return real, _tensors(aliased(*real))
+            return real, _drawn_alike(aliased, real)
         except (RuntimeError, ValueError, AssertionError):
             # Too small, or of another size than the network is made for.
             continue
     real = real_values(inputs, device)
-    return real, _tensors(aliased(*real))
+    return real, _drawn_alike(aliased, real)
+
+
+def _drawn_alike(aliased: nn.Module, real: tuple[Any, ...]) -> list[torch.Tensor]:
+    """What it gives, with the numbers that the original's run draws."""
+    with from_one_seed((*aliased.parameters(), *aliased.buffers())):
+        return _tensors(aliased(*real))
 
 
 def smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:

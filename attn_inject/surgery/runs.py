@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -34,11 +34,20 @@ class Runs:
         for module, name, buffer in self._buffers:
             module._buffers[name] = own[id(buffer)] if id(buffer) in own else own.setdefault(id(buffer), buffer.clone())
         self.model.train(mode=mode == "train")
-        tensors = (*self.model.parameters(), *own.values())
-        devices = {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
-        with torch.random.fork_rng(devices=list(devices)), Draws().undone(), torch.no_grad():
-            torch.manual_seed(0)
+        with from_one_seed((*self.model.parameters(), *own.values())), torch.no_grad():
             yield
+
+
+@contextmanager
+def from_one_seed(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Let what runs on the devices of `tensors` draw what every other such run draws, and the caller's draws be.
+
+    Some networks draw in eval mode too: an autoencoder samples around its code.
+    """
+    devices = {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)), Draws().undone():
+        torch.manual_seed(0)
+        yield
 
 
 def without_hooks(aliased: nn.Module, called: Collection[str] | None = None) -> nn.Module:

@@ -387,6 +387,23 @@ def test_identity() -> None:
     assert apart > 0
 
 
+def test_identity_of_what_draws_numbers_when_it_predicts() -> None:
+    class Sampling(nn.Module):
+        """As autoencoders do: their code is drawn around what they find."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.end = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mean = torch.relu(x + self.b(torch.relu(self.a(x))))
+            return self.end(mean + torch.randn_like(mean) * mean.sigmoid())
+
+    torch.manual_seed(0)
+    patched: Any = inject(Sampling(), "se", reduction=4, init="identity", input_size=(16, 16, 16))
+    assert figures(patched.injection.verification)["identity"] == "largest difference from the original 0"
+
+
 def test_identity_is_for_numbers_that_there_are() -> None:
     model, patched = net(init="identity")
     with torch.no_grad():
