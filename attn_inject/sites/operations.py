@@ -71,14 +71,27 @@ _SHAPE_ONLY = {
     "get_device", "_assert", "len", "_has_torch_function", "eq", "isinstance",
 }  # fmt: skip
 
+# Operations that ask a second value only what type or shape the first is to have.
+_AS_ANOTHER = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
+
 
 def name_of(node: fx.Node) -> str:
     """The plain name of the operation: `add` for `operator.add`, `torch.add` and `Tensor.add` alike."""
     if node.op in ("call_method", "get_attr", "placeholder", "output"):
         return str(node.target)
     if node.op == "call_function":
+        # The numbers themselves, and not a fact about them.
+        if node.target is getattr and node.args[1:2] == ("data",):
+            return "detach"
         return str(getattr(node.target, "__name__", node.target))
     return "module"
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node whose numbers it may read."""
+    if node.op in ("call_function", "call_method") and name_of(node) in _AS_ANOTHER:
+        return [arg for arg in node.args[:1] if isinstance(arg, fx.Node)]
+    return node.all_input_nodes
 
 
 def is_map(value: Any) -> bool:
@@ -104,11 +117,11 @@ class Operations:
             return False
         if not _holds_tensor(value_of(node)):
             return node.op == "output"
-        return any(self.carries[source] for source in node.all_input_nodes)
+        return any(self.carries[source] for source in _read(node))
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The inputs of a node that carry the network's data."""
-        return [source for source in node.all_input_nodes if self.carries[source]]
+        return [source for source in _read(node) if self.carries[source]]
 
     def module(self, node: fx.Node) -> nn.Module:
         return self.root.get_submodule(str(node.target))

@@ -55,6 +55,32 @@ def test_gated_value(net: str) -> None:
     same_at_identity(model, (3, 16, 16))
 
 
+SHORTCUTS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "without a history": lambda _, x: x.data,
+    "weighted in its type": lambda m, x: x * m.weights.to(x)[0],
+    "weighted in its shape": lambda m, x: x * m.weights.view(1, 16, 1, 1).expand_as(x),
+}
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_what_is_only_like_a_map_has_none_of_its_numbers(shortcut: str) -> None:
+    """`weights.to(x)` asks `x` for its type: no product of two maps, and no shortcut that bends."""
+    layers = {"a": toys.conv(16, 16), "b": toys.conv(16, 16), "weights": torch.rand(16)}
+    net = Net(lambda m, x: read_on(SHORTCUTS[shortcut](m, x) + m.b(torch.relu(m.a(x)))), **layers)
+    (site,) = find_sites(net, input_size=(16, 16, 16))
+    assert (site.kind, site.node, site.channels) == ("residual", "b", 16)
+    same_at_identity(net, (16, 16, 16))
+
+
+def test_a_product_of_two_maps_is_one_in_another_type_too() -> None:
+    net = Net(
+        lambda m, x: read_on(x * x.mean((2, 3), keepdim=True).to(x) + m.b(torch.relu(m.a(x)))),
+        a=toys.conv(16, 16),
+        b=toys.conv(16, 16),
+    )
+    assert list(find_sites(net, input_size=(16, 16, 16))) == []
+
+
 def test_parts_of_a_chunk_can_be_iterated_over() -> None:
     model = toys.unpacked_parts()
     (site,) = find_sites(model, input_size=(3, 16, 16))
