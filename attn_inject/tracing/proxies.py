@@ -91,6 +91,9 @@ class FollowingProxy(fx.Proxy):
         return float(self._data("a number of the data is asked for"))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
+        if isinstance(value_of(self.node), (tuple, list)) and all(type(part) is int for part in value_of(self.node)):
+            # Sizes, each of which is decided.
+            return torch.tensor([operator.index(part) for part in self]).numpy()
         return self._data("numpy computes with the data").numpy()
 
     def __contains__(self, item: Any) -> bool:

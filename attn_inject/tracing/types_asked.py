@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -39,13 +39,24 @@ def types_answered(model: nn.Module) -> Iterator[None]:
 
 
 def modules_of(model: nn.Module) -> list[ModuleType]:
-    """The loaded modules of every package that has a class of `model`, but for torch, Python and this one."""
+    """The loaded modules of every package that has a class of `model`, or a function that the code of one names.
+
+    But for torch, Python and this one; and of functions, for numpy, which is handed what was decided.
+    """
     bases = {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
-    packages = {base.__module__.partition(".")[0] for base in bases} - {"torch", "attn_inject"}
-    packages -= sys.stdlib_module_names - {"__main__"}
+    homes = {base.__module__ for base in bases}
+    packages = {home.partition(".")[0] for home in homes} | _named_in(homes)
+    packages -= {"torch", "attn_inject"} | (sys.stdlib_module_names - {"__main__"})
     within = tuple(f"{package}." for package in packages)
     loaded = [module for name, module in list(sys.modules.items()) if name in packages or name.startswith(within)]
     return [module for module in loaded if type(getattr(module, "__dict__", None)) is dict]
+
+
+def _named_in(homes: set[str]) -> set[str]:
+    """The packages of the functions that the modules `homes` have as globals: `from einops import rearrange`."""
+    loaded = [vars(sys.modules[home]) for home in homes if home.partition(".")[0] != "torch" and home in sys.modules]
+    functions = [value for names in loaded for value in list(names.values()) if type(value) is FunctionType]
+    return {str(function.__module__).partition(".")[0] for function in functions} - {"numpy"}
 
 
 def _is_instance(value: Any, kinds: Any) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -187,6 +190,42 @@ def test_same_padding() -> None:
     assert trace.any_size
     assert agrees(net, trace, 1, 3, 20, 30)
     assert agrees(net, trace, 1, 3, 7, 9)
+
+
+def test_numpy_may_be_handed_sizes() -> None:
+    def run(m: Any, x: Any) -> Any:
+        down, across = (-np.array(x.shape[2:]) % 8).tolist()
+        return m.conv(F.pad(x, (0, across, 0, down)))
+
+    net, trace = traced(run)
+    assert agrees(net, trace, *IMAGE)
+    # What numpy came to is a number in the graph, which holds for these sizes alone.
+    assert (trace.any_size, len(trace.guards)) == (False, 2)
+
+
+def test_a_function_of_another_package_is_answered_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's package names it, and the other package asks for the type of what it is handed."""
+    (tmp_path / "somebody_elses.py").write_text(
+        "import torch\n"
+        "def rolled(x):\n"
+        "    if not isinstance(x, torch.Tensor):\n"
+        "        raise TypeError(type(x))\n"
+        "    return x.roll(1, 2)\n"
+    )
+    (tmp_path / "a_models_own.py").write_text(
+        "from torch import nn\n"
+        "from somebody_elses import rolled\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 4, 3)\n"
+        "    def forward(self, x):\n"
+        "        return self.conv(rolled(x))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module("a_models_own").Own().eval()
+    image = torch.randn(IMAGE)
+    assert torch.equal(run_graph(trace_at_a_size(net, input_size=IMAGE[1:]), image), net(image))
 
 
 def test_a_number_of_the_data_cannot_be_followed() -> None:
