@@ -13,7 +13,7 @@ from torch import nn
 
 from attn_inject import AttnInjectError, PlanError, attach, find_sites, inject
 
-from .models import RECORDED, WILD, WITHOUT, Wild
+from .models import RECORDED, RECORDED_WITHOUT, WILD, WITHOUT, Wild
 
 _HEAD = """# Other people's models
 
@@ -22,7 +22,9 @@ residual sites, *as the code says* whether their block paths are those that the 
 a second trace, at another size, gave the same graph; *guards* are the decisions of the model's code that are checked
 when the patched model runs. *Trace* compares the untouched graphs with the model's own code, to the bit, in eval and in
 train mode; where the code decides on data there is no graph, but a recording of a run, which `attach` follows. Networks
-whose code adds no branch to a shortcut have no sites.
+whose code adds no branch to a shortcut have no sites. torchvision's detectors, whole and by scope, are a test of their
+own: `pytest -m zoo tests/zoo/test_detectors.py`. Which of transformers' models are left out, and why, is in
+`tests/wild/test_covered.py`.
 
 """
 
@@ -69,7 +71,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     titles = ("network", "sites", "as the code says", "any size", "guards", "trace", "attach", "found in")
     lines = [f"| {' | '.join(titles)} |", "|---|---:|---|---|---:|---|---|---:|"]
-    lines += [f"| {' | '.join(row(wild))} |" for wild in (*WILD, *RECORDED, *WITHOUT)]
+    lines += [f"| {' | '.join(row(wild))} |" for wild in (*WILD, *RECORDED, *WITHOUT, *RECORDED_WITHOUT)]
     parser.parse_args().out.write_text(f"{_HEAD}{versions}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 

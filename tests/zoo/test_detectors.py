@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchvision.models import detection
+from torchvision.models import detection, list_models
 
 from attn_inject import PlanError, attach, find_sites, inject, remove
 from attn_inject.tracing.inputs import tensors_in
@@ -27,12 +27,15 @@ class Detector:
 
 RESNET, MOBILENET = (16, "backbone.body.layer"), (10, "backbone.body.")
 DETECTORS = (
+    Detector("fasterrcnn_resnet50_fpn", *RESNET),
     Detector("fasterrcnn_resnet50_fpn_v2", *RESNET),
+    Detector("fasterrcnn_mobilenet_v3_large_fpn", *MOBILENET),
     Detector("fasterrcnn_mobilenet_v3_large_320_fpn", *MOBILENET),
     Detector("retinanet_resnet50_fpn", *RESNET),
     Detector("retinanet_resnet50_fpn_v2", *RESNET),
     Detector("fcos_resnet50_fpn", *RESNET),
     Detector("maskrcnn_resnet50_fpn", *RESNET),
+    Detector("maskrcnn_resnet50_fpn_v2", *RESNET),
     Detector("keypointrcnn_resnet50_fpn", *RESNET),
     Detector("ssdlite320_mobilenet_v3_large", 10, "backbone.features."),
 )
@@ -102,6 +105,10 @@ def test_a_detector_whole_and_by_scope(detector: Detector) -> None:
         maps = [list(tensors_in(each.backbone(torch.stack(IMAGES[:1])))) for each in (model, *gated)]
     assert same(maps[1], maps[2])
     assert not any(map(torch.equal, maps[0], maps[1]))
+
+
+def test_every_detector_of_torchvision_is_one_of_these() -> None:
+    assert sorted(list_models(module=detection)) == sorted([*(each.name for each in DETECTORS), "ssd300_vgg16"])
 
 
 def test_a_detector_without_skip_adds() -> None:
