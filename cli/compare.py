@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -13,6 +14,7 @@ from attn_inject.reporting.settings import ReportSettings
 from attn_inject.types import Placement
 
 from . import options
+from .flags import in_flags
 from .job import Files, check_attention, check_bench
 from .loading import source_of
 from .outputs import PLOT_ENDINGS, STDOUT, check_output, say_written, write_text
@@ -125,6 +127,12 @@ def _must_be_alone(ctx: typer.Context) -> None:
 
 
 def _show(made: Comparison, files: Files) -> None:
+    made = replace(
+        made,
+        candidates=tuple(
+            each if each.problem is None else replace(each, problem=in_flags(each.problem)) for each in made.candidates
+        ),
+    )
     if files.json != STDOUT:
         from rich.console import Console
 

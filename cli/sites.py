@@ -59,7 +59,7 @@ def command(
         console.print(_table(found))
     if found.recorded:
         line = (
-            f"from one run, since there is no graph: {found.recorded}; attach() can gate these sites, inject() cannot"
+            f"from one run, since there is no graph: {found.recorded}; --form module can gate these sites, a graph cannot"
         )
         console.print(line, markup=False, highlight=False)
     for line in guard_notes(found.guards, any_size=found.any_size):

@@ -55,7 +55,7 @@ def test_a_folder_and_every_view(saved: str, cli: Callable) -> None:
 
 def test_what_is_wrong_is_one_sentence(saved: str, cli: Callable, tmp_path: Path) -> None:
     for arguments, said in (
-        (("gates", saved, "--data", "noise"), "trust_source"),
+        (("gates", saved, "--data", "noise"), "--trust-source"),
         (("gates", "missing.pt", "--data", "noise"), "missing.pt"),
         (("gates", saved, "--data", "nowhere", "--trust-source"), "there is no folder nowhere"),
         (("gates", saved), "--data"),

@@ -45,7 +45,7 @@ def test_a_guard_compares() -> None:
         guarded(4, 3, "net.py:1 `n`")
     assert str(caught.value) == (
         "the network was traced where net.py:1 `n` came to 3, and this input makes it 4: "
-        "pass example_inputs of this size to inject(), or use attach(), which runs the model's own code"
+        "pass example_inputs of this size when injecting, or use attach(), which runs the model's own code"
     )
     assert isinstance(caught.value, RuntimeError)
 
