@@ -125,7 +125,8 @@ def guard_notes(guards: Sequence[Guard], *, any_size: bool, most: int = 3) -> li
     if len(guards) > most:
         lines.append(f"and {len(guards) - most} more decisions like these, each checked when the model runs")
     if not any_size:
-        lines.insert(0, "traced for this input size: at no other one was the same graph found (attach() and --form module take any)")
+        only = "traced for this input size: at no other one was the same graph found"
+        lines.insert(0, f"{only} (attach() and --form module take any)")
     return lines
 
 
