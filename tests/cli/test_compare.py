@@ -37,8 +37,12 @@ def test_recipes_go_into_their_own_models(cli: Callable, tmp_path: Path) -> None
     plain, narrow = models()["resnet20"](), inject(models()["resnet20"](), "se", reduction=4)
     rows = _rows(ran.out)
     assert [row[:2] for row in rows] == [
-        ("resnet20", "none"), ("resnet20", "eca"), ("resnet20", "narrow"), ("resnet18", "none"), ("resnet18", "eca-resnet18"),
-    ]  # fmt: skip
+        ("resnet20", "none"),
+        ("resnet20", "eca"),
+        ("resnet20", "narrow"),
+        ("resnet18", "none"),
+        ("resnet18", "eca-resnet18"),
+    ]
     assert rows[0][2] == sum(p.numel() for p in plain.parameters())
     assert rows[2][2] == sum(p.numel() for p in narrow.parameters())
 
