@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from ..types import Injection
+from .alias import with_history
 from .face import Faced, face_of, forward_of, may_be_fixed, portable_face
 from .methods import bind, methods_for_graph
 from .portable import PortableGraph
@@ -159,6 +160,8 @@ class InjectedModule(Faced, fx.GraphModule):
         # Of the same class, as copies are of any model: what stacks models asks for that.
         other = object.__new__(type(self))
         memo[id(self)] = other
+        for module in self.modules():
+            memo.update(with_history(module))
         state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection")}
         other.__dict__.update(copy.deepcopy(state, memo))
         vars(other)["_inj_codes"] = dict(self._inj_codes)
