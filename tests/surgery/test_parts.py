@@ -120,9 +120,9 @@ def test_a_faster_training_step_in_every_part(verb: Any) -> None:
     twin = copy.deepcopy(model)
     fast = optimize_training(twin)
     assert type(fast) is type(model)
-    for ours, theirs in zip(fast.parameters(), twin.parameters(), strict=True):
+    for fasts, twins in zip(fast.parameters(), twin.parameters(), strict=True):
         # A graph made of what `attach` returned has parameters of its own over the same memory.
-        assert ours is theirs if verb is inject else ours.data_ptr() == theirs.data_ptr()
+        assert fasts is twins if verb is inject else fasts.data_ptr() == twins.data_ptr()
     for scope in SCOPES:
         graphs = [m.get_submodule(scope).graph_of("train") for m in (fast, as_graph(twin))]
         assert [sum(node.target is scale_and_add for node in graph.nodes) for graph in graphs] == [1, 0]
