@@ -300,9 +300,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was checked on a patched model, each check with its figure."""
+    """What was checked on a patched model, each check with its figure.
+
+    `guards` and `any_size` are what `verify` found in the records: the checks hold where the guards do. In a record,
+    which has its own, they are empty.
+    """
 
     checks: tuple[Check, ...]
+    guards: tuple[Guard, ...] = ()
+    any_size: bool = True
 
     @property
     def passed(self) -> bool:
@@ -312,7 +318,8 @@ class Verification:
         return self.passed
 
     def __str__(self) -> str:
-        return "\n".join(f"{'ok  ' if c.passed else 'FAIL'} {c.name}: {c.figure}" for c in self.checks)
+        lines = [f"{'ok  ' if c.passed else 'FAIL'} {c.name}: {c.figure}" for c in self.checks]
+        return "\n".join([*lines, *guard_notes(self.guards, any_size=self.any_size)])
 
 
 @dataclass(frozen=True, slots=True, repr=False)
