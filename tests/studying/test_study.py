@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from attn_inject import AttnInjectError, PlanError, attach, gates, inject, load, save
+from attn_inject.reporting.study_schema import GATES
 from attn_inject.studying import feeds
 from attn_inject.studying.feeds import Feed
 from attn_inject.zoo.cifar import models
@@ -162,10 +165,68 @@ def test_attentions_that_are_no_gates() -> None:
     assert 0 < cbam.sites[0].weight < 1
     assert cbam.sites[0].frozen is not None
     assert "weighs places too" in cbam.notes[-1]
-    bottleneck = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=8)
-    psa = gates(inject(bottleneck, "psa", placement="replace", include="layer1.0"), [x[:4]])
-    assert [(row.nature, row.weight, row.frozen) for row in psa.sites] == [("other", None, None)]
-    assert "in the place of a convolution" in psa.notes[-1]
+    own = gates(inject(bottleneck(), Wider, placement="replace", include="layer1.0"), [x[:4]])
+    assert [(row.nature, row.weight, row.frozen) for row in own.sites] == [("other", None, None)]
+    assert "in the place of a convolution" in own.notes[-1]
+
+
+def bottleneck() -> nn.Module:
+    return torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=8).eval()
+
+
+class Wider(nn.Module):
+    """Stands in the place of a convolution, and shows no weights."""
+
+    def __init__(self, channels: int, out_channels: int | None = None, stride: Any = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels or channels, 3, stride, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x))
+
+
+@pytest.mark.parametrize(("name", "branches"), [("psa", 4), ("sk", 2)])
+@pytest.mark.parametrize("placement", ["replace", "standard"])
+def test_attentions_that_weigh_branches(name: str, branches: int, placement: str) -> None:
+    torch.manual_seed(0)
+    patched = inject(bottleneck(), name, placement=placement, include="layer1.0").eval()
+    attention = patched.get_submodule(f"layer1.0.{name}")
+    x, shares = torch.randn(40, 3, 16, 16), attention.shares
+    made: list[torch.Tensor] = []
+    handle = shares.register_forward_hook(lambda _module, _args, out: made.append(out.double()))
+    with torch.no_grad():
+        out = patched(x)
+        (weights,) = made
+        # What the module gives follows from the weights that are shown.
+        assert weights.shape[:2] == (40, branches)
+        torch.testing.assert_close(weights.sum(1), torch.ones_like(weights[:, 0]), atol=1e-6, rtol=0)
+        # Freezing is putting the means in their place, and nothing else.
+        handle.remove()
+        handle = shares.register_forward_hook(lambda _module, _args, out: weights.mean(0, keepdim=True).to(out))
+        changed = patched(x)
+        handle.remove()
+    change = ((changed - out).norm(dim=1) / out.norm(dim=1)).mean()
+    found = gates(patched, x.split(20))
+    (row,) = found.sites
+    assert row.nature == "branches"
+    mean = weights.mean(0).flatten()
+    torch.testing.assert_close(torch.tensor(row.figures.mean).double(), mean, atol=2e-6, rtol=1e-5)
+    assert row.weight == pytest.approx(1 / branches, abs=1e-6)
+    assert row.frozen is not None
+    assert row.frozen.mean == pytest.approx(float(change), rel=1e-3)
+    assert row.frozen.mean > 0
+    assert row.frozen.low is not None
+    assert "weighs branches" in found.notes[-1]
+    if placement == "replace":
+        assert row.without is None
+        assert "cannot be taken out" in found.notes[-1]
+    else:
+        assert row.without is not None
+        assert row.without.mean > row.frozen.mean
+        assert "taken out" not in found.notes[-1]
+    assert name in str(found)
+    jsonschema.validate(json.loads(found.to_json()), GATES)
+    assert not any("forward" in vars(module) for module in patched.modules())
 
 
 @pytest.mark.slow
