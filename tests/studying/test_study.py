@@ -14,6 +14,7 @@ import torchvision
 from torch import nn
 
 from attn_inject import AttnInjectError, PlanError, attach, gates, inject, load, save
+from attn_inject.attention.catalogue import catalogue
 from attn_inject.reporting.study_schema import GATES
 from attn_inject.studying import feeds
 from attn_inject.studying.feeds import Feed
@@ -168,6 +169,48 @@ def test_attentions_that_are_no_gates() -> None:
     own = gates(inject(bottleneck(), Wider, placement="replace", include="layer1.0"), [x[:4]])
     assert [(row.nature, row.weight, row.frozen) for row in own.sites] == [("other", None, None)]
     assert "in the place of a convolution" in own.notes[-1]
+
+
+GATES_BY_NAME = [entry.name for entry in catalogue() if entry.gate_add]
+# Gates that are none of our classes, and are found to be gates by what they do.
+FOREIGN_GATES = ["timm:se", "timm:eca", "timm:gc"]
+
+
+@pytest.mark.parametrize("name", [*GATES_BY_NAME, *FOREIGN_GATES])
+def test_every_pure_gate(name: str) -> None:
+    torch.manual_seed(0)
+    patched = inject(models()["resnet20"](), name, include="layer1.0", input_size=(3, 16, 16)).eval()
+    attention = patched.get_submodule(patched.injection.plan.insertions[0].module)
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            # Some start where no weight moves.
+            parameter.add_(torch.randn(parameter.shape))
+    x = torch.randn(40, 3, 16, 16)
+    made: list[torch.Tensor] = []
+
+    def noted(_module: nn.Module, args: Any, out: torch.Tensor) -> None:
+        # By one place only, the largest of each map: for a gate every place says the same.
+        given, largest = args[0].flatten(2), args[0].flatten(2).abs().argmax(2, keepdim=True)
+        made.append((out.flatten(2).gather(2, largest) / given.gather(2, largest))[..., 0].double())
+
+    with torch.no_grad():
+        handle = attention.register_forward_hook(noted)
+        out = patched(x)
+        handle.remove()
+        (weights,) = made
+        mean = weights.mean(0)
+        handle = attention.register_forward_hook(lambda _m, args, _out: args[0] * mean[:, None, None].float())
+        changed = patched(x)
+        handle.remove()
+    change = ((changed - out).norm(dim=1) / out.norm(dim=1)).mean()
+    (row,) = gates(patched, x.split(20)).sites
+    assert row.nature == "gate"
+    torch.testing.assert_close(torch.tensor(row.figures.mean).double(), mean, atol=2e-6, rtol=1e-4)
+    assert row.frozen is not None
+    assert row.frozen.mean == pytest.approx(float(change), rel=1e-3)
+    assert row.frozen.mean > 0
+    assert row.frozen.low is not None
+    assert row.without is not None
 
 
 def bottleneck() -> nn.Module:
