@@ -138,7 +138,10 @@ def test_what_was_folded_is_in_every_view_with_its_measure(found: Gates) -> None
     few = replace(folding, measure="outputs", error=Effect(-0.0, None, None), images=8)
     few_text = " ".join(str(replace(found, folding=few)).split())
     assert "outputs change by 0 % on 8 images kept aside; up to 1 % was allowed" in few_text
-    assert "judged by the mean relative change of the outputs" in few_text
+    alone = "judged by the mean relative change of the outputs, without an interval, since 8 images are few"
+    assert alone in few_text
+    assert alone in unescape(replace(found, folding=few).to_html())
+    assert "are few" not in text
     pace = Pace(0.2, 0.1, 0.5, 0.45, 0.55, 0.95, 30, contended=False)
     raced = replace(found, folding=replace(folding, speed=pace))
     jsonschema.validate(json.loads(raced.to_json()), study_schema.GATES)
