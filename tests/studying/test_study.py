@@ -21,6 +21,7 @@ from attn_inject.studying.feeds import Feed
 from attn_inject.zoo.cifar import models
 from tests.studying import digits
 from tests.studying.planted import CONSTANT, MOVING, SELECTIVE, SHUT, Gate, Passing, batches, images, planted
+from tests.studying.worthy import Noise
 
 
 def weights_of(patched: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -312,21 +313,10 @@ def test_classes_of_folders_that_are_not_the_models() -> None:
     assert "nobody knows which is which" in found.notes[0]
 
 
-class Placebo(nn.Module):
-    """A gate that learns nothing: weights that have to do with the image only as noise would."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("key", 1e4 * torch.randn(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (0.75 + 0.25 * torch.sin(self.key * x.detach().mean((2, 3))))[:, :, None, None]
-
-
 @pytest.mark.slow
 def test_a_placebo_does_not_look_helpful_on_digits() -> None:
     torch.manual_seed(0)
-    patched = digits.train(inject(digits.Net(width=8, blocks=1), Placebo, input_size=digits.SIZE), epochs=4)
+    patched = digits.train(inject(digits.Net(width=8, blocks=1), Noise, input_size=digits.SIZE), epochs=4)
     found = gates(patched, digits.held())
     assert found.measure == "accuracy"
     assert found.score > 0.8
