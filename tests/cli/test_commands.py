@@ -126,7 +126,7 @@ def test_sites_of_what_can_only_be_recorded(cli: Callable, toy: str) -> None:
     said = " ".join(ran.out.split())
     assert "deciding.py:Bright, random weights: 1 site" in said
     assert "from one run, since there is no graph: Bright cannot be traced: stopped at" in said
-    assert said.endswith("attach() can gate these sites, inject() cannot")
+    assert said.endswith("--form module can gate these sites, a graph cannot")
 
 
 def test_inspect_of_what_is_no_file_of_ours(cli: Callable, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torchvision
 
 from attn_inject import compare, inject
@@ -29,7 +30,8 @@ def _rows(text: str) -> list[tuple[str, str, int]]:
     return [(each["model"], each["attention"], each["parameters"]) for each in json.loads(text)["candidates"]]
 
 
-def test_recipes_go_into_their_own_models(cli: Callable, tmp_path: Path) -> None:
+def test_recipes_go_into_their_own_models(cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     Path("own.toml").write_text(OWN)
     ran = cli("compare", "cifar:resnet20", "-a", "eca", "--recipe", "own.toml", "--recipe", "eca-resnet18",
               "--no-bench", "--json", "-")  # fmt: skip
@@ -47,7 +49,10 @@ def test_recipes_go_into_their_own_models(cli: Callable, tmp_path: Path) -> None
     assert rows[2][2] == sum(p.numel() for p in narrow.parameters())
 
 
-def test_a_file_is_held_against_its_model_without_the_attention(cli: Callable, tmp_path: Path) -> None:
+def test_a_file_is_held_against_its_model_without_the_attention(
+    cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert cli("resnet18", "-a", "se:reduction=8", "--no-bench", "--out", "n.pt").code == 0
     ran = cli("compare", "n.pt", "-a", "eca", "--no-bench", "--json", "-")
     assert (ran.code, ran.err) == (0, "")
