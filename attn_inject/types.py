@@ -125,7 +125,8 @@ def guard_notes(guards: Sequence[Guard], *, any_size: bool, most: int = 3) -> li
     if len(guards) > most:
         lines.append(f"and {len(guards) - most} more decisions like these, each checked when the model runs")
     if not any_size:
-        lines.insert(0, "traced for this input size: at no other one was the same graph found (attach() takes any)")
+        only = "traced for this input size: at no other one was the same graph found"
+        lines.insert(0, f"{only} (attach() and --form module take any)")
     return lines
 
 
@@ -299,9 +300,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was checked on a patched model, each check with its figure."""
+    """What was checked on a patched model, each check with its figure.
+
+    `guards` and `any_size` are what `verify` found in the records: the checks hold where the guards do. In a record,
+    which has its own, they are empty.
+    """
 
     checks: tuple[Check, ...]
+    guards: tuple[Guard, ...] = ()
+    any_size: bool = True
 
     @property
     def passed(self) -> bool:
@@ -311,7 +318,8 @@ class Verification:
         return self.passed
 
     def __str__(self) -> str:
-        return "\n".join(f"{'ok  ' if c.passed else 'FAIL'} {c.name}: {c.figure}" for c in self.checks)
+        lines = [f"{'ok  ' if c.passed else 'FAIL'} {c.name}: {c.figure}" for c in self.checks]
+        return "\n".join([*lines, *guard_notes(self.guards, any_size=self.any_size)])
 
 
 @dataclass(frozen=True, slots=True, repr=False)

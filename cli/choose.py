@@ -129,7 +129,8 @@ def command(
         from attn_inject.studying.sources import feed_of
         from attn_inject.zoo.building import build
 
-        plain = build(source, tell=lambda line: say(line, aside=aside)).to(pick(device).torch).eval()
+        where = pick(device).torch
+        plain = build(source, tell=lambda line: say(line, aside=aside)).to(where).eval()
         feed = feed_of(data, plain, batch=batch, source=source)
         sites = find_sites(plain, **given(kinds=kinds_of(kinds))) if recipe_file is not None else ()
         must_tell_apart(sites)

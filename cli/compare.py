@@ -1,7 +1,8 @@
-"""`attn-inject compare MODEL -a se -a eca`: attentions, placements and models side by side."""
+"""`attn-inject compare MODEL -a se -a eca`: attentions, placements, models, recipes and files side by side."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -9,10 +10,12 @@ import typer
 
 from attn_inject.files.atomic import write_atomically
 from attn_inject.planning.choices import Choices
+from attn_inject.planning.recipe import load_recipe
 from attn_inject.reporting.settings import ReportSettings
 from attn_inject.types import Placement
 
 from . import options
+from .flags import in_flags
 from .job import Files, check_attention, check_bench
 from .loading import source_of
 from .outputs import PLOT_ENDINGS, STDOUT, check_output, say_written, write_text
@@ -22,6 +25,8 @@ from .values import given, input_forms, kinds_of, numbers, pairs
 if TYPE_CHECKING:
     from attn_inject.reporting.comparing import Comparison
 
+# What `save` writes and `load` reads.
+_OF_FILES = (".pt", ".safetensors")
 _OF_A_TABLE = ("table", "json", "markdown", "html", "plot", "force")
 
 
@@ -29,6 +34,7 @@ def command(
     ctx: typer.Context,
     models: options.Models = None,
     attention: options.AttentionNames = None,
+    recipe: options.Recipes = None,
     table: Annotated[
         str | None,
         typer.Option(
@@ -58,9 +64,10 @@ def command(
     channels_last: options.ChannelsLast = False,
     compile: options.Compile = False,
     threads: options.Threads = None,
+    trust_source: options.TrustSource = False,
     force: options.Force = False,
 ) -> None:
-    """Compare attentions, placements and models: parameters, arithmetic and speed."""
+    """Compare attentions, placements, models, recipes and saved files: parameters, arithmetic and speed."""
     files = Files(
         json=check_output(json, "--json", force=force, stdout=True),
         markdown=check_output(markdown, "--markdown", force=force),
@@ -73,10 +80,13 @@ def command(
 
         _show(SweepTable.read(table).comparison(), files)
         return
-    for given_names, missing in ((models, "MODEL..."), (attention, "--attention")):
-        if not given_names:
-            raise typer.BadParameter("say which, or give --table FILE", param_hint=missing)
-    models, attention = models or [], attention or []
+    models, attention, recipes = models or [], attention or [], recipe or []
+    plain = [model for model in models if not model.endswith(_OF_FILES)]
+    # A recipe has its model, and a file both.
+    if not models and not recipes:
+        raise typer.BadParameter("say which, or give --recipe NAME or --table FILE", param_hint="MODEL...")
+    if plain and not attention and not recipes:
+        raise typer.BadParameter("say which, or give --table FILE", param_hint="--attention")
     forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     chosen = pairs(option, "--option")
     asked = given(
@@ -104,14 +114,24 @@ def command(
         threads=threads,
     )
     check_bench(settings)
-    sources = [source_of(model, {}) for model in models]
+    sources = {model: source_of(model, {}) for model in plain}
+    followed = [load_recipe(name) for name in recipes]
     for name in attention:
         check_attention(name, chosen)
     with working("comparing") as tell:
         from attn_inject.reporting.comparing import compare
+        from attn_inject.saving.loading import load
 
         made = compare(
-            [str(source) for source in sources], wishes, settings=settings, example_inputs=forms, progress=tell
+            [
+                str(sources[model]) if model in sources else (model, load(model, trust_source=trust_source))
+                for model in models
+            ],
+            wishes,
+            recipes=followed,
+            settings=settings,
+            example_inputs=forms,
+            progress=tell,
         )
     _show(made, files)
 
@@ -125,6 +145,12 @@ def _must_be_alone(ctx: typer.Context) -> None:
 
 
 def _show(made: Comparison, files: Files) -> None:
+    made = replace(
+        made,
+        candidates=tuple(
+            each if each.problem is None else replace(each, problem=in_flags(each.problem)) for each in made.candidates
+        ),
+    )
     if files.json != STDOUT:
         from rich.console import Console
 

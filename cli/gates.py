@@ -42,10 +42,7 @@ def command(
         bool,
         typer.Option("--no-ablation", help="Look only: do not run the model without each site."),
     ] = False,
-    trust_source: Annotated[
-        bool,
-        typer.Option("--trust-source", help="Import code of somebody's own that FILE names."),
-    ] = False,
+    trust_source: options.TrustSource = False,
     fold: Annotated[
         float | None,
         typer.Option(

@@ -61,11 +61,19 @@ _MODEL_HELP = (
     " or file.py:factory."
 )
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
-Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help="One or more models.", show_default=False)]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL...", help="Models, and .pt or .safetensors files of ours.", show_default=False),
+]
 ModelOrRecipe = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
 Recipe = Annotated[
     str | None, _model("--recipe", metavar="NAME", help="Model and options of a published network, or of a .toml file.")
 ]
+Recipes = Annotated[
+    list[str] | None,
+    _model("--recipe", metavar="NAME", help="A published network, or a .toml file, beside them; repeatable."),
+]
+TrustSource = Annotated[bool, typer.Option("--trust-source", help="Import code of somebody's own that FILE names.")]
 ModelArgs = Annotated[list[str] | None, _model("--model-arg", metavar="K=V", help="Argument of the model's factory.")]
 Pretrained = Annotated[bool, _model("--pretrained", help="Download the zoo's weights.")]
 Checkpoint = Annotated[

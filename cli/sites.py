@@ -58,10 +58,8 @@ def command(
     if found:
         console.print(_table(found))
     if found.recorded:
-        line = (
-            f"from one run, since there is no graph: {found.recorded}; attach() can gate these sites, inject() cannot"
-        )
-        console.print(line, markup=False, highlight=False)
+        once = f"from one run, since there is no graph: {found.recorded}"
+        console.print(f"{once}; --form module can gate these sites, a graph cannot", markup=False, highlight=False)
     for line in guard_notes(found.guards, any_size=found.any_size):
         console.print(line, markup=False, highlight=False)
     if plain:

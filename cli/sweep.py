@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from attn_inject.reporting.settings import ReportSettings
 
 from . import options
+from .flags import in_flags
 from .job import check_bench
 from .outputs import STDOUT, check_output, say_written, write_text
 from .progress import bar
@@ -135,7 +137,8 @@ def command(
     if json_file != STDOUT:
         from rich.console import Console
 
-        Console().print(made)
+        said = [row if row.error is None else replace(row, error=in_flags(row.error)) for row in made.rows]
+        Console().print(replace(made, rows=tuple(said)))
     if table is not None:
         say_written(table, aside=json_file == STDOUT)
     if json_file is not None:

@@ -134,6 +134,28 @@ class ChannelGate(nn.Module):
         return x * for_each_position(self.gate(self.pool(x)), x)
 
 
+class BranchWeights(nn.Module):
+    """What attentions that choose among branches share: weights of each channel that sum to 1 over the branches.
+
+    A module of its own, without parameters, so that a caller can see the weights pass, or give others in their place.
+
+    Args:
+        branches: M. channels: C of each branch.
+
+    """
+
+    def __init__(self, branches: int, channels: int) -> None:
+        super().__init__()
+        self.branches, self.channels = branches, channels
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """(N, M, C) -> the same shape."""
+        return F.softmax(logits, dim=1)
+
+    def extra_repr(self) -> str:
+        return f"branches={self.branches}, channels={self.channels}"
+
+
 class ZeroMix(nn.Module):
     """`x + mix * (f(x) - x)` with a scalar `mix` that starts at zero: exactly x at first, f(x) at mix = 1.
 

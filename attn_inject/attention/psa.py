@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from ..errors import AttentionError
-from .gating import choice, for_each_position, largest_divisor, whole_number
+from .gating import BranchWeights, choice, for_each_position, largest_divisor, whole_number
 from .layers import convolution, strides
 from .se import SE
 
@@ -82,12 +81,13 @@ class PSA(nn.Module):
             for kernel, group in zip(kernels, fitted, strict=True)
         )
         self.weight = SE(width, reduction, bias=True, form="conv")
+        self.shares = BranchWeights(len(kernels), width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, out_channels, *spatial / stride)."""
         branches = torch.stack([conv(x) for conv in self.convs], dim=1)
         pooled = branches.flatten(3).mean(3)
-        weights = F.softmax(self.weight.gate(pooled.flatten(0, 1)).view_as(pooled), dim=1)
+        weights = self.shares(self.weight.gate(pooled.flatten(0, 1)).view_as(pooled))
         weighted = branches * for_each_position(weights, branches)
         out = (weighted.flip(1) if self.reverse else weighted).flatten(1, 2)
         return out[:, : self.out_channels] if self.cut else out

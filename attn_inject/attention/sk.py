@@ -21,10 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from .gating import for_each_position, largest_divisor, whole_number
+from .gating import BranchWeights, for_each_position, largest_divisor, whole_number
 from .layers import Norm, convolution, strides
 from .se import hidden_width
 
@@ -82,6 +81,7 @@ class SK(nn.Module):
         self.reduce = nn.Linear(width, hidden, bias=False)
         self.norm = Norm(hidden)
         self.select = nn.Linear(hidden, branches * width, bias=False)
+        self.shares = BranchWeights(branches, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, out_channels, *spatial / stride)."""
@@ -89,5 +89,5 @@ class SK(nn.Module):
         # The mean of a sum is the sum of the means, which are small.
         pooled = paths.flatten(3).mean(3)
         hidden = torch.relu(self.norm(self.reduce(pooled.sum(1))))
-        weights = F.softmax(self.select(hidden).view_as(pooled), 1)
+        weights = self.shares(self.select(hidden).view_as(pooled))
         return (paths * for_each_position(weights, paths)).sum(1)

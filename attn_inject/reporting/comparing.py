@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import repeat
 from pathlib import Path
@@ -15,12 +15,13 @@ from ..cost.parameters import holding
 from ..errors import AttentionError, AttnInjectError, PlanError
 from ..planning.choices import Choices
 from ..planning.published import as_published
+from ..planning.recipe import Recipe
 from ..surgery.inject import inject_as_chosen
+from ..surgery.records import records_of
 from ..tracing.prepare import unwrap
 from ..types import Source
-from ..zoo.building import build
-from ..zoo.parsing import parse_source
 from ..zoo.sizes import input_size as made_for
+from .asked import AskedModel, Models, Wanted, asked_models, bare_model_of
 from .comparison import Candidate, ComparisonData, baseline, candidate, comparison
 from .data import ReportData, Speed
 from .inputs import report_inputs
@@ -40,17 +41,19 @@ _COUNTING = 0.3
 
 
 def compare(
-    models: str | nn.Module | Iterable[str | nn.Module],
-    attentions: Sequence[Choices | Any],
+    models: Models = (),
+    attentions: Sequence[Choices | Any] = (),
     *,
+    recipes: Sequence[str | Path | Recipe] = (),
     example_inputs: Any = None,
     progress: Progress | None = None,
     settings: ReportSettings | None = None,
     **others: Any,
 ) -> Comparison:
-    """Put every attention into every model, and say what each costs.
+    """Put every attention into every model, and every recipe's into its own, and say what each costs.
 
-    All that go into one model are timed in turns with it and with one another, in inference.
+    All that go into one model are timed in turns with it and with one another, in inference. A model that has been
+    patched already comes with what it has, against itself without that.
 
     >>> from attn_inject import compare
     >>> from attn_inject.zoo.cifar import models
@@ -59,9 +62,10 @@ def compare(
     [('none', 269722), ('se', 271738), ('eca', 269749)]
 
     Args:
-        models: sources ("resnet50", "timm:resnet50d", ...) or models.
+        models: sources ("resnet50", "timm:resnet50d", ...), models, or (name, model).
         attentions: what to put in, each in its turn: an attention as `inject` takes it, or `Choices` with all that
             belongs to it (a placement, options, ...).
+        recipes: published networks: names (`attn-inject recipes`), `.toml` files, or recipes that were read.
         example_inputs: as for `inject`, the same for all models.
         progress: called with a text and the share that is done.
         settings: of the reports, or each by the name that `report` has for it (`bench=False`, `device="cpu"`, ...);
@@ -72,12 +76,12 @@ def compare(
 
     Raises:
         SourceError: a model that cannot be found, imported or built.
+        PlanError: a recipe that is not there, or is not a sound one.
         AttnInjectError: nothing could be made, or settings that make no sense.
 
     """
     settings = replace(settings or ReportSettings(), **others)
-    wanted = [models] if isinstance(models, (str, nn.Module)) else list(models)
-    choices = [wish if isinstance(wish, Choices) else Choices(attention=wish) for wish in attentions]
+    wanted = asked_models(models, attentions, recipes)
     candidates: list[Candidate] = []
     races: list[Speed] = []
     for position, asked in enumerate(wanted):
@@ -86,48 +90,77 @@ def compare(
             if progress is not None:
                 progress(text, (done + share) / len(wanted))
 
-        found, speeds = candidates_of(asked, choices, settings, example_inputs, tell)
+        found, speeds = candidates_of(asked, settings, example_inputs, tell)
         candidates += found
         races += speeds
-    if all(each.problem is not None for each in candidates):
-        raise AttnInjectError(f"nothing to compare: {candidates[0].problem}" if candidates else "nothing to compare")
+    if all(each.problem is not None or each.attention == "none" for each in candidates):
+        why = candidates[-1].problem or "say which attention" if candidates else "say which model"
+        raise AttnInjectError(f"nothing to compare: {why}")
     return shown(comparison(candidates, device=device_of(races), convention=settings.convention, units=settings.units))
 
 
 def candidates_of(
-    asked: str | nn.Module, choices: Sequence[Choices], settings: ReportSettings, example_inputs: Any, tell: Progress
+    asked: AskedModel, settings: ReportSettings, example_inputs: Any, tell: Progress
 ) -> tuple[list[Candidate], list[Speed]]:
     """One model with every attention, counted one by one and timed in turns with one another: (all, the timings)."""
-    name, model, source = _model(asked, timed=settings.bench)
+    bare = bare_model_of(asked, timed=settings.bench)
+    name, model, source = asked.name, bare.model, bare.source
     size = made_for(model, source) if example_inputs is None else None
+    made: list[_Made] = []
+    if bare.patched is not None:
+        label, patched = bare.patched
+        made.append(_Made(label, _placement(patched), None, patched, _counted(settings, model, patched)))
     problems: list[Candidate] = []
-    made: list[tuple[Choices, nn.Module, ReportData]] = []
-    for index, wish in enumerate(choices):
-        tell(f"{name} + {_label(wish)}", _COUNTING * index / len(choices) if settings.bench else index / len(choices))
+    for index, wish in enumerate(asked.wanted):
+        share = index / len(asked.wanted)
+        tell(f"{name} + {wish.label}", _COUNTING * share if settings.bench else share)
+        placement = wish.choices.placement
         try:
-            patched = inject_as_chosen(model, fitted(wish, source, size), example_inputs=example_inputs)
+            patched = inject_as_chosen(model, fitted(wish.choices, source, size), example_inputs=example_inputs)
         except (AttentionError, PlanError) as error:
-            problems.append(Candidate(name, _label(wish), wish.placement, problem=str(error)))
+            problems.append(Candidate(name, wish.label, placement, problem=str(error)))
             continue
-        made.append((wish, patched, report_with(replace(settings, bench=False), model, patched)))
+        made.append(_Made(wish.label, placement, wish, patched, _counted(settings, model, patched)))
     if not made:
         return problems, []
     speeds: list[Speed] = []
     if settings.bench:
-        subjects = [Subject.of(unwrap(model), unwrap(patched)) for _, patched, _ in made]
+        subjects = [Subject.of(unwrap(model), unwrap(each.patched)) for each in made]
         speeds = _raced(
             subjects, settings, example_inputs, lambda text, share: tell(text, _COUNTING + (1 - _COUNTING) * share)
         )
-    plain = baseline(name, made[0][2], speeds)
+    plain = baseline(name, made[0].report, speeds)
     timed = speeds or repeat(None, len(made))
+    choices = [wish.choices for wish in asked.wanted]
     found = []
-    for (wish, _, report), speed in zip(made, timed, strict=True):
-        there = as_published(wish)
+    for each, speed in zip(made, timed, strict=True):
+        there = as_published(each.wish.choices) if each.wish is not None else None
         meant = None
         if there is not None and there not in choices:
             meant = _parameters(model, fitted(there, source, size), example_inputs)
-        found.append(replace(candidate(plain, _label(wish), wish.placement, report, speed), as_published=meant))
+        found.append(replace(candidate(plain, each.label, each.placement, each.report, speed), as_published=meant))
     return [plain, *found, *problems], speeds
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A model with attention: what it is called, where that stands, the wish that it came from, and what it costs."""
+
+    label: str
+    placement: str
+    wish: Wanted | None
+    patched: nn.Module
+    report: ReportData
+
+
+def _counted(settings: ReportSettings, model: nn.Module, patched: nn.Module) -> ReportData:
+    return report_with(replace(settings, bench=False), model, patched)
+
+
+def _placement(patched: nn.Module) -> str:
+    """Where the attention of a patched model stands; "" where it stands in several ways."""
+    found = {each.placement for _, record in records_of(patched) for each in record.plan.insertions}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _parameters(model: nn.Module, wish: Choices, example_inputs: Any) -> int | None:
@@ -202,19 +235,6 @@ class Comparison(Page, ComparisonData):
         from .views.comparison_text import render
 
         yield from render(self, width=options.max_width)
-
-
-def _label(wish: Choices) -> str:
-    attention = wish.attention
-    return attention if isinstance(attention, str) else getattr(attention, "__name__", str(attention))
-
-
-def _model(asked: str | nn.Module, *, timed: bool) -> tuple[str, nn.Module, Source | None]:
-    """Name, model and source; a model that will not run is built without weights, since counting needs none."""
-    if isinstance(asked, nn.Module):
-        return type(asked).__name__, asked, None
-    source = parse_source(asked)
-    return source.name, build(source, device=None if timed else "meta"), source
 
 
 def device_of(speeds: Sequence[Speed]) -> str | None:

@@ -43,7 +43,9 @@ _RATIO = {
     "resolved": about(FLAG, "whether the ratio may be claimed; else only its interval"),
 }
 _CHANNELS = about(
-    list_of(maybe(NUMBER)), "one per channel; null where its input was always zero; empty where it was not looked at"
+    list_of(maybe(NUMBER)),
+    "one per channel, or per branch and channel; null where its input was always zero; empty where it was not "
+    "looked at",
 )
 
 _GATE = record(
@@ -59,8 +61,9 @@ _GATE = record(
         "attention": TEXT,
         "module": TEXT,
         "nature": about(
-            one_of("gate", "map", "other"),
-            "gate: one weight per channel; map: explained by one per channel at best; other: has no weights",
+            one_of("gate", "branches", "map", "other"),
+            "gate: one weight per channel; branches: one per branch and channel, which sum to 1 over the branches; "
+            "map: explained by one per channel at best; other: has no weights",
         ),
         "top": about(NUMBER, "upper end of the gate, of which `closed` and `opened` are told"),
         "weight": about(maybe(NUMBER), "mean over channels and images"),
@@ -84,7 +87,7 @@ _GATE = record(
             )
         ),
         "frozen": about(maybe(_EFFECT), "with the weights' means in their place"),
-        "without": about(maybe(_EFFECT), "with the attention taken out"),
+        "without": about(maybe(_EFFECT), "with the attention taken out; null where it stands in another's place"),
         "verdict": one_of("constant", "pays", "harms", "not seen", ""),
     },
 )

@@ -42,20 +42,26 @@ def ablate(
         score.add(scoring.scores(batch, outputs))
         for number, (site, ablated) in enumerate(found.items()):
             tell(index, number)
-            for differences, forward in ((ablated.frozen, frozen(site)), (ablated.without, torch.clone)):
-                with exchanged({site.module: forward}):
+            changes = [(ablated.frozen, {site.seen: frozen(site)})]
+            if site.can_go:
+                changes.append((ablated.without, {site.module: torch.clone}))
+            for differences, forwards in changes:
+                with exchanged(forwards):
                     differences.add(scoring.losses(batch, outputs, run(model, batch)))
     return found, score
 
 
 def means_of(site: Watched) -> torch.Tensor:
-    """(C,): the mean weight of each channel; one, where nothing but zeros was seen."""
+    """(C,), or (M C,) of branches: the mean weight of each channel; one, where nothing but zeros was seen."""
     return torch.where(site.weights.known, site.weights.mean, 1.0)
 
 
 def frozen(site: Watched) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x -> x times the mean weight of each channel."""
-    means = means_of(site)
+    """x -> x times the mean weight of each channel; or, for branches, whatever -> their mean weights."""
+    means, shares = means_of(site), site.shares
+    if shares is not None:
+        by_branch = means.view(1, shares.branches, shares.channels)
+        return lambda logits: by_branch.to(logits).expand_as(logits)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return x * for_each_position(means.to(x.device)[None], x)

@@ -60,6 +60,9 @@ def choose(
     every second site and random ones; `studying.choose.study_choice` with the same arguments gives all of that. Of four
     batches two are trained on, one is measured on, one judged by. The model is left as it was.
 
+    An attention that cannot start as the identity by itself is mixed in by a scalar, which is trained with it: what
+    that scalar alone makes better counts as the site's worth, even where the attention's own weights learn nothing.
+
     What attention would be worth if the whole network was trained with it is another question, which this does not
     answer. Data that the network has learned by heart leaves nothing to gain: give it other.
 

@@ -1,7 +1,8 @@
 """What a study of gates says, as frozen data. `reporting.gates` shows it.
 
 A gate's *weight* is what a channel is multiplied by, one per image (and per call, where a block runs several times).
-For an attention that is no gate it is the factor that explains its output best: <out, x> / <x, x> over space, the mean
+For an attention that weighs branches it is a branch's share in a channel: M C weights, branch by branch.
+For any other that is no gate it is the factor that explains its output best: <out, x> / <x, x> over space, the mean
 of its map weighted by the squares of what it weighs; for a gate that is the weight itself.
 """
 
@@ -13,9 +14,9 @@ from typing import Literal
 from ..surgery.folding import Folding
 from ..types import Effect, Measure
 
-# gate: out = x times one weight per channel. map: anything else of the same shape. other: another shape, or in the
-# place of a convolution.
-Nature = Literal["gate", "map", "other"]
+# gate: out = x times one weight per channel. branches: a weighted sum or row of branches of its own, whatever its
+# shape. map: anything else of the same shape. other: another shape, or in the place of a convolution.
+Nature = Literal["gate", "branches", "map", "other"]
 Verdict = Literal["constant", "pays", "harms", "not seen", ""]
 
 # A weight below so much of the gate's upper end is closed, one above so much is open.
@@ -31,7 +32,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class ChannelFigures:
-    """One value per channel; None for channels whose input was zero in every image.
+    """One value per channel, or per branch and channel; None for channels whose input was zero in every image.
 
     `mean` and `spread` (standard deviation over images) are of the weights; `closed` and `opened` the share of images
     in which the weight's size was below `CLOSED`, or it was above `OPEN`, of the gate's upper end; `between` the share
@@ -63,7 +64,7 @@ class GateRow:
     relative error made by putting every channel's mean in place of its weights: the root of the mean variance over
     the mean square. `closed`, `opened` are the shares of channels that are stuck there in `STUCK` of all images.
     `between` is the share of the spread between classes. `frozen` is what is lost with the means in place of the
-    weights, `without` with the attention taken out.
+    weights, `without` with the attention taken out, None where it stands in the place of a convolution.
     """
 
     block: str
@@ -90,8 +91,8 @@ class GateRow:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it does what a constant factor per channel would do."""
-        return self.nature == "gate" and self.movement is not None and self.movement < CONSTANT
+        """Whether it does what a constant factor per channel (of each branch) would do."""
+        return self.nature in ("gate", "branches") and self.movement is not None and self.movement < CONSTANT
 
     def verdict(self, measure: Measure) -> Verdict:
         """What its moving is worth, as far as the data shows: told by `frozen`, since what a network was trained with

@@ -121,7 +121,8 @@ def _candidates(model: nn.Module, halves: Halves) -> tuple[list[Watched], list[t
         try:
             layer_before(part, insertion)
             if site.nature != "gate":
-                raise LookupError("it is no gate: its weights differ from place to place")
+                what = "are those of its branches" if site.nature == "branches" else "differ from place to place"
+                raise LookupError(f"it is no gate: its weights {what}")
             sites.append(site)
         except LookupError as reason:
             kept.append((whole.site.block, str(reason)))

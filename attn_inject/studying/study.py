@@ -68,6 +68,7 @@ def study(
             effects = {
                 name: each.effect(scoring.measure, measured)
                 for name, each in (("frozen", ablated.frozen), ("without", ablated.without))
+                if each.count
             }
         rows.append(_row(site, effects))
     ablated_images = max((each.frozen.count for each in results.values()), default=0)
@@ -145,6 +146,10 @@ def _notes(sites: Sequence[Watched]) -> Iterator[str]:
     if maps := [site for site in sites if site.nature == "map"]:
         name = maps[0].insertion.attention
         yield (f"{name} weighs places too: its weights here are the factors per channel that explain its output best")
+    if branches := [site for site in sites if site.nature == "branches"]:
+        name = branches[0].insertion.attention
+        stands = "" if branches[0].can_go else "; it stands in the place of a convolution, and cannot be taken out"
+        yield f"{name} weighs branches: its weights here are each branch's shares, which sum to 1 in a channel{stands}"
     if others := [site for site in sites if site.nature == "other"]:
         yield (
             f"{others[0].insertion.attention} stands in the place of a convolution, or changes the shape "

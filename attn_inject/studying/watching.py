@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attention.gating import ChannelGate
+from ..attention.gating import BranchWeights, ChannelGate, unmixed
 from ..types import Insertion
 from .data import CLOSED, OPEN, Nature
 from .moments import ClassMoments, Moments
@@ -28,12 +28,15 @@ class Watched:
         self.module = module
         self.is_ours = isinstance(module, ChannelGate) and type(module).forward is ChannelGate.forward
         self.top = module.scale if isinstance(module, ChannelGate) else 1.0
+        self.shares = next((one for one in unmixed(module).children() if isinstance(one, BranchWeights)), None)
+        self.can_go = insertion.placement != "replace"
         # What stands in the place of a convolution has no input that its output could be a multiple of.
-        self.has_weights = insertion.placement != "replace"
-        self.weights = Moments(insertion.channels)
-        self.by_class = ClassMoments(insertion.channels)
-        self.closed = torch.zeros(insertion.channels, dtype=torch.float64)
-        self.opened = torch.zeros(insertion.channels, dtype=torch.float64)
+        self.has_weights = self.can_go or self.shares is not None
+        count = insertion.channels if self.shares is None else self.shares.branches * self.shares.channels
+        self.weights = Moments(count)
+        self.by_class = ClassMoments(count)
+        self.closed = torch.zeros(count, dtype=torch.float64)
+        self.opened = torch.zeros(count, dtype=torch.float64)
         self._left_over = self._output = 0.0
         self._writes_input: bool | None = None
         self._given: tuple[torch.Tensor, int] | None = None
@@ -43,6 +46,8 @@ class Watched:
         """What it turned out to be."""
         if not self.has_weights:
             return "other"
+        if self.shares is not None:
+            return "branches"
         return "gate" if self.is_ours or self._left_over <= self._rounding() * self._output else "map"
 
     def _rounding(self) -> float:
@@ -51,13 +56,21 @@ class Watched:
 
     def before(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         """Keep the input of a module that writes into it; the first time nobody knows whether it does."""
-        if self.is_ours or not self.has_weights:
+        if self.is_ours or self.shares is not None or not self.has_weights:
             return
         x = args[0]
         self._given = (x if self._writes_input is False else x.detach().clone(), x._version)
 
+    @property
+    def seen(self) -> nn.Module:
+        """The module whose calls are watched: the attention, or what in it weighs its branches."""
+        return self.module if self.shares is None else self.shares
+
     def after(self, args: tuple[Any, ...], out: Any, labels: torch.Tensor | None) -> None:
         if not self.has_weights:
+            return
+        if self.shares is not None:
+            self._note(out.flatten(1), labels)
             return
         x = args[0]
         if isinstance(self.module, ChannelGate) and self.is_ours:
@@ -107,8 +120,8 @@ class Watch:
         handles = []
         try:
             for site in self.sites:
-                handles.append(site.module.register_forward_pre_hook(site.before))
-                handles.append(site.module.register_forward_hook(self._after(site)))
+                handles.append(site.seen.register_forward_pre_hook(site.before))
+                handles.append(site.seen.register_forward_hook(self._after(site)))
             yield
         finally:
             for handle in handles:

@@ -17,8 +17,9 @@ from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
 from ..types import Plan, block_name
-from .attach import detach
+from .attach import detached
 from .attachment import attachments_of
+from .constants import warn_of_what_stays
 from .postconditions import verify_part
 from .pristine import without_attention
 from .rewrite import rewrite
@@ -85,7 +86,8 @@ def remove(patched: nn.Module) -> nn.Module:
 
     What an attention replaced is put back. The result is a graph module (with an empty plan) whose outputs equal the
     original's to the bit as long as no weight was trained; scoped injections give the surrounding model back, without
-    the attention of any of them. For what `attach` returned it is `detach`.
+    the attention of any of them. For what `attach` returned it is `detach`. What `fold` made factors of layers stays in
+    them, which a `UserWarning` says.
 
     >>> import torch
     >>> from attn_inject import inject, remove
@@ -98,8 +100,9 @@ def remove(patched: nn.Module) -> nn.Module:
         PlanError: `patched` is not a patched model.
 
     """
+    warn_of_what_stays(patched)
     if attachments_of(patched):
-        return detach(patched)
+        return detached(patched)
     bare = {path: without_attention(part) for path, part in patched_parts(patched).items()}
     if "" in bare:
         return bare[""]

@@ -43,6 +43,7 @@ from ..types import (
 )
 from .attachment import Attachment, attachments_of, keep_attachments
 from .blocks import Blocks
+from .constants import warn_of_what_stays
 from .forwards import write_forwards
 from .likeness import likeness
 from .provenance import fingerprint, versions
@@ -223,6 +224,12 @@ def detach(model: nn.Module) -> nn.Module:
         PlanError: nothing was attached to it.
 
     """
+    warn_of_what_stays(model)
+    return detached(model)
+
+
+def detached(model: nn.Module) -> nn.Module:
+    """What `detach` gives, in silence."""
     attachments = attachments_of(model)
     if not attachments:
         raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")

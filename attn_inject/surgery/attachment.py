@@ -45,10 +45,19 @@ def keep_attachments(model: nn.Module, attachments: Sequence[Attachment]) -> Non
 
 
 def attached_modules(model: nn.Module) -> list[str]:
-    """The paths of all new modules that `attach` put into a model, or into what it holds."""
+    """The paths of all new modules that `attach` put into a model, or into what it holds, part by part of the tree."""
     return [
         full_path(home, full_path(attachment.injection.plan.scope or "", insertion.module))
         for home, module in model.named_modules()
-        for attachment in attachments_of(module)
+        for attachment in _in_the_tree(module)
         for insertion in attachment.injection.plan.insertions
     ]
+
+
+def _in_the_tree(model: nn.Module) -> list[Attachment]:
+    """What was attached, in the order of a graph's parts: an optimizer's state goes by the order of its parameters."""
+    held = attachments_of(model)
+    # Most models hold nothing, and listing what a model holds takes time.
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False)] if len(held) > 1 else []
+    place = {path: number for number, path in enumerate(paths)}
+    return sorted(held, key=lambda attachment: place.get(attachment.injection.plan.scope or "", 0))

@@ -13,6 +13,7 @@ Conditions:
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path, patched_parts, put_in_place, record_of
 from ..tracing.trace import MODES
 from ..types import Insertion, block_name
+from .records import records_of
 from .rewrite import edit_forward
 
 # The axis of its output that a layer has one factor for each of: of maps the second, of rows the last.
@@ -46,6 +48,7 @@ _FUNCTIONS: dict[Any, tuple[int, int]] = {
 }
 # Norms over the last axes, of which the channels have to be the only one.
 _OVER_LAST = (nn.LayerNorm, F.layer_norm)
+_LEFT = "remove() leaves it there"
 _NO_LAYER = "what it gates comes from no norm or convolution alone"
 _OVER_MORE = "the norm before it is over more than the channels"
 
@@ -112,8 +115,7 @@ def with_constants(patched: nn.Module, weights: Mapping[str, torch.Tensor]) -> n
             home, _, child = module.rpartition(".")
             made.get_submodule(home)._modules.pop(child)
         notes = tuple(
-            f"{block_name(i.site.block)}: {i.attention} was folded into {layers[i.module].path}; remove() leaves it "
-            "there"
+            f"{block_name(i.site.block)}: {i.attention} was folded into {layers[i.module].path}; {_LEFT}"
             for i in chosen
         )
         kept = tuple(insertion for insertion in plan.insertions if insertion.module not in gone)
@@ -124,6 +126,14 @@ def with_constants(patched: nn.Module, weights: Mapping[str, torch.Tensor]) -> n
     if "" not in done:
         vars(result)["injection"] = record_of(result)
     return result
+
+
+def warn_of_what_stays(patched: nn.Module) -> None:
+    """Say, to the caller of whoever takes the attention out, what was folded and stays in the layers."""
+    left = [note for _, record in records_of(patched) for note in record.plan.notes if note.endswith(_LEFT)]
+    if left:
+        said = f"the model without its attention is not the one that it was put into: {'; '.join(left)}"
+        warnings.warn(said, UserWarning, stacklevel=3)
 
 
 def _without(graph: fx.Graph, modules: Mapping[str, object]) -> fx.Graph:

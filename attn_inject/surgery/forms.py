@@ -10,7 +10,7 @@ from ..errors import PlanError, TraceError
 from ..tracing.alias import alias
 from ..tracing.parts import full_path, patched_parts, record_of
 from .apply import apply_plan
-from .attach import detach
+from .attach import detached
 from .attachment import Attachment, attachments_of
 
 
@@ -24,7 +24,7 @@ def as_graph(patched: nn.Module) -> nn.Module:
     attachments = attachments_of(patched)
     if not attachments:
         return patched
-    graph = detach(patched)
+    graph = detached(patched)
     for attachment in attachments:
         graph = _with_attention(graph, patched, attachment)
     graph.train(mode=patched.training)

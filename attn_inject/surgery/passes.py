@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import AttnInjectError, GuardError, RewriteError, TraceError, first_line
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, real_values, tensors_in
@@ -46,7 +47,10 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     }
     for parameter in new.values():
         parameter.requires_grad = True
-    real, outputs = _smallest_pass(aliased, inputs, device)
+    try:
+        real, outputs = _smallest_pass(aliased, inputs, device)
+    except Exception as error:
+        raise _ending(source, part, real_values(inputs, device), error) from error
     checks, plain = [], None
     if not isinstance(source, InjectedModule):
         traced, plain = _is_the_model(source, part, real, device)
@@ -80,24 +84,48 @@ def _is_the_model(
         values = input_values(part.pristine_graph_of(mode)) or ()
         for inputs in [real] if mode == "eval" else [doubled(real), real_values(values, device)]:
             try:
-                before = trial.of_code(mode, inputs)
-                break
+                given = trial.of_code(mode, inputs)
+                before = [*given, *trial.statistics()]
             except Exception as error:
                 reason = (
                     f"{mode} not compared: the model's own code ends in {type(error).__name__} on {size_of(inputs)}"
                 )
+                continue
+            try:
+                after = [*trial.of_graph(mode, inputs), *trial.statistics()]
+                break
+            except GuardError:  # In this mode the code decides on the size: the graph holds for that of the trace.
+                reason = f"{mode} not compared: the graph holds for another size than {size_of(inputs)}"
+            except Exception as error:
+                raise _ours(f"graph in {mode} mode", inputs, error) from error
         else:
             figures.append(reason)
             continue
-        plain = before if mode == "eval" else plain
-        before = [*before, *trial.statistics()]
-        after = [*trial.of_graph(mode, inputs), *trial.statistics()]
+        plain = given if mode == "eval" else plain
         if len(before) != len(after) or not all(map(equal_to_the_bit, before, after)):
             pairs = [pair for pair in zip(before, after, strict=False) if pair[0].shape == pair[1].shape]
             apart = max((_distance(a, b) for a, b in pairs), default=0.0)
             wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart: use attach()")
         figures.append(f"{mode} equal to the bit on {size_of(inputs)}")
     return Check("trace", passed=not wrong, figure="; ".join(wrong or figures)), plain
+
+
+def _ending(source: nn.Module, part: InjectedModule, inputs: tuple[Any, ...], error: Exception) -> Exception:
+    """What to raise where the graph ends in `error` on what it was traced on: the model's own code is asked too."""
+    if isinstance(error, AttnInjectError):
+        return error
+    try:
+        Trial(source, part).of_code("eval", inputs)
+    except Exception as own:
+        return TraceError(f"the model itself ends in {type(own).__name__} on {size_of(inputs)}: {first_line(own)}")
+    return _ours("patched graph", inputs, error)
+
+
+def _ours(graph: str, inputs: tuple[Any, ...], error: Exception) -> RewriteError:
+    return RewriteError(
+        f"the {graph} ends in {type(error).__name__} on {size_of(inputs)}, where the model's own code runs: "
+        f"{first_line(error)}"
+    )
 
 
 def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -178,8 +206,7 @@ def _smallest_pass(
         real = real_values(shapes, device)
         try:
             return real, _drawn_alike(aliased, real)
-        except (RuntimeError, ValueError, AssertionError):
-            # Too small, or of another size than the network is made for.
+        except Exception:  # Too small, or of another size than the network is made for.
             continue
     real = real_values(inputs, device)
     return real, _drawn_alike(aliased, real)

@@ -14,13 +14,15 @@ from .attachment import attachments_of
 from .forms import as_graph
 from .likeness import likeness
 from .postconditions import verify_part
+from .records import records_of
 
 
 def verify(original: nn.Module, patched: nn.Module) -> Verification:
     """Check `patched` against `original`; each check comes with its figure. Neither module is changed.
 
     Of several patched parts each is checked, and a check holds where it holds for all. What `attach` returned is
-    checked as the graph over the same weights, and then held against that graph.
+    checked as the graph over the same weights, and then held against that graph. What the model's code decided on while
+    it was read is named too, as `guards`.
 
     >>> from attn_inject import inject, verify
     >>> from attn_inject.zoo.cifar import models
@@ -43,7 +45,12 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
         for path in (plan.scope or "",)
     ]
     checks = [like.check for like in alike if like.check is not None]
-    return Verification((*verification.checks, *checks))
+    records = [record for _, record in records_of(patched)]
+    return Verification(
+        (*verification.checks, *checks),
+        guards=tuple(dict.fromkeys(guard for record in records for guard in record.guards)),
+        any_size=all(record.any_size for record in records),
+    )
 
 
 def joined(verifications: Mapping[str, Verification]) -> Verification:

@@ -19,6 +19,7 @@ from torch import nn
 from ..errors import AttnInjectError, first_line
 from ..files.imported import own_code, raised
 from ..planning.choices import Choices
+from ..reporting.asked import asked_models
 from ..reporting.comparing import candidates_of, device_of, fitted
 from ..reporting.comparison import Candidate
 from ..reporting.settings import ReportSettings
@@ -115,7 +116,8 @@ def _counted(row: Row, wish: Wish, work: Work) -> Row:
         if isinstance(model, str):
             build(parse_source(model), device="meta")
         return replace(row, sites=0, parameters=0, macs=0, flops=0, traffic=0, traffic_ratio=1.0)
-    candidates, speeds = candidates_of(model, [wish.choices], work.settings, None, lambda _text, _share: None)
+    (asked,) = asked_models([model], [wish.choices])
+    candidates, speeds = candidates_of(asked, work.settings, None, lambda _text, _share: None)
     found = candidates[-1]
     if found.problem is not None:
         raise AttnInjectError(found.problem)

@@ -46,14 +46,20 @@ def alias(model: nn.Module) -> nn.Module:
         # Every module has a dozen empty tables for hooks, whose copies would take most of the time.
         empty = [value for value in vars(module).values() if type(value) is OrderedDict and not value]
         memo.update({id(table): OrderedDict() for table in empty})
-        # Gradients and non-leaf tensors kept as plain attributes cannot be deep-copied; they are shared instead.
-        for tensor in tensors_in(list(vars(module).values())):
-            if tensor.grad_fn is not None:
-                memo[id(tensor)] = tensor
+        memo.update(with_history(module))
     other = copy.deepcopy(model, memo)
     for module in modules:
         _copy_slots(module, memo)
     return other
+
+
+def with_history(module: nn.Module) -> dict[int, Any]:
+    """What a module keeps of results with gradients, by id: `copy.deepcopy` refuses them, so that they are shared.
+
+    Buffers are not among them: what a copy does to those in place would be done to the original.
+    """
+    kept = [value for name, value in vars(module).items() if name not in _TABLES]
+    return {id(tensor): tensor for tensor in tensors_in(kept) if tensor.grad_fn is not None}
 
 
 def _copy_slots(module: nn.Module, memo: dict[int, Any]) -> None:

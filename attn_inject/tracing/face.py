@@ -95,11 +95,18 @@ def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any]) -
 
 
 def forward_of(
-    face: type, graph: fx.Graph, fixed: Mapping[str, Any], run: str, scope: Mapping[str, Any] | None = None
+    face: type,
+    graph: fx.Graph,
+    fixed: Mapping[str, Any],
+    run: str,
+    scope: Mapping[str, Any] | None = None,
+    *,
+    first: str = "",
 ) -> Callable[..., Any]:
     """A forward with the arguments of the class's own, which checks F3 and gives the others to `run`.
 
-    That is the code of a function of the module and the values of the graph's places; `scope` has its names.
+    That is the code of a function of the module and the values of the graph's places; `scope` has its names. `first` is
+    a statement that stands before it.
     """
     places = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
     checks = [
@@ -108,6 +115,7 @@ def forward_of(
     ]
     source = (
         f"def forward({parameters_of(face, places, fixed)}):\n{''.join(checks)}"
+        f"    {first or 'pass'}\n"
         "    try:\n"
         f"        return {run}({', '.join(['self', *places])})\n"
         "    except RuntimeError as error:\n"

@@ -40,7 +40,7 @@ def guarded(outcome: Any, traced: Any, line: str) -> None:
     if decided != traced:
         raise GuardError(
             f"the network was traced where {line} came to {traced}, and this input makes it {outcome}: "
-            "pass example_inputs of this size to inject(), or use attach(), which runs the model's own code"
+            "pass example_inputs of this size when injecting, or use attach(), which runs the model's own code"
         )
 
 

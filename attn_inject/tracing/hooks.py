@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-_FORWARD = ("_forward_pre_hooks", "_forward_hooks")
-_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
+FORWARD = ("_forward_pre_hooks", "_forward_hooks")
+BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 
 
 class Hooks:
@@ -34,12 +34,12 @@ class Hooks:
     def around(self, module: nn.Module) -> Iterator[None]:
         """Take the hooks that are left out off a module whose code is followed."""
         kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
-        for name in (*_FORWARD, *_BACKWARD):
+        for name in (*FORWARD, *BACKWARD):
             table = getattr(module, name, None)
             if table:
                 kept.append((table, dict(table)))
-                silent = [key for key, hook in table.items() if name in _BACKWARD or id(hook) in self._silent]
-                self.left_out = self.left_out or bool(silent and name in _FORWARD)
+                silent = [key for key, hook in table.items() if name in BACKWARD or id(hook) in self._silent]
+                self.left_out = self.left_out or bool(silent and name in FORWARD)
                 for key in silent:
                     del table[key]
         try:
@@ -63,7 +63,7 @@ class Hooks:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Take off again what is registered in here."""
-        before = [(getattr(m, name), dict(getattr(m, name))) for m in self._skeleton.modules() for name in _FORWARD]
+        before = [(getattr(m, name), dict(getattr(m, name))) for m in self._skeleton.modules() for name in FORWARD]
         try:
             yield
         finally:
@@ -74,5 +74,5 @@ class Hooks:
 
 
 def _forward_hooks(module: nn.Module) -> Iterator[tuple[int, Callable[..., Any]]]:
-    for name in _FORWARD:
+    for name in FORWARD:
         yield from getattr(module, name).items()

@@ -16,15 +16,20 @@ import torch
 from torch import fx, nn
 
 from ..types import Injection
+from .alias import with_history
 from .face import Faced, face_of, forward_of, may_be_fixed, portable_face
 from .methods import bind, methods_for_graph
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
 from .rewritten import Writing, rewrite_forward
+from .unheard import hooks_of, say_unheard
 
 _MODES = {True: "train", False: "eval"}
 # What belongs to the graph module itself, not to the model it was made from.
-_OWN = ("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced", "_inj_face", "_inj_fixed", "_inj_methods")
+_OWN = (
+    *("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced", "_inj_face", "_inj_fixed", "_inj_methods"),
+    *("_inj_hooks", "_inj_seen"),
+)
 
 
 class InjectedModule(Faced, fx.GraphModule):
@@ -43,6 +48,7 @@ class InjectedModule(Faced, fx.GraphModule):
     _inj_face: type
     _inj_fixed: dict[str, Any]
     _inj_methods: tuple[str, ...]
+    _inj_hooks: frozenset[int]
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class InjectedModule(Faced, fx.GraphModule):
             "_inj_face": face_of(skeleton),
             "_inj_fixed": {name: value for name, value in (fixed or {}).items() if may_be_fixed(name, value)},
             "_inj_methods": methods_for_graph(face_of(skeleton), skeleton),
+            "_inj_hooks": hooks_of(self.modules()),
             "injection": injection,
         }
         vars(self).update(own)
@@ -153,6 +160,8 @@ class InjectedModule(Faced, fx.GraphModule):
         # Of the same class, as copies are of any model: what stacks models asks for that.
         other = object.__new__(type(self))
         memo[id(self)] = other
+        for module in self.modules():
+            memo.update(with_history(module))
         state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection")}
         other.__dict__.update(copy.deepcopy(state, memo))
         vars(other)["_inj_codes"] = dict(self._inj_codes)
@@ -173,7 +182,8 @@ class InjectedModule(Faced, fx.GraphModule):
         return other
 
     def __reduce__(self) -> Any:
-        state = {key: value for key, value in vars(self).items() if key != "_inj_codes"}
+        # Another process gives hooks other numbers.
+        state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "_inj_seen")}
         state["_inj_graphs"] = {mode: PortableGraph(graph) for mode, graph in self._inj_graphs.items()}
         state["_inj_pristine"] = {mode: PortableGraph(graph) for mode, graph in self._inj_pristine.items()}
         state["_inj_face"] = portable_face(self._inj_face)
@@ -206,7 +216,9 @@ def _install_forward(module: InjectedModule) -> None:
     """
     graph = next(iter(module._inj_graphs.values()))
     run = "self._inj_codes['train' if self.training else 'eval'][0]"
-    type(module).forward = forward_of(module._inj_face, graph, module._inj_fixed, run)
+    type(module).forward = forward_of(
+        module._inj_face, graph, module._inj_fixed, run, {"inj_hooks": say_unheard}, first="inj_hooks(self)"
+    )
     bind(module, module._inj_face, module._inj_methods)
 
 

@@ -97,7 +97,7 @@ def _must_be_one(names: list[str]) -> None:
     if len(names) != 1:
         raise TraceError(
             f"the model takes {len(names)} inputs ({', '.join(names) or 'none'}): "
-            "pass example_inputs with one value for each (on the command line: --example-input NAME=SIZE)"
+            "pass example_inputs with one value for each, as NAME=SIZE on the command line"
         )
 
 

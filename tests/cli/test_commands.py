@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import timm
 
 from attn_inject import inject, save
@@ -85,6 +86,47 @@ def test_inspect_says_what_a_file_is(cli: Callable, toy: str, tmp_path: Path) ->
         ]
         assert "6 of them new" in ran.out
         assert "verified edits" in " ".join(ran.out.split())
+
+
+DECIDING = """
+from toy import Block
+from torch import nn
+
+class Even(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 32, 3, padding=1), Block(32)
+
+    def forward(self, x):
+        x = self.body(self.stem(x))
+        return x if x.shape[2] % 2 == 0 else -x
+
+class Bright(Even):
+    def forward(self, x):
+        x = self.body(self.stem(x))
+        return x if x.max() > 0 else -x
+"""
+
+
+@pytest.mark.parametrize("file", ["m.pt", "m.safetensors"])
+def test_inspect_names_guards(cli: Callable, toy: str, file: str) -> None:
+    Path("deciding.py").write_text(DECIDING)
+    assert cli("deciding.py:Even", "-a", "eca", "--out", file, "--no-bench", "--input-size", "32").code == 0
+    ran = cli("inspect", file)
+    assert ran.code == 0
+    (note,) = [line for line in ran.out.splitlines() if line.startswith("note")]
+    assert "holds while " in note
+    assert "deciding.py:12 `return x if x.shape[2] % 2 == 0 else -x` comes to True; an input that" in note
+
+
+def test_sites_of_what_can_only_be_recorded(cli: Callable, toy: str) -> None:
+    Path("deciding.py").write_text(DECIDING)
+    ran = cli("sites", "deciding.py:Bright", "--input-size", "32")
+    assert ran.code == 0
+    said = " ".join(ran.out.split())
+    assert "deciding.py:Bright, random weights: 1 site" in said
+    assert "from one run, since there is no graph: Bright cannot be traced: stopped at" in said
+    assert said.endswith("--form module can gate these sites, a graph cannot")
 
 
 def test_inspect_of_what_is_no_file_of_ours(cli: Callable, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_sites_and_compare(several: str, cli: Callable[..., Outcome]) -> None:
         ((*BOTH, "--input-size", "32"), "the sizes are in --example-input: leave --input-size out"),
         (BOTH[:2], "the model also needs the input scale"),
         ((*BOTH, "--example-input", "maks=1x16x16"), "takes no input 'maks' (did you mean mask?)"),
-        ((), "--example-input NAME=SIZE"),
+        ((), "pass --example-input with one value for each, as NAME=SIZE on the command line"),
     ],
 )
 def test_mistakes(options: tuple[str, ...], sentence: str, several: str, cli: Callable[..., Outcome]) -> None:

@@ -55,7 +55,7 @@ def test_a_folder_and_every_view(saved: str, cli: Callable) -> None:
 
 def test_what_is_wrong_is_one_sentence(saved: str, cli: Callable, tmp_path: Path) -> None:
     for arguments, said in (
-        (("gates", saved, "--data", "noise"), "trust_source"),
+        (("gates", saved, "--data", "noise"), "--trust-source"),
         (("gates", "missing.pt", "--data", "noise"), "missing.pt"),
         (("gates", saved, "--data", "nowhere", "--trust-source"), "there is no folder nowhere"),
         (("gates", saved), "--data"),
@@ -84,7 +84,10 @@ def test_folding(saved: str, cli: Callable) -> None:
     assert re.search(
         r"^folded        2 of 2 sites: blocks\.\d, blocks\.\d\n {14}outputs change by ", told, re.MULTILINE
     )
-    assert "\n              judged by the mean relative change of the outputs; nothing is promised beyond" in told
+    assert (
+        "\n              judged by the mean relative change of the outputs, without an interval, since 4 images are"
+        in told
+    )
     Path("targets.py").write_text(
         "import torch\n"
         "def data():\n"

@@ -21,6 +21,16 @@ def make(width, *, depth=2):
 
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+
+class Asking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        self.second = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x) if x.sum() > 0 else x
 """
 
 
@@ -34,6 +44,10 @@ def plain():
         ("give input_size=(channels, height, width)", "give --input-size channelsxheightxwidth"),
         ("stages=(2, 3)", "--stages 2,3"),
         ("with min_channels=64", "with --min-channels 64"),
+        ("pass the model, or trust_source=True", "pass the model, or --trust-source"),
+        ("pass another input_size, or example_inputs", "pass another --input-size, or --example-input"),
+        ("the key input_size of a recipe", "the key input_size of a recipe"),
+        ("or use attach(), which runs the model's own code", "or use --form module, which runs the model's own code"),
         ("se: reduction=16 is no setting of ours", "se: reduction=16 is no setting of ours"),
         ("nothing to change", "nothing to change"),
     ],
@@ -53,6 +67,8 @@ def test_settings_are_spelled_as_options(message: str, shown: str) -> None:
         (("resnet18", "-a", "se", "--kinds", "resid"), "got resid (did you mean residual?)"),
         (("resnet18", "-a", "se", "--dtype", "int8"), "'int8' is not a floating-point type"),
         (("resnet18", "-a", "se", "--device", "nonsense"), "is not a device"),
+        (("resnet18", "-a", "se", "--device", "cuda"), "use --device cpu"),
+        (("fac.py:Asking", "-a", "se", "--no-bench"), "(choose one, as in --scope "),
         (("seresnet18", "-a", "se", "--existing", "skip", "--no-bench"), "use --existing stack or --existing replace"),
         (("fac.py:make", "-a", "se", "--no-bench"), "wants the arguments width: give --model-arg width=..."),
         (("resnet18", "-a", "se", "--checkpoint", "whole.pt", *QUICK), "save model.state_dict()"),
@@ -63,6 +79,7 @@ def test_wrong_inputs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fac.py").write_text(FACTORY)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if "whole.pt" in arguments:
         torch.save(torchvision.models.resnet18(), tmp_path / "whole.pt")
     ran = cli(*arguments)
@@ -71,7 +88,8 @@ def test_wrong_inputs(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--device", "nonsense"), ("--dtype", "int8"), ("--kinds", "resid"), ("--out", "m.onnx")]
+    "arguments",
+    [("--device", "nonsense"), ("--device", "cuda"), ("--dtype", "int8"), ("--kinds", "resid"), ("--out", "m.onnx")],
 )
 @pytest.mark.parametrize("command", ["inject", "compare"])
 def test_what_can_be_seen_at_once_is_refused_before_a_model_is_built(
@@ -80,6 +98,7 @@ def test_what_can_be_seen_at_once_is_refused_before_a_model_is_built(
     if command == "compare" and arguments[0] == "--out":
         arguments = ("--dtype", "float7")
     monkeypatch.setattr(outputs, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("attn_inject.zoo.building.build", lambda *_, **__: pytest.fail("a model was built"))
     ran = cli(*([command] if command == "compare" else []), toy, "-a", "se", *arguments)
     assert (ran.code, ran.err.count("\n")) == (2, 1)

@@ -69,6 +69,29 @@ def test_wide_terminal_in_full_has_intervals(found: Gates) -> None:
     assert_golden("gates-full-120.txt", text)
 
 
+def test_the_legend_speaks_of_intervals_where_they_are_shown(found: Gates) -> None:
+    said = "Intervals hold together at 95 %"
+    shown = {
+        (full, width): said in " ".join(to_text(found, full=full, width=width).split())
+        for full in (False, True)
+        for width in (80, 120)
+    }
+    assert shown == {(False, 80): False, (False, 120): False, (True, 80): False, (True, 120): True}
+    assert said in found.to_html()
+    sites = tuple(replace(row, frozen=Effect(0.1, None, None), without=None) for row in found.sites)
+    none = replace(found, sites=sites)
+    assert said not in none.to_html()
+
+
+def test_the_legend_says_what_the_column_out_does_not_prove(found: Gates) -> None:
+    said = "A loss without it does not prove that the attention helps: its interval may hold 0"
+    assert said in " ".join(str(found).split())
+    assert said in found.to_html()
+    assert said not in " ".join(str(replace(found, measure="outputs")).split())
+    sites = tuple(replace(row, without=None) for row in found.sites)
+    assert said not in " ".join(str(replace(found, sites=sites)).split())
+
+
 def test_without_classes_and_effects_the_columns_are_not_there(found: Gates) -> None:
     sites = tuple(replace(row, frozen=None, without=None, between=None) for row in found.sites)
     text = str(replace(found, sites=sites, classes=(), measure="outputs", score=None))
@@ -138,7 +161,10 @@ def test_what_was_folded_is_in_every_view_with_its_measure(found: Gates) -> None
     few = replace(folding, measure="outputs", error=Effect(-0.0, None, None), images=8)
     few_text = " ".join(str(replace(found, folding=few)).split())
     assert "outputs change by 0 % on 8 images kept aside; up to 1 % was allowed" in few_text
-    assert "judged by the mean relative change of the outputs" in few_text
+    alone = "judged by the mean relative change of the outputs, without an interval, since 8 images are few"
+    assert alone in few_text
+    assert alone in unescape(replace(found, folding=few).to_html())
+    assert "are few" not in text
     pace = Pace(0.2, 0.1, 0.5, 0.45, 0.55, 0.95, 30, contended=False)
     raced = replace(found, folding=replace(folding, speed=pace))
     jsonschema.validate(json.loads(raced.to_json()), study_schema.GATES)

@@ -17,7 +17,7 @@ from attn_inject.planning.text import plan_from_json, plan_to_json
 from attn_inject.studying.choice import Choice
 from attn_inject.studying.choose import study_choice
 from attn_inject.studying.trained import Training
-from tests.studying.worthy import Net, Placebo, batches
+from tests.studying.worthy import Net, Noise, Placebo, batches
 
 SE = "se:reduction=1"
 
@@ -83,6 +83,24 @@ def test_a_placebo_is_never_chosen_and_looks_like_none(both: Choice) -> None:
     net = Net().eval()
     x = batches(4, 4)[0][0]
     assert torch.equal(apply_plan(net, alone.plan).eval()(x), net(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_placebo_that_does_something_is_never_chosen_either(seeds: int) -> None:
+    worth = []
+    for drawn in range(3):
+        data, net = batches(seed=drawn), Net().eval()
+        both = study_choice(net, [SE, Noise], data, steps=80, seeds=seeds, lr=0.05)
+        assert [(i.site.block, i.attention) for i in both.plan.insertions] == [("blocks.1", "se")]
+        alone = study_choice(net, Noise, data, steps=80, seeds=seeds, lr=0.05)
+        assert alone.plan.insertions == ()
+        placebo = [site for each in (both, alone) for site in each.sites if site.attention == "Noise"]
+        assert "pays" not in {site.verdict for site in placebo}
+        assert "better" not in {row.verdict for row in alone.rows}
+        worth += [site.worth.mean for site in alone.sites]
+    # By the mean alone some would have been chosen.
+    assert max(worth) > 0
 
 
 def test_the_callers_model_and_generators_are_left_as_they_were() -> None:

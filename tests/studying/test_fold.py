@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from attn_inject import (
 from attn_inject.saving.inspection import inspect
 from attn_inject.studying.feeds import Feed
 from attn_inject.surgery.constants import layer_before
+from attn_inject.surgery.forms import as_graph
 from attn_inject.zoo.cifar import models
 from tests import toys
 from tests.before_after import every_gate_runs
@@ -83,6 +85,11 @@ def test_it_trains_saves_loads_exports_and_says_what_remove_leaves(still: Inject
         again = load(tmp_path / "net.pt", models()["resnet20"](), form=form)
         (same,) = every_gate_runs(again, x)
         assert torch.equal(same, given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            as_graph(again)  # the way through a removal that nobody asked for
+        with pytest.warns(UserWarning, match="layer1.0.bn2; remove"):
+            remove(again)
         assert again.folding == folded.folding
         save(again, tmp_path / "again.safetensors")
         assert inspect(tmp_path / "again.safetensors").folding == folded.folding
@@ -91,11 +98,21 @@ def test_it_trains_saves_loads_exports_and_says_what_remove_leaves(still: Inject
     assert "layer1.0: se was folded into layer1.0.bn2; remove() leaves it there" in folded.injection.plan.notes
     exported = torch.export.export(folded, (x,)).module()
     torch.testing.assert_close(exported(x), folded(x))
-    bare = remove(folded)
+    with pytest.warns(UserWarning, match="not the one that it was put into") as said:
+        bare = remove(folded)
+    (warning,) = said
+    assert all(f"{block}: se was folded" in str(warning.message) for block in folded.folding.folded)
+    assert warning.filename == __file__
     assert torch.equal(bare.layer1[0].bn2.weight, folded.layer1[0].bn2.weight)
     folded.train()(x).sum().backward()
     assert folded.layer1[0].bn2.weight.grad is not None
     assert folded.layer2[0].se.fc1.weight.grad is not None
+
+
+def test_what_was_not_folded_is_removed_in_silence(still: InjectedModule) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        remove(still)
 
 
 def test_all_sites_of_a_model(tmp_path: Path) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from attn_inject import AttnInjectError, PlanError, attach, gates, inject, load, save
+from attn_inject.attention.catalogue import catalogue
+from attn_inject.reporting.study_schema import GATES
+from attn_inject.reporting.views.gates_text import to_text
 from attn_inject.studying import feeds
 from attn_inject.studying.feeds import Feed
 from attn_inject.zoo.cifar import models
 from tests.studying import digits
 from tests.studying.planted import CONSTANT, MOVING, SELECTIVE, SHUT, Gate, Passing, batches, images, planted
+from tests.studying.worthy import Noise
 
 
 def weights_of(patched: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -162,10 +168,110 @@ def test_attentions_that_are_no_gates() -> None:
     assert 0 < cbam.sites[0].weight < 1
     assert cbam.sites[0].frozen is not None
     assert "weighs places too" in cbam.notes[-1]
-    bottleneck = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=8)
-    psa = gates(inject(bottleneck, "psa", placement="replace", include="layer1.0"), [x[:4]])
-    assert [(row.nature, row.weight, row.frozen) for row in psa.sites] == [("other", None, None)]
-    assert "in the place of a convolution" in psa.notes[-1]
+    own = gates(inject(bottleneck(), Wider, placement="replace", include="layer1.0"), [x[:4]])
+    assert [(row.nature, row.weight, row.frozen) for row in own.sites] == [("other", None, None)]
+    assert "in the place of a convolution" in own.notes[-1]
+
+
+GATES_BY_NAME = [entry.name for entry in catalogue() if entry.gate_add]
+# Gates that are none of our classes, and are found to be gates by what they do.
+FOREIGN_GATES = ["timm:se", "timm:eca", "timm:gc"]
+
+
+@pytest.mark.parametrize("name", [*GATES_BY_NAME, *FOREIGN_GATES])
+def test_every_pure_gate(name: str) -> None:
+    torch.manual_seed(0)
+    patched = inject(models()["resnet20"](), name, include="layer1.0", input_size=(3, 16, 16)).eval()
+    attention = patched.get_submodule(patched.injection.plan.insertions[0].module)
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            # Some start where no weight moves.
+            parameter.add_(torch.randn(parameter.shape))
+    x = torch.randn(40, 3, 16, 16)
+    made: list[torch.Tensor] = []
+
+    def noted(_module: nn.Module, args: Any, out: torch.Tensor) -> None:
+        # By one place only, the largest of each map: for a gate every place says the same.
+        given, largest = args[0].flatten(2), args[0].flatten(2).abs().argmax(2, keepdim=True)
+        made.append((out.flatten(2).gather(2, largest) / given.gather(2, largest))[..., 0].double())
+
+    with torch.no_grad():
+        handle = attention.register_forward_hook(noted)
+        out = patched(x)
+        handle.remove()
+        (weights,) = made
+        mean = weights.mean(0)
+        handle = attention.register_forward_hook(lambda _m, args, _out: args[0] * mean[:, None, None].float())
+        changed = patched(x)
+        handle.remove()
+    change = ((changed - out).norm(dim=1) / out.norm(dim=1)).mean()
+    (row,) = gates(patched, x.split(20)).sites
+    assert row.nature == "gate"
+    torch.testing.assert_close(torch.tensor(row.figures.mean).double(), mean, atol=2e-6, rtol=1e-4)
+    assert row.frozen is not None
+    assert row.frozen.mean == pytest.approx(float(change), rel=1e-3)
+    assert row.frozen.mean > 0
+    assert row.frozen.low is not None
+    assert row.without is not None
+
+
+def bottleneck() -> nn.Module:
+    return torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], width_per_group=8).eval()
+
+
+class Wider(nn.Module):
+    """Stands in the place of a convolution, and shows no weights."""
+
+    def __init__(self, channels: int, out_channels: int | None = None, stride: Any = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels or channels, 3, stride, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x))
+
+
+@pytest.mark.parametrize(("name", "branches"), [("psa", 4), ("sk", 2)])
+@pytest.mark.parametrize("placement", ["replace", "standard"])
+def test_attentions_that_weigh_branches(name: str, branches: int, placement: str) -> None:
+    torch.manual_seed(0)
+    patched = inject(bottleneck(), name, placement=placement, include="layer1.0").eval()
+    attention = patched.get_submodule(f"layer1.0.{name}")
+    x, shares = torch.randn(40, 3, 16, 16), attention.shares
+    made: list[torch.Tensor] = []
+    handle = shares.register_forward_hook(lambda _module, _args, out: made.append(out.double()))
+    with torch.no_grad():
+        out = patched(x)
+        (weights,) = made
+        # What the module gives follows from the weights that are shown.
+        assert weights.shape[:2] == (40, branches)
+        torch.testing.assert_close(weights.sum(1), torch.ones_like(weights[:, 0]), atol=1e-6, rtol=0)
+        # Freezing is putting the means in their place, and nothing else.
+        handle.remove()
+        handle = shares.register_forward_hook(lambda _module, _args, out: weights.mean(0, keepdim=True).to(out))
+        changed = patched(x)
+        handle.remove()
+    change = ((changed - out).norm(dim=1) / out.norm(dim=1)).mean()
+    found = gates(patched, x.split(20))
+    (row,) = found.sites
+    assert row.nature == "branches"
+    mean = weights.mean(0).flatten()
+    torch.testing.assert_close(torch.tensor(row.figures.mean).double(), mean, atol=2e-6, rtol=1e-5)
+    assert row.weight == pytest.approx(1 / branches, abs=1e-6)
+    assert row.frozen is not None
+    assert row.frozen.mean == pytest.approx(float(change), rel=1e-3)
+    assert row.frozen.mean > 0
+    assert row.frozen.low is not None
+    assert "weighs branches" in found.notes[-1]
+    if placement == "replace":
+        assert row.without is None
+        assert "cannot be taken out" in found.notes[-1]
+    else:
+        assert row.without is not None
+        assert row.without.mean > row.frozen.mean
+        assert "taken out" not in found.notes[-1]
+    assert name in str(found)
+    jsonschema.validate(json.loads(found.to_json()), GATES)
+    assert not any("forward" in vars(module) for module in patched.modules())
 
 
 @pytest.mark.slow
@@ -208,24 +314,19 @@ def test_classes_of_folders_that_are_not_the_models() -> None:
     assert "nobody knows which is which" in found.notes[0]
 
 
-class Placebo(nn.Module):
-    """A gate that learns nothing: weights that have to do with the image only as noise would."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("key", 1e4 * torch.randn(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (0.75 + 0.25 * torch.sin(self.key * x.detach().mean((2, 3))))[:, :, None, None]
-
-
 @pytest.mark.slow
 def test_a_placebo_does_not_look_helpful_on_digits() -> None:
     torch.manual_seed(0)
-    patched = digits.train(inject(digits.Net(width=8, blocks=1), Placebo, input_size=digits.SIZE), epochs=4)
+    patched = digits.train(inject(digits.Net(width=8, blocks=1), Noise, input_size=digits.SIZE), epochs=4)
     found = gates(patched, digits.held())
     assert found.measure == "accuracy"
     assert found.score > 0.8
     assert all(row.movement > 0.1 for row in found.sites)
     assert {row.verdict(found.measure) for row in found.sites} <= {"not seen", "harms"}
-    assert "moving pays" not in str(found)
+    # It may be missed when it is taken out, which no view calls help.
+    assert {row["verdict"] for row in found.to_dict()["sites"]} <= {"not seen", "harms"}
+    views = [str(found), to_text(found, full=True), to_text(found, full=True, width=120), found.to_html()]
+    for view in views:
+        said = " ".join(view.split())
+        assert "moving pays" not in said
+        assert "A loss without it does not prove that the attention helps" in said

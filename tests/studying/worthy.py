@@ -71,3 +71,14 @@ class Placebo(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * (1 + 0 * self.weight[:, None, None])
+
+
+class Noise(nn.Module):
+    """A gate that learns nothing, and does something: weights that have to do with the image only as noise would."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("key", 1e4 * torch.randn(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + 0.25 * torch.sin(self.key * x.detach().mean((2, 3))))[:, :, None, None]

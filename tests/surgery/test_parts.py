@@ -25,6 +25,8 @@ from attn_inject import (
     verify,
 )
 from attn_inject.optimizing.train_steps import scale_and_add
+from attn_inject.surgery.forms import as_graph
+from attn_inject.surgery.records import records_of
 from attn_inject.tracing.injected import InjectedModule
 from attn_inject.tracing.parts import patched_parts
 
@@ -32,6 +34,7 @@ from ..parted import ATTENTIONS, SCOPES, parted
 
 SIZE = {"encoder": (3, 16, 16), "inner.decoder": (16, 16, 16), "inner.last": (16, 16, 16)}
 SE = ["se.fc1.weight", "se.fc2.weight"]
+FORMS = [inject, attach]
 NEW = [
     *(f"encoder.{name}" for name in SE),
     "inner.decoder.eca.conv.weight",
@@ -47,10 +50,11 @@ def patched(model: nn.Module, order: tuple[int, ...] = (0, 1, 2), verb: Any = in
     return model.eval()
 
 
+@pytest.mark.parametrize("verb", FORMS)
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_the_new_parameters_are_those_of_all_parts(order: tuple[int, ...]) -> None:
-    model = patched(parted(), order)
-    assert list(patched_parts(model)) == list(SCOPES)
+def test_the_new_parameters_are_those_of_all_parts(order: tuple[int, ...], verb: Any) -> None:
+    model = patched(parted(), order, verb)
+    assert {scope for scope, _ in records_of(model)} == set(SCOPES)
     named = dict(model.named_parameters())
     assert [id(p) for p in attention_parameters(model)] == [id(named[name]) for name in NEW]
     assert list(attention_state_dict(model)) == NEW
@@ -78,11 +82,13 @@ def test_more_attention_in_a_part_that_has_some() -> None:
     assert len(list(attention_parameters(again))) == len(list(attention_parameters(model))) + 1
 
 
-def test_the_parts_compute_together_and_removing_takes_all_out() -> None:
+@pytest.mark.parametrize("verb", FORMS)
+def test_the_parts_compute_together_and_removing_takes_all_out(verb: Any) -> None:
     original = parted()
-    model = patched(original)
+    model = patched(original, verb=verb)
     x = torch.randn(2, 3, 16, 16)
-    outputs = [m(x) for m in (original, patched(original, (0,)), patched(original, (0, 1)), model)]
+    steps = [patched(original, order, verb) for order in ((0,), (0, 1))]
+    outputs = [m(x) for m in (original, *steps, model)]
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(outputs))
     bare = remove(model)
     assert torch.equal(bare(x), original(x))
@@ -108,14 +114,17 @@ def test_every_part_is_verified() -> None:
         assert all(f"{scope}: " in check.figure for check in failed)
 
 
-def test_a_faster_training_step_in_every_part() -> None:
-    model = patched(parted().double())
+@pytest.mark.parametrize("verb", FORMS)
+def test_a_faster_training_step_in_every_part(verb: Any) -> None:
+    model = patched(parted().double(), verb=verb)
     twin = copy.deepcopy(model)
     fast = optimize_training(twin)
     assert type(fast) is type(model)
-    assert all(ours is theirs for ours, theirs in zip(fast.parameters(), twin.parameters(), strict=True))
+    for fasts, twins in zip(fast.parameters(), twin.parameters(), strict=True):
+        # A graph made of what `attach` returned has parameters of its own over the same memory.
+        assert fasts is twins if verb is inject else fasts.data_ptr() == twins.data_ptr()
     for scope in SCOPES:
-        graphs = [m.get_submodule(scope).graph_of("train") for m in (fast, twin)]
+        graphs = [m.get_submodule(scope).graph_of("train") for m in (fast, as_graph(twin))]
         assert [sum(node.target is scale_and_add for node in graph.nodes) for graph in graphs] == [1, 0]
     x = torch.randn(2, 3, 16, 16).double()
     for each in (model, fast):
@@ -169,9 +178,10 @@ def test_a_patched_model_in_anothers_place_counts_too() -> None:
     assert {name.split(".")[0] for name in attention_state_dict(holder)} == {"0"}
 
 
+@pytest.mark.parametrize("verb", FORMS)
 @pytest.mark.parametrize("order", [(0,), (0, 1, 2)])
-def test_every_part_is_optimized_in_its_place(order: tuple[int, ...]) -> None:
-    model = patched(parted().double(), order)
+def test_every_part_is_optimized_in_its_place(order: tuple[int, ...], verb: Any) -> None:
+    model = patched(parted().double(), order, verb)
     x = torch.randn(2, 3, 16, 16).double()
     before, state, mode = model(x), model.state_dict(), [m.training for m in model.train().modules()]
     fast = optimize(model)
@@ -190,10 +200,14 @@ def test_every_part_is_optimized_in_its_place(order: tuple[int, ...]) -> None:
         assert torch.equal(again(x), fast(x))
     with pytest.raises(PlanError, match="an optimized model is for inference"):
         fast.train()
-    for verb in (patched_parts, optimize, attention_parameters):
+    for asks in (patched_parts, optimize, attention_parameters):
         with pytest.raises(PlanError, match="is not a model that inject"):
-            list(verb(fast))
-    one = optimize(model.get_submodule("encoder"))
-    torch.testing.assert_close(one(x), model.get_submodule("encoder")(x), rtol=1e-10, atol=1e-10)
+            list(asks(fast))
     with pytest.raises(PlanError, match=r"^example_inputs are for one part: optimize encoder"):
         optimize(model, example_inputs=x)
+
+
+def test_a_graph_is_optimized_out_of_its_place_too() -> None:
+    encoder = patched(parted().double()).get_submodule("encoder")
+    x = torch.randn(2, 3, 16, 16).double()
+    torch.testing.assert_close(optimize(encoder)(x), encoder(x), rtol=1e-10, atol=1e-10)

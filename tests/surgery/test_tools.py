@@ -98,7 +98,7 @@ SAME: dict[str, Callable[[nn.Module], Any]] = {
     "copy.deepcopy": copy.deepcopy,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
     "torch.save of the whole": _through_a_file,
-    "SyncBatchNorm": lambda model: nn.SyncBatchNorm.convert_sync_batchnorm(model).eval(),
+    "convert_sync_batchnorm": lambda model: nn.SyncBatchNorm.convert_sync_batchnorm(model).eval(),
     "timm.utils.freeze": lambda model: (timm.utils.freeze(model), model)[1],  # type: ignore[attr-defined]
     "fx.symbolic_trace": fx.symbolic_trace,
     "fusing of convolutions and norms": lambda model: fuse(model.eval()),
@@ -108,13 +108,28 @@ SAME: dict[str, Callable[[nn.Module], Any]] = {
     "torch.compile": lambda model: torch.compile(model, backend="eager", fullgraph=True),
     "torch.export": lambda model: torch.export.export(model, (IMAGE,)).module(),
     "stack_module_state": _replicated,
-    "ONNX, from the exported program": lambda model: _by_onnx(model, dynamo=True),
-    "ONNX, from TorchScript": lambda model: _by_onnx(model, dynamo=False),
+    "ONNX from the exported program": lambda model: _by_onnx(model, dynamo=True),
+    "ONNX from TorchScript": lambda model: _by_onnx(model, dynamo=False),
     "double and back": lambda model: model.double().float(),
 }
 
 
-QUICK = ("copy.deepcopy", "pickle", "SyncBatchNorm", "fx.symbolic_trace", "torch.jit.script")
+# Those that have tests of their own below.
+OTHERS = (
+    *("process pools", "DistributedDataParallel", "fully_shard(model)", "fully_shard(block)"),
+    *("prepare_fx", "quantize_dynamic", "create_feature_extractor"),
+)
+
+
+@pytest.mark.parametrize("tool", [*SAME, *OTHERS])
+def test_each_tool_stands_once_in_the_readmes_table(tool: str) -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    _, _, table = readme.partition("| tool | graph | module |\n")
+    rows = [line.split("|")[1].replace("`", "") for line in table.partition("\n\n")[0].splitlines()]
+    assert sum(row.count(tool) for row in rows) == 1
+
+
+QUICK = ("copy.deepcopy", "pickle", "convert_sync_batchnorm", "fx.symbolic_trace", "torch.jit.script")
 
 
 @pytest.mark.parametrize("tool", [t if t in QUICK else pytest.param(t, marks=pytest.mark.zoo) for t in SAME])
@@ -125,7 +140,7 @@ def test_what_keeps_the_function(form: Any, tool: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = SAME[tool](patched)
-        if tool == "SyncBatchNorm":
+        if tool == "convert_sync_batchnorm":
             assert sum(isinstance(module, nn.SyncBatchNorm) for module in made.modules()) == 20
             made = _of_one_process(made)
         after = made(IMAGE)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from attn_inject import InjectedModule, RewriteError, apply_plan, inject, make_plan, verify
+from attn_inject import InjectedModule, RewriteError, TraceError, apply_plan, attach, inject, make_plan, verify
 from attn_inject.surgery.postconditions import verify_part
 from attn_inject.tracing.nodes import is_of_attention
 from attn_inject.types import Verification
@@ -467,17 +467,82 @@ def test_the_smallest_pass_that_runs(size: tuple[int, int], least: int, figure: 
     assert figures(verify(model, patched))["finite"] == f"0 non-finite outputs on an input of 1x3x{figure}"
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError])
-def test_the_ways_in_which_a_size_may_be_refused(error: type[Exception]) -> None:
+class OwnError(Exception):
+    """What somebody's code raises, of no kind that anybody else knows."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError, KeyError, ZeroDivisionError, OwnError])
+def test_no_size_that_is_refused_is_a_verdict(error: type[Exception]) -> None:
     model = nn.Sequential(Needs(33, error), Lambda(lambda m, x: x + m.a(relu(x)), a=conv(3, 3, 1)))
     patched = inject(model, "eca", input_size=(3, 40, 40))
     assert figures(verify(model, patched))["finite"] == "0 non-finite outputs on an input of 1x3x40x40"
+    assert verify(model, attach(model, "eca", input_size=(3, 40, 40))).passed
 
 
-def test_another_error_is_not_hidden() -> None:
-    model = nn.Sequential(Needs(33, KeyError), Lambda(lambda m, x: x + m.a(relu(x)), a=conv(3, 3, 1)))
-    with pytest.raises(KeyError, match="too small"):
-        inject(model, "eca", input_size=(3, 40, 40))
+class Fails(nn.Module):
+    """Runs on shapes; on values it raises."""
+
+    traced_whole = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_meta:
+            raise KeyError("on values")
+        return x
+
+
+def test_what_fails_at_the_size_that_was_traced_is_named_with_whose_it_is() -> None:
+    block = Lambda(lambda m, x: x + m.a(relu(x)), a=conv(3, 3, 1))
+    with pytest.raises(TraceError, match=r"the model itself ends in KeyError on 2x3x8x8: 'on values'$") as caught:
+        inject(nn.Sequential(Fails(), block), "eca", input_size=(3, 8, 8))
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(RewriteError, match=r"the patched graph ends in KeyError on 2x3x8x8, where the model's") as ours:
+        inject(block, lambda channels: Fails(), input_size=(3, 8, 8))
+    assert isinstance(ours.value.__cause__, KeyError)
+
+
+class Once(nn.Module):
+    """In train mode it runs on values once."""
+
+    traced_whole = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and not x.is_meta:
+            if self.ran:
+                raise OwnError("again")
+            self.ran = True
+        return x
+
+
+def test_a_graph_that_fails_where_the_code_ran_is_named_with_its_mode() -> None:
+    block = Lambda(lambda m, x: x + m.a(relu(x)), a=conv(3, 3, 1))
+    with pytest.raises(RewriteError, match=r"the graph in train mode ends in OwnError on 2x3x8x8, where the model's"):
+        inject(nn.Sequential(Once(), block), "eca", input_size=(3, 8, 8))
+
+
+class Trains(nn.Module):
+    """Decides on the size in one mode only."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.a = least, conv(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.shape[-1] < self.least:
+            return x + self.a(relu(x)) * 2
+        return x + self.a(relu(x))
+
+
+def test_a_size_at_which_the_train_graph_does_not_hold_is_no_verdict() -> None:
+    patched = inject(Trains(33), "eca", input_size=(3, 40, 40))
+    assert patched.injection.verification is not None
+    assert (
+        figures(patched.injection.verification)["trace"]
+        == "eval equal to the bit on 1x3x32x32; train equal to the bit on 2x3x40x40"
+    )
 
 
 def test_passes_in_one_and_three_dimensions() -> None:

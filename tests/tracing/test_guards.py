@@ -45,7 +45,7 @@ def test_a_guard_compares() -> None:
         guarded(4, 3, "net.py:1 `n`")
     assert str(caught.value) == (
         "the network was traced where net.py:1 `n` came to 3, and this input makes it 4: "
-        "pass example_inputs of this size to inject(), or use attach(), which runs the model's own code"
+        "pass example_inputs of this size when injecting, or use attach(), which runs the model's own code"
     )
     assert isinstance(caught.value, RuntimeError)
 
@@ -87,7 +87,13 @@ def test_guards_are_named_wherever_people_look(model: nn.Module, tmp_path: Any) 
     assert "test_guards.py:" in guard.line
     patched = inject(model, "se", reduction=4, init="identity", input_size=16).eval()
     assert (patched.injection.guards, patched.injection.any_size) == (sites.guards, any_size)
-    assert verify(model, patched).passed
+    verification = verify(model, patched)
+    assert verification.passed
+    assert (verification.guards, verification.any_size) == (sites.guards, any_size)
+    # Once in each view, though a record holds a verification.
+    for printed in (str(verification), str(patched.injection)):
+        assert printed.count(f"holds while {guard.line} comes to {guard.outcome}") == 1
+        assert ("traced for this input size" in printed) is not any_size
     image = torch.randn(1, 3, 16, 16)
     assert torch.equal(patched(image), model(image))
     with pytest.raises(GuardError):
@@ -103,6 +109,8 @@ def test_attach_runs_the_models_own_code_at_any_size() -> None:
     attached = attach(model, "se", reduction=4, init="identity", input_size=16).eval()
     image = torch.randn(1, 3, 15, 16)
     assert torch.equal(attached(image), model(image))
+    # Its code decides anew at each call, whatever the graph that it is compared with was read at.
+    assert verify(model, attached).guards == ()
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -75,6 +75,30 @@ def test_inception_v3_with_auxiliary_head() -> None:
     assert set(model.state_dict()) <= set(patched.state_dict())
 
 
+class Remembers(toys.Block):
+    """Keeps what it gave last, with its history, and in a list too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = super().forward(x)
+        self.all = [self.last]
+        return self.last
+
+
+def test_results_that_a_model_keeps_do_not_stand_in_the_way_of_a_copy() -> None:
+    model = toys.Toy(Remembers(toys._iadd)).eval()
+    model(torch.randn(2, *SIZE))
+    patched = inject(model, "se", reduction=4, input_size=SIZE).eval()
+    kept: Any = patched.get_submodule("body")
+    assert kept.last.grad_fn is not None
+    copied = copy.deepcopy(patched)
+    held: Any = copied.get_submodule("body")
+    assert held.last is held.all[0] is kept.last
+    assert held.all is not kept.all
+    assert not {p.data_ptr() for p in copied.parameters()} & {p.data_ptr() for p in patched.parameters()}
+    x = torch.randn(2, *SIZE)
+    assert torch.equal(copied(x), patched(x))
+
+
 def test_copies_and_pickles() -> None:
     model, patched = toy()
     x = torch.randn(2, *SIZE)

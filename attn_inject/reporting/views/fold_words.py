@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...surgery.folding import Folding
-from ...types import block_name
+from ...types import block_name, counted
 from ..folding import resolved
 from . import words
 from .tables import Table
@@ -37,7 +37,10 @@ def cost(folding: Folding) -> str:
 def limits(folding: Folding) -> str:
     """How far that can be relied on."""
     spent = "share of right answers" if folding.measure == "accuracy" else "mean relative change of the outputs"
-    return f"judged by the {spent}; nothing is promised beyond images like those kept aside"
+    few = ""
+    if folding.error.high is None:
+        few = f", without an interval, since {counted(folding.images, 'image')} are few"
+    return f"judged by the {spent}{few}; nothing is promised beyond images like those kept aside"
 
 
 def parameters(folding: Folding) -> str:

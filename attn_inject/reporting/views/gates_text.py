@@ -25,12 +25,13 @@ def render(data: GatesData, *, full: bool = False, width: int = 80) -> Iterator[
     if (score := gates_words.score(data)) is not None:
         yield Text(score)
     yield Text()
+    intervals = full and width >= _WIDE
     yield narrowed(
         counted(len(data.sites), "site"),
-        gates_words.table(data, full=full, intervals=full and width >= _WIDE),
+        gates_words.table(data, full=full, intervals=intervals),
         wide=True,
     )
-    yield Text(gates_words.legend(data), style="dim")
+    yield Text(gates_words.legend(data, intervals=intervals), style="dim")
     lines = gates_words.verdicts(data)
     if lines:
         yield Text()

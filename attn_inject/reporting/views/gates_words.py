@@ -38,8 +38,8 @@ def score(data: GatesData) -> str | None:
     return f"{value} on {data.ablated_images:,} images"
 
 
-def legend(data: GatesData) -> str:
-    """What the columns mean."""
+def legend(data: GatesData, *, intervals: bool = False) -> str:
+    """What the columns mean; of intervals where they are shown."""
     said = (
         "weight: mean over channels and images. moves: relative error made by putting means in the place of the "
         f"weights. shut, open: channels stuck below {CLOSED:g} or above {OPEN:g} of the gate's upper end."
@@ -51,7 +51,12 @@ def legend(data: GatesData) -> str:
             f" frozen, out: {_UNITS[data.measure]} with the means in the place of the weights, and with the attention "
             "taken out."
         )
-        if any(row.frozen is not None and row.frozen.low is not None for row in data.sites):
+        if data.measure != "outputs" and any(row.without is not None for row in data.sites):
+            said += (
+                " A loss without it does not prove that the attention helps: its interval may hold 0, and a network "
+                "misses what it was trained with."
+            )
+        if intervals and any(row.frozen is not None and row.frozen.low is not None for row in data.sites):
             said += f" Intervals hold together at {100 * data.confidence:.0f} %."
     return said
 
