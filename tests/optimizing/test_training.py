@@ -70,6 +70,7 @@ def _early(model: InjectedModule) -> int:
     return _calls(model, norm_and_pool, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["se", "eca"])
 @pytest.mark.parametrize(
     ("name", "added", "early"),

@@ -35,6 +35,7 @@ def both() -> Choice:
     return study_choice(Net().eval(), [SE, Placebo], batches(), steps=80, seeds=2, lr=0.05)
 
 
+@pytest.mark.slow
 def test_the_planted_site_is_chosen_and_nothing_else(both: Choice) -> None:
     assert [(i.site.block, i.attention) for i in both.plan.insertions] == [("blocks.1", "se")]
     verdicts = {(site.block, site.attention): site.verdict for site in both.sites}

@@ -132,6 +132,7 @@ def test_each_tool_stands_once_in_the_readmes_table(tool: str) -> None:
 QUICK = ("copy.deepcopy", "pickle", "convert_sync_batchnorm", "fx.symbolic_trace", "torch.jit.script")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", [t if t in QUICK else pytest.param(t, marks=pytest.mark.zoo) for t in SAME])
 @pytest.mark.parametrize("form", FORMS)
 def test_what_keeps_the_function(form: Any, tool: str) -> None:

@@ -342,6 +342,7 @@ def partly(model: nn.Module, **options: Any) -> Verification:
     return verify(model, apply_plan(model, plan, check=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unused", "named"), [(1, 1), (4, 4), (5, 4)])
 def test_gradients(unused: int, named: int) -> None:
     listed = ", ".join(f"body.0.partly.idle{number}" for number in range(named))
