@@ -11,6 +11,7 @@ import gc
 import os
 import shlex
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -134,7 +135,8 @@ def run(arguments: list[str]) -> int:
     """The exit code of one command line."""
     if completion.VARIABLE in os.environ:
         completion.prepare()
-    with heeded() as interrupts:
+    with heeded() as interrupts, warnings.catch_warnings():
+        warnings.showwarning = _warn
         try:
             outcome = _outcome(arguments)
         except BaseException as error:
@@ -176,6 +178,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("CUDA out of memory", "DefaultCPUAllocator: can't allocate memory")
     )
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning without the place in our code that it came from."""
+    print(f"attn-inject: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _complain(message: str) -> int:

@@ -8,6 +8,7 @@ with its interval.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -137,8 +138,13 @@ class Contest:
         limit = self.settings.seconds * (1 - SHARES_PART) * (len(runs) - 1)
         warm = [self.device.seconds(run, 1) for run in runs]
         fit = int(limit / max(sum(warm), 1e-9))
-        if progress is not None and fit < _ENOUGH_PAIRS:
-            progress(f"{what}: one turn takes {sum(warm):.1f} s, too long to resolve much in {limit:g} s", 0.0)
+        if fit < _ENOUGH_PAIRS:
+            warnings.warn(
+                f"{what}: one turn of all models takes {sum(warm):.2g} s, too long to resolve much in {limit:.2g} s; "
+                "give it more time, or a smaller batch or input",
+                UserWarning,
+                stacklevel=2,
+            )
         peaks = [self.device.peak_bytes(run) for run in runs]
         number = max(1, ceil(_SHORTEST_SAMPLE / max(min(warm), 1e-9)))
         samples: list[list[float]] = [[] for _ in runs]

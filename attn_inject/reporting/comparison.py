@@ -61,7 +61,7 @@ class Candidate:
         """Whether the ratio may be claimed; else only its interval."""
         if self.ratio is None or self.ratio_low is None or self.ratio_high is None or self.confidence is None:
             return False
-        return is_resolved(self.ratio, self.ratio_low, self.ratio_high, self.confidence)
+        return is_resolved(self.ratio, self.ratio_low, self.ratio_high, self.confidence, contended=self.contended)
 
     @property
     def label(self) -> str:
@@ -159,4 +159,5 @@ def _has_less(one: Candidate, other: Candidate, measure: Measure) -> bool:
         return (one.flops or 0) < (other.flops or 0)
     if one.ratio_high is None or other.ratio_low is None or one.confidence is None or other.confidence is None:
         return False
-    return one.ratio_high < other.ratio_low and min(one.confidence, other.confidence) >= CONFIDENCE
+    quiet = not (one.contended or other.contended)
+    return quiet and one.ratio_high < other.ratio_low and min(one.confidence, other.confidence) >= CONFIDENCE

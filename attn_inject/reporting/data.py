@@ -154,7 +154,7 @@ class Speed:
     @property
     def resolved(self) -> bool:
         """Whether the ratio may be claimed; else only its interval."""
-        return is_resolved(self.ratio, self.ratio_low, self.ratio_high, self.confidence)
+        return is_resolved(self.ratio, self.ratio_low, self.ratio_high, self.confidence, contended=self.contended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..cost.samples import Latency
+from ..cost.samples import is_resolved
 from ..surgery.folding import Folding, Pace
 
 
@@ -22,4 +22,4 @@ def folding_to_dict(folding: Folding) -> dict[str, Any]:
 
 def resolved(speed: Pace) -> bool:
     """Whether the ratio may be claimed."""
-    return Latency(speed.ratio, speed.low, speed.high, speed.confidence, speed.pairs, speed.contended).resolved
+    return is_resolved(speed.ratio, speed.low, speed.high, speed.confidence, contended=speed.contended)

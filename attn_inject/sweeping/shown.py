@@ -65,7 +65,9 @@ def _legend(rows: Sequence[Row]) -> Iterator[str]:
     )
     devices = sorted({row.device for row in rows if row.device is not None})
     if devices:
-        yield "Latency: ratio to the plain model with its interval; an interval alone: not resolved."
+        if any(row.latency_confidence is not None for row in rows):
+            sure = words.rounds((row.latency_confidence, row.latency_pairs) for row in rows)
+            yield f"Latency: ratio to the plain model's with its {sure} interval; an interval alone: not resolved."
         yield f"Timed on {'; '.join(devices)}."
     if any(row.latency_contended for row in rows):
         yield "The machine was busy with something else while some rows were timed."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -91,7 +92,7 @@ def test_a_real_difference_is_seen(model: nn.Module, monkeypatch: pytest.MonkeyP
     simulated(monkeypatch, contest, [1e-3, 1.2e-3], noise=0.02)
     ratio = contest.inference().ratios[1]
     assert ratio.low > 1
-    assert is_resolved(ratio.median, ratio.low, ratio.high, ratio.confidence)
+    assert is_resolved(ratio.median, ratio.low, ratio.high, ratio.confidence, contended=False)
 
 
 def test_five_percent_are_resolved_and_nothing_is_on_a_machine_where_every_turn_is_hit(
@@ -101,7 +102,7 @@ def test_five_percent_are_resolved_and_nothing_is_on_a_machine_where_every_turn_
         contest = Contest((model, model), image(3, 8, 8), BenchSettings(device="cpu", seconds=0.05))
         simulated(monkeypatch, contest, [1e-3, 1.05e-3], noise=noise)
         ratio = contest.inference().ratios[1]
-        assert is_resolved(ratio.median, ratio.low, ratio.high, ratio.confidence) is wanted
+        assert is_resolved(ratio.median, ratio.low, ratio.high, ratio.confidence, contended=False) is wanted
 
 
 def test_three_begin_in_turn_and_share_their_weights(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +130,13 @@ def test_what_is_too_slow_for_the_limit_is_said_before_it_starts(
     contest = Contest((model, model), image(3, 8, 8), BenchSettings(device="cpu", seconds=1.0))
     order = simulated(monkeypatch, contest, [2.6, 2.7])
     said: list[tuple[str, int]] = []
-    contest.inference(lambda text, _: said.append((text, len(order))))
-    assert said[0] == ("inference: one turn takes 5.3 s, too long to resolve much in 0.8 s", 2)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: said.append((str(message), len(order)))
+        warnings.simplefilter("always")
+        contest.inference()
+    ((text, turns),) = said
+    assert text.startswith("inference: one turn of all models takes 5.3 s, too long to resolve much in 0.8 s; give it ")
+    assert turns == 2
 
 
 def test_the_processor_is_watched_where_it_is_what_works(model: nn.Module) -> None:

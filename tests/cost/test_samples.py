@@ -54,7 +54,8 @@ def test_quartiles_are_those_of_the_standard_library() -> None:
     ],
 )
 def test_what_may_be_claimed(ratio: float, low: float, high: float, confidence: float, *, resolved: bool) -> None:
-    assert is_resolved(ratio, low, high, confidence) is resolved
+    assert is_resolved(ratio, low, high, confidence, contended=False) is resolved
+    assert not is_resolved(ratio, low, high, confidence, contended=True)
 
 
 def test_no_samples_no_median() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -58,8 +58,15 @@ def _chart(comparison: ComparisonData, axes: Axes) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(text))
         axis.set_minor_locator(NullLocator())
-    axes.set_ylabel("ms per batch" if comparison.measure == "latency" else "FLOPs")
+    axes.set_ylabel("FLOPs" if comparison.measure == "FLOPs" else _latency(made))
     axes.set_xlabel("parameters" if comparison.device is None else f"parameters\n{comparison.device}")
+
+
+def _latency(made: Sequence[Candidate]) -> str:
+    """What the axis and its bars are."""
+    if not any(each.confidence is not None for each in made):
+        return "ms per batch"
+    return f"ms per batch; bars: {words.rounds((each.confidence, each.pairs) for each in made)}"
 
 
 def _doubt(each: Candidate) -> str:

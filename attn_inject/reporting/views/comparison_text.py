@@ -14,7 +14,7 @@ from . import words
 from .markdown import table as markdown_table
 
 _FRONT = "★"
-# What a terminal too narrow for all columns does without, in this order.
+# What a terminal too narrow for all columns does without, in this order; never what the stars are given by.
 _DISPENSABLE = ("MACs", "latency", "sites", "FLOPs")
 _GAP = 2
 
@@ -27,7 +27,8 @@ def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[Renderabl
         # What stands below its model need not repeat the name.
         names = [each.model if each.attention == "none" else f"  + {each.label}" for each in made]
         lines = [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
-    shown = _fitting(header, lines, width)
+    kept = "FLOPs" if comparison.measure == "FLOPs" else "ratio"
+    shown = _fitting(header, lines, width, [name for name in _DISPENSABLE if name != kept])
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
     for index in shown:
         left = index == 0
@@ -41,11 +42,13 @@ def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[Renderabl
         yield Text(f"! {problem}", style="yellow")
 
 
-def _fitting(header: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[int]:
+def _fitting(
+    header: Sequence[str], lines: Sequence[Sequence[str]], width: int, dispensable: Sequence[str]
+) -> list[int]:
     """The columns that are shown, by index: all, or without those that can be spared until the rest fits."""
     widest = [max(map(cell_len, column)) for column in zip(header, *lines, strict=True)]
     shown = list(range(len(header)))
-    for name in _DISPENSABLE:
+    for name in dispensable:
         if sum(widest[index] + _GAP for index in shown) - _GAP <= width:
             break
         shown = [index for index in shown if header[index] != name]
@@ -126,13 +129,13 @@ def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
     lines = [f"{_FRONT} fewest parameters, or {what} than all attentions with fewer."]
     lines.append(
         "The plain model's totals, per image, and what each adds to them; traffic: bytes read and written. "
-        + (words.convention(comparison) if columns & {"MACs", "FLOPs"} else words.unit_words(comparison.units))
+        + _counted(comparison, columns)
     )
     lines += _as_published(made)
-    if comparison.device is not None:
-        lines.append(
-            f"Latency per batch, ratio to the plain model with its {_sure(made)} interval, on {comparison.device}."
-        )
+    if comparison.device is not None and any(each.confidence is not None for each in made):
+        sure = words.rounds((each.confidence, each.pairs) for each in made)
+        latency = "Latency per batch, ratio" if "latency" in columns else "Ratio: latency"
+        lines.append(f"{latency} to the plain model's with its {sure} interval, on {comparison.device}.")
     if any(each.accuracy_low is not None for each in made):
         lines.append("Accuracy: mean over the seeds, ± half of its 95 % interval.")
     unsure = [each for each in made if each.confidence is not None and not each.resolved]
@@ -145,6 +148,14 @@ def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
     return lines
 
 
+def _counted(comparison: ComparisonData, columns: set[str]) -> str:
+    """What is counted in the columns that are shown."""
+    if "MACs" in columns or ("FLOPs" in columns and comparison.convention == "paper"):
+        return words.convention(comparison)
+    flops = "FLOPs: 2 per MAC of convolutions, linears and matmuls, plus elementwise and pooling work. "
+    return (flops if "FLOPs" in columns else "") + words.unit_words(comparison.units)
+
+
 def _as_published(made: list[Candidate]) -> list[str]:
     """What an attention whose paper puts it in the place of convolutions would add there."""
     plain = {each.model: each.parameters for each in made if each.attention == "none"}
@@ -154,17 +165,6 @@ def _as_published(made: list[Candidate]) -> list[str]:
         for each in made
         if each.as_published is not None
     ]
-
-
-def _sure(made: list[Candidate]) -> str:
-    """How sure the intervals are, from how many rounds: "95 %, 24 rounds"."""
-    shares = sorted({round(100 * each.confidence) for each in made if each.confidence is not None})
-    rounds = sorted({each.pairs for each in made if each.pairs is not None})
-    return f"{_range(shares)} % ({_range(rounds)} rounds)"
-
-
-def _range(numbers: list[int]) -> str:
-    return " to ".join(dict.fromkeys(str(number) for number in (numbers[0], numbers[-1])))
 
 
 def problems(comparison: ComparisonData) -> list[str]:

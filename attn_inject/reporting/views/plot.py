@@ -64,13 +64,15 @@ def charts(report: ReportData) -> Mapping[str, Chart]:
     if shares and len(shares) == len(report.sites):
         found["Share of the added time per site"] = _per_site(report, shares, "% of the time in new modules")
     for speed in report.speeds:
-        found[f"{words.speed_title(speed)}: {_ratio(speed)}"] = _latency((speed.before, speed.after))
+        found[_speed_title(speed)] = _latency((speed.before, speed.after))
     return found
 
 
-def _ratio(speed: Speed) -> str:
-    large, _ = words.short_ratio(speed)
-    return large if speed.resolved else f"{large}, not resolved"
+def _speed_title(speed: Speed) -> str:
+    title = words.speed_title(speed)
+    if speed.resolved:
+        return f"{title}: {speed.ratio:.3f}×"
+    return f"{title}\n{words.ratio(speed)}\n{words.advice(speed)}"
 
 
 def draw(found: Mapping[str, Chart]) -> Figure:

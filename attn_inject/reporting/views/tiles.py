@@ -15,9 +15,7 @@ def tiles(report: ReportData) -> list[Tile]:
         if speed.memory is not None:
             kept = speed.memory.before.kept_bytes, speed.memory.after.kept_bytes
             found.append(_total(Quantity("kept for backward", "bytes", *kept), report))
-    for speed in report.speeds:
-        large, below = words.short_ratio(speed)
-        found.append((large, (below,)))
+    found.extend(map(words.short_ratio, report.speeds))
     return found
 
 

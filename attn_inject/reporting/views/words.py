@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
 from ...cost.amounts import Cost
-from ...types import block_name, guard_notes
+from ...cost.samples import is_resolved
+from ...types import block_name, counted, guard_notes
 from ..data import DiffLine, Quantity, ReportData, Speed
 from ..settings import Units
 
@@ -160,15 +161,34 @@ def mean(value: float | None, low: float | None) -> str:
 
 def unresolved(low: float, high: float, pairs: int, confidence: float) -> str:
     """What is known where a ratio was not resolved."""
-    return f"not resolved: {span_of_ratios(low, high, ' and ', 'between ')} ({pairs} pairs, {100 * confidence:.0f} %)"
+    return f"not resolved: {span_of_ratios(low, high, ' and ', 'between ')} ({sampled(pairs, confidence)})"
 
 
-def short_ratio(speed: Speed) -> tuple[str, str]:
+def sampled(pairs: int, confidence: float) -> str:
+    """How many pairs an interval is from, and how sure it is."""
+    return f"{counted(pairs, 'pair')}, {100 * confidence:.0f} %"
+
+
+def rounds(samples: Iterable[tuple[float | None, int | None]]) -> str:
+    """How sure the intervals of several ratios are, from how many rounds: "95 % (24 to 40 rounds)"."""
+    known = [(confidence, pairs) for confidence, pairs in samples if confidence is not None and pairs is not None]
+    shares = sorted({round(100 * confidence) for confidence, _ in known})
+    counts = sorted({pairs for _, pairs in known})
+    return f"{_ends(shares)} % ({_ends(counts)} rounds)"
+
+
+def _ends(numbers: Sequence[int]) -> str:
+    return " to ".join(dict.fromkeys(str(number) for number in (numbers[0], numbers[-1])))
+
+
+def short_ratio(speed: Speed) -> tuple[str, tuple[str, ...]]:
     """What a tile says large, and what stands below it."""
     title = speed_title(speed)
     if speed.resolved:
-        return f"{speed.ratio:.3f}×", f"the time: {title}"
-    return f"{span_of_ratios(speed.ratio_low, speed.ratio_high)}×", f"the time, not resolved: {title}"
+        return f"{speed.ratio:.3f}×", (f"the time: {title}",)
+    sure = sampled(speed.pairs, speed.confidence)
+    below = f"the time, not resolved ({sure}): {title}", advice(speed) or ""
+    return f"{span_of_ratios(speed.ratio_low, speed.ratio_high)}×", below
 
 
 def span_of_ratios(low: float, high: float, between: str = "–", before: str = "") -> str:
@@ -181,7 +201,9 @@ def advice(speed: Speed) -> str | None:
     """What would resolve a ratio that was not."""
     if speed.resolved:
         return None
-    ways = [f"--bench-seconds {_seconds_needed(speed)}"]
+    # More pairs do not help where only the company was wrong.
+    sure = is_resolved(speed.ratio, speed.ratio_low, speed.ratio_high, speed.confidence, contended=False)
+    ways = [] if sure else [f"--bench-seconds {_seconds_needed(speed)}"]
     ways += ["--threads 1"] if speed.threads not in (None, 1) else []
     ways += ["a quiet machine"] if speed.device_kind == "cpu" else []
     return f"to resolve it: {', '.join(ways)}"
