@@ -3,7 +3,8 @@
 U1. Hooks that were there when the graph was made are the record's business (`prepare.not_kept`): some of them are
     followed, and their work is in the graph.
 U2. Whoever hooks all that the graph calls within a module too goes through all modules, and misses a name at most.
-U3. They are looked for when hooks were registered since the last call, wherever that was: other calls cost one
+U3. What this package itself hooks, to count and to time, is where it knows that a module may not run.
+U4. They are looked for when hooks were registered since the last call, wherever that was: other calls cost one
     comparison of numbers. Under a compiler or an export nobody looks.
 """
 
@@ -21,12 +22,17 @@ from .guards import MACHINERY
 from .hooks import BACKWARD, FORWARD
 
 _NAMED = 3
+_OURS = f"{__name__.partition('.')[0]}."
 
 
 def hooks_of(modules: Iterable[nn.Module]) -> frozenset[int]:
-    """The keys of the hooks on modules; torch gives each hook a number of its own."""
+    """The keys of the hooks on modules, without our own; torch gives each hook a number of its own."""
     return frozenset(
-        key for module in modules for name in (*FORWARD, *BACKWARD) for key in getattr(module, name, None) or ()
+        key
+        for module in modules
+        for name in (*FORWARD, *BACKWARD)
+        for key, hook in (getattr(module, name, None) or {}).items()
+        if not str(getattr(hook, "__module__", "")).startswith(_OURS)
     )
 
 

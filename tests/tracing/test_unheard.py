@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from attn_inject import InjectedModule, attach, inject
+from attn_inject import InjectedModule, attach, inject, remove, report
 
 from .. import toys
 
@@ -83,6 +84,16 @@ def test_who_hooks_all_modules_is_not_told() -> None:
     for module in patched.modules():
         module.register_forward_hook(nothing)
     assert said(patched) == []
+
+
+def test_what_counts_and_times_is_not_named() -> None:
+    size = (3, 32, 32)
+    bare = remove(inject(torchvision.models.resnet18(num_classes=10), "se", input_size=size))
+    patched = inject(bare, "eca", input_size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        made = report(bare, patched, input_size=size, bench_seconds=0.1, device="cpu")
+    assert made.total("FLOPs").difference > 0
 
 
 def test_hooks_of_the_original_are_in_the_record_instead() -> None:
