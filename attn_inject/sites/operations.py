@@ -277,7 +277,7 @@ def _holds_tensor(value: Any) -> bool:
         return any(_holds_tensor(item) for item in value)
     if isinstance(value, dict):
         return any(_holds_tensor(item) for item in value.values())
-    return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
+    return isinstance(value, torch.Tensor)
 
 
 def _first_source_scaled(node: fx.Node, operations: Operations) -> bool:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import find_sites
+from attn_inject import RewriteError, find_sites, inject
 from attn_inject.sites.residual import cells_of
 
 from .. import toys
@@ -79,6 +79,36 @@ def test_a_product_of_two_maps_is_one_in_another_type_too() -> None:
         b=toys.conv(16, 16),
     )
     assert list(find_sites(net, input_size=(16, 16, 16))) == []
+
+
+LOOKED_UP: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "by a layer": lambda m, x: m.codes(x.argmax(1)).permute(0, 3, 1, 2),
+    "by a function": lambda m, x: F.embedding(x.argmin(1), m.codes.weight).movedim(-1, 1),
+    "by indexing": lambda m, x: m.codes.weight[x.argmax(1)].permute(0, 3, 1, 2),
+    "one hot": lambda m, x: (F.one_hot(x.argmax(1), 16).float() @ m.codes.weight).permute(0, 3, 1, 2),
+    "straight through": lambda m, x: x + (m.codes(x.argmax(1)).permute(0, 3, 1, 2) - x).detach(),
+    "where it is largest": lambda m, x: torch.where(x > x.mean(), 1.0, 0.0).expand_as(x),
+}
+
+
+@pytest.mark.parametrize("look_up", LOOKED_UP)
+def test_the_flow_goes_on_behind_numbers_that_it_decides(look_up: str) -> None:
+    """A quantised map is made of integers that come from the input, and what follows it are blocks like others."""
+    before, after = (toys.Block(toys.SPELLINGS["+"]) for _ in range(2))
+    net = Net(
+        lambda m, x: m.after(LOOKED_UP[look_up](m, m.before(x))), before=before, after=after, codes=nn.Embedding(16, 16)
+    )
+    size = (16, 16, 16)
+    assert [site.block for site in find_sites(net, input_size=size)] == ["before", "after"]
+    if look_up == "straight through":
+        same_at_identity(net, size)
+        return
+    # Integers hand no gradient back, so that attention before them would never learn.
+    with pytest.raises(RewriteError, match=r"gradients failed: 2 of 4 .*; not before\.se\.fc1\.weight"):
+        inject(net, "se", input_size=size)
+    x = torch.randn(2, *size)
+    patched = inject(net.eval(), "se", input_size=size, include="after", init="identity")
+    assert torch.equal(patched.eval()(x), net(x))
 
 
 def test_parts_of_a_chunk_can_be_iterated_over() -> None:
