@@ -39,6 +39,11 @@ DETECTORS = (
     Detector("keypointrcnn_resnet50_fpn", *RESNET),
     Detector("ssdlite320_mobilenet_v3_large", 10, "backbone.features."),
 )
+# By hand: the same code as another of them, but for layers in its backbone or head.
+MORE = {
+    "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "retinanet_resnet50_fpn_v2",
+    "maskrcnn_resnet50_fpn_v2",
+}  # fmt: skip
 IMAGES = [torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) for size in ((64, 64), (48, 80))]
 SE = {"attention": "se", "min_width": 1}
 
@@ -71,7 +76,10 @@ def same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
     return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
-@pytest.mark.parametrize("detector", DETECTORS, ids=lambda detector: detector.name)
+@pytest.mark.parametrize(
+    "detector",
+    [pytest.param(each, marks=[pytest.mark.bench] * (each.name in MORE), id=each.name) for each in DETECTORS],
+)
 def test_a_detector_whole_and_by_scope(detector: Detector) -> None:
     model = build(detector.name)
     sites = find_sites(model, example_inputs=(IMAGES,))
