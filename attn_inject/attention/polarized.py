@@ -1,7 +1,8 @@
 """Polarized self-attention: Liu, Liu, Fan, Huang, "Polarized Self-Attention: Towards High-quality Pixel-wise
 Regression", https://arxiv.org/abs/2107.00782
 
-Its authors, ultralytics and others call it PSA too; here `psa` is Pyramid Squeeze Attention.
+Its authors call it PSA too; here `psa` is Pyramid Squeeze Attention. The PSA of ultralytics' YOLO is neither: a
+multi-head self-attention over positions.
 
     A_ch(X) = sigma(W_z(W_v X . softmax over positions of W_q X)),  W_v: C -> C/2, W_q: C -> 1, W_z: C/2 -> C
     A_sp(X) = sigma((avg W_q' X) . W_v' X),                         W_q', W_v': C -> C/2

@@ -20,7 +20,6 @@ from .written import (
     apart,
     channels,
     drawn,
-    few_channels,
     maps,
     mean,
     normed,
@@ -120,7 +119,7 @@ def enlarged(y: torch.Tensor, sizes: torch.Size) -> torch.Tensor:
 
 
 @settings(max_examples=20, deadline=None)
-@given(maps, few_channels, st.sampled_from([0, 2, 4, 8]))
+@given(maps, channels, st.sampled_from([0, 2, 4, 8]))
 def test_ge_without_parameters(shape: Shape, c: int, extent: int) -> None:
     ge = build("ge", c, ndim=len(shape[1]), options={"extent": extent}).double()
     x = drawn(shape[0], c, shape[1])
@@ -132,9 +131,7 @@ def test_ge_without_parameters(shape: Shape, c: int, extent: int) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    maps, few_channels, st.sampled_from([0, 2, 4, 8]), st.booleans(), st.sampled_from(["code", "text"]), st.booleans()
-)
+@given(maps, channels, st.sampled_from([0, 2, 4, 8]), st.booleans(), st.sampled_from(["code", "text"]), st.booleans())
 def test_ge_with_parameters(shape: Shape, c: int, extent: int, plus: bool, form: str, training: bool) -> None:
     ndim = len(shape[1])
     options = {"extent": extent, "variant": "theta-plus" if plus else "theta", "form": form, "size": shape[1]}

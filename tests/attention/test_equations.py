@@ -282,6 +282,21 @@ def test_identity_start_is_exact_and_learns(name: str, ndim: int) -> None:
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "ndim"), [(name, ndim) for name in (*GATES, *FEATURES) for ndim in range(4) if ndim or name != "psa"]
+)
+def test_gradients(name: str, ndim: int) -> None:
+    torch.manual_seed(0)
+    options = {"reduction": 2} if name in ("se", "psa") else {}
+    module = build(name, 8, ndim=ndim or 2, options=options).double()
+    x = _map(2, 8, [3, 2, 2][:ndim]).requires_grad_()
+
+    def run(*_: torch.Tensor) -> torch.Tensor:
+        return module(x)
+
+    assert torch.autograd.gradcheck(run, (x, *module.parameters()), fast_mode=True)
+
+
 @settings(max_examples=40, deadline=None)
 @given(channels, maps, st.sampled_from([*GATES, "se-var1"]), gates, st.sampled_from([torch.float32, torch.bfloat16]))
 def test_identity_start_at_any_shape(

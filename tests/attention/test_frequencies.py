@@ -42,7 +42,7 @@ def expected(fca: Any, pooled: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    st.integers(1, 2), st.one_of(st.integers(1, 200), st.sampled_from([1, 16, 256])), st.tuples(
+    st.integers(1, 2), st.one_of(st.integers(1, 200), st.sampled_from([1, 16, 256, 2048])), st.tuples(
         st.integers(1, 30), st.integers(1, 30)
     ), st.sampled_from(["top16", "low4", "bot32", "top1"]), st.sampled_from(["code", "text"]),
 )  # fmt: skip

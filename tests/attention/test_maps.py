@@ -17,7 +17,7 @@ from attn_inject import AttentionError
 from attn_inject.attention.gating import unmixed
 from attn_inject.attention.registry import build, resolve
 
-from .plain import MAPS, map_of, shaken
+from .plain import MAPS, TIGHT, map_of, shaken
 
 # Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
 pytestmark = pytest.mark.no_cover
@@ -77,6 +77,26 @@ def test_a_batch_of_one_trains(name: str) -> None:
     if name not in ("triplet", "coord"):
         assert all(torch.equal(module.state_dict()[key], value) for key, value in before.items())
         assert torch.equal(trained, module.eval()(x))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_train_mode_is_eval_mode_with_the_batchs_own_statistics(name: str) -> None:
+    """Of which the variance is that of the batch, not an estimate of a larger one's."""
+    module = shaken(build(name, 8, options=MAPS[name].small).double())
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    assert bool(norms) == (name in ("bam", "cbam", "coord", "sk", "triplet"))
+    seen: dict[nn.Module, list[torch.Tensor]] = {norm: [] for norm in norms}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda norm, args: seen[norm].append(args[0].detach()))
+    x = map_of(3, 8, [5, 4])
+    trained = module.train()(x)
+    for norm, values in seen.items():
+        (value,) = values
+        by_channel = value.transpose(0, 1).flatten(1)
+        with torch.no_grad():
+            norm.running_mean.copy_(by_channel.mean(1))
+            norm.running_var.copy_(by_channel.var(1, correction=0))
+    assert (trained - module.eval()(x)).abs().max() <= TIGHT * max(1.0, float(trained.detach().abs().max()))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attn_inject import AttentionError
@@ -122,6 +122,7 @@ def test_ela_is_timms_without_its_silu() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.one_of(st.integers(1, 200), st.sampled_from([512])), sizes, st.sampled_from([1, 8, 32]))
+@example(2048, [3, 2], 32)
 def test_ema(c: int, size: list[int], groups: int) -> None:
     """The equations, group by group."""
     n = len(size)
