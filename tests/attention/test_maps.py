@@ -90,8 +90,8 @@ def test_train_mode_is_eval_mode_with_the_batchs_own_statistics(name: str) -> No
         norm.register_forward_pre_hook(lambda norm, args: seen[norm].append(args[0].detach()))
     x = map_of(3, 8, [5, 4])
     trained = module.train()(x)
-    for norm, values in seen.items():
-        (value,) = values
+    for norm in norms:
+        (value,) = seen[norm]
         by_channel = value.transpose(0, 1).flatten(1)
         with torch.no_grad():
             norm.running_mean.copy_(by_channel.mean(1))
