@@ -40,7 +40,8 @@ def notes_of(choice: Choice, *, exact: bool) -> Iterator[str]:
     if choice.latency is not None and not choice.latency.resolved:
         yield (
             f"the latency of the chosen set was not resolved (between {choice.latency.low:.3f} and "
-            f"{choice.latency.high:.3f})"
+            f"{choice.latency.high:.3f}; {counted(choice.latency.pairs, 'pair')}, "
+            f"{100 * choice.latency.confidence:.0f} %): a longer measurement or a quiet machine would tell"
         )
     if not exact:
         yield "there were too many sets to go through all: another may be worth more within the budget"

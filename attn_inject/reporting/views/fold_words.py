@@ -60,7 +60,8 @@ def speed(folding: Folding) -> str | None:
             f"{found.high:.3f}, {found.pairs} pairs)"
         )
     busy = ", while other work kept the machine busy" if found.contended else ""
-    return f"median per batch {words.seconds(found.before)} → {words.seconds(found.after)}: {claim}{busy}"
+    advice = "" if resolved(found) else "; a longer measurement or a quiet machine would tell"
+    return f"median per batch {words.seconds(found.before)} → {words.seconds(found.after)}: {claim}{busy}{advice}"
 
 
 def lines(folding: Folding) -> list[str]:
