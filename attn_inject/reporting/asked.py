@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import PlanError
 from ..planning.choices import Choices
 from ..planning.recipe import Recipe, load_recipe
 from ..surgery.apply import remove
@@ -62,7 +63,7 @@ def asked_models(
 
     Raises:
         SourceError: a name that means no model.
-        PlanError: a recipe that is not there, or is not a sound one.
+        PlanError: a recipe that is not there, or is not a sound one; a model that nothing is to go into.
 
     """
     found = [_asked(each) for each in ([models] if isinstance(models, (str, nn.Module)) else models)]
@@ -75,6 +76,11 @@ def asked_models(
         if its is None:
             found.append(its := AskedModel(source, source.name))
         its.wanted.append(Wanted.of(followed))
+    for each in found:
+        if not each.wanted and not _attention_in(each.model):
+            raise PlanError(
+                f"nothing to compare {each.name} with: say which attention is to go into it, or give a recipe for it"
+            )
     return found
 
 
@@ -93,7 +99,14 @@ def bare_model_of(asked: AskedModel, *, timed: bool) -> Bare:
     if isinstance(asked.model, Source):
         return Bare(build(asked.model, device=None if timed else "meta"), asked.model, None)
     model = asked.model
-    names = dict.fromkeys(record.plan.attention for _, record in records_of(model) if record.plan.insertions)
+    names = _attention_in(model)
     if not names:
         return Bare(model, None, None)
     return Bare(remove(model), None, (" and ".join(names), model))
+
+
+def _attention_in(model: nn.Module | Source) -> list[str]:
+    """The names of what somebody has put into it."""
+    if isinstance(model, Source):
+        return []
+    return list(dict.fromkeys(record.plan.attention for _, record in records_of(model) if record.plan.insertions))

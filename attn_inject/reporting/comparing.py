@@ -76,7 +76,7 @@ def compare(
 
     Raises:
         SourceError: a model that cannot be found, imported or built.
-        PlanError: a recipe that is not there, or is not a sound one.
+        PlanError: a recipe that is not there, or is not a sound one; a model that nothing is to go into.
         AttnInjectError: nothing could be made, or settings that make no sense.
 
     """
@@ -94,8 +94,7 @@ def compare(
         candidates += found
         races += speeds
     if all(each.problem is not None or each.attention == "none" for each in candidates):
-        why = candidates[-1].problem or "say which attention" if candidates else "say which model"
-        raise AttnInjectError(f"nothing to compare: {why}")
+        raise AttnInjectError(f"nothing to compare: {candidates[-1].problem if candidates else 'say which model'}")
     return shown(comparison(candidates, device=device_of(races), convention=settings.convention, units=settings.units))
 
 

@@ -70,6 +70,8 @@ def test_what_is_missing_is_said(cli: Callable) -> None:
         (("resnet18",), "--attention"),
         (("--recipe", "no-such"), "no recipe 'no-such'"),
         (("no.pt",), "no.pt"),
+        # A recipe goes into its own model, and nothing would be left of this one.
+        (("resnet18", "--recipe", "se-resnet50"), "nothing to compare resnet18 with: say which attention"),
     ):
         ran = cli("compare", *arguments, "--no-bench")
         assert (ran.code, ran.err.count("\n")) == (2, 1)

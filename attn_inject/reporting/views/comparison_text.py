@@ -125,7 +125,7 @@ def _ratio(each: Candidate) -> str:
 def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
     """What the reader needs to know of the columns that are shown."""
     made = _made(comparison)
-    what = "resolvedly less latency" if comparison.measure == "latency" else "less FLOPs"
+    what = "resolvedly less latency" if comparison.measure == "latency" else "fewer FLOPs"
     lines = [f"{_FRONT} fewest parameters, or {what} than all attentions with fewer."]
     lines.append(
         "The plain model's totals, per image, and what each adds to them; traffic: bytes read and written. "
