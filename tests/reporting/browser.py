@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ needs_browser = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium is installed, so the page cannot be opened; apt install chromium"
 )
 WIDTHS = (1280, 800, 400)
+# A4 and letter, less the margins that browsers leave.
+PAPER = (718, 740)
 
 _FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
           "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
@@ -59,6 +62,11 @@ addEventListener("load", async () => {
   }
   for (const each of all("details")) each.open = true;
   seen.overflow.push(wide());
+  // What is cut off on paper, where the page cannot be scrolled.
+  seen.scrolled = all("body *").filter((each) =>
+    each.scrollWidth > each.clientWidth + 1 && ["auto", "scroll"].includes(getComputedStyle(each).overflowX)
+  ).map((each) => each.tagName + "." + each.className);
+  seen.buttons = all("button.copy").filter((each) => each.offsetParent !== null).length;
   seen.boxes = 0;
   seen.tight = [];
   seen.behind = [];
@@ -109,12 +117,12 @@ def _opened(page: Path, *asked: str, profile: Path, dark: bool, size: str) -> st
     return run.stdout
 
 
-def look(page: str, folder: Path, *, dark: bool) -> list[dict[str, Any]]:
-    """What `_LOOK` saw of a page at each of `WIDTHS`."""
+def look(page: str, folder: Path, *, dark: bool, widths: Sequence[int] = WIDTHS) -> list[dict[str, Any]]:
+    """What `_LOOK` saw of a page at each width."""
     inner, outer = folder / "page.html", folder / "frames.html"
     inner.write_text(page.replace("</body>", f"{_LOOK}</body>"), encoding="utf-8")
     frames = "".join(
-        f'<iframe src="{escape(inner.as_uri())}" width="{width}" height="900"></iframe>' for width in WIDTHS
+        f'<iframe src="{escape(inner.as_uri())}" width="{width}" height="900"></iframe>' for width in widths
     )
     outer.write_text(
         "<!DOCTYPE html><pre id=seen></pre><script>addEventListener('message', (event) => "

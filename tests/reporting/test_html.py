@@ -15,7 +15,7 @@ from attn_inject.reporting.report import Report
 from attn_inject.reporting.views.strip import strip
 from attn_inject.reporting.views.tiles import tiles
 
-from .browser import assert_fits, dump, needs_browser
+from .browser import PAPER, assert_fits, dump, look, needs_browser
 
 # Runs in the page after its own script: clicks heads, and leaves what it saw in an element that the dumped page shows.
 PROBE = """
@@ -77,6 +77,22 @@ def test_the_page_in_a_browser(fixed: Report, tmp_path: Path) -> None:
 @needs_browser
 def test_the_page_fits_every_width_in_light_and_in_dark(made: Report, tmp_path: Path) -> None:
     assert_fits(replace(made, command="attn-inject net.py:Net -a se").to_html(), tmp_path, sites=3)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_on_paper_the_page_is_light_and_as_wide_as_it(made: Report, tmp_path: Path) -> None:
+    """As a printer sees it: its rules hold, those of screens do not, and nothing can be scrolled to."""
+    page = made.to_html()
+    assert page.count("@media print") == page.count("@media screen and") == 1
+    printed = page.replace("@media print", "@media all").replace("@media screen", "@media print")
+    screen = {view["paper"] for view in look(page, tmp_path, dark=False)}
+    for dark in (False, True):
+        for view in look(printed, tmp_path, dark=dark, widths=PAPER):
+            assert max(view["overflow"]) <= 0
+            assert {view["paper"]} == screen
+            assert view["scrolled"] == []
+            assert view["buttons"] == 0
 
 
 def test_the_tiles_say_traffic_training_memory_and_time(fixed: Report) -> None:

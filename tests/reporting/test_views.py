@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import replace
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
@@ -20,7 +22,7 @@ from attn_inject.reporting.settings import Units
 from attn_inject.reporting.views import words
 from attn_inject.reporting.views.alike import alike
 from attn_inject.reporting.views.console import render_diff, to_text
-from attn_inject.reporting.views.plot import charts
+from attn_inject.reporting.views.plot import MOST_LABELS, along, charts, draw
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -199,6 +201,24 @@ def test_plots_are_written_in_the_format_of_their_ending(fixed: Report, tmp_path
     again = tmp_path / f"again.{ending}"
     fixed.plot(again)
     assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("number", [1, 16, MOST_LABELS, MOST_LABELS + 1, 112, 500])
+def test_names_along_an_axis_do_not_run_into_one_another(number: int) -> None:
+    figure = draw({"sites": lambda axes: along(axes, [f"stages.{index}.blocks.{index}" for index in range(number)])})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    labels = axes.get_xticklabels()
+    assert 1 <= len(labels) <= min(number, MOST_LABELS)
+    assert labels[0].get_text() == "stages.0.blocks.0"
+    # Slanted lines of text stand as far apart as their starts, less the slant.
+    places = [axes.transData.transform((float(label.get_position()[0]), 0))[0] for label in labels]
+    apart = min((b - a for a, b in pairwise(places)), default=math.inf) * math.sin(
+        math.radians(labels[0].get_rotation())
+    )
+    assert apart >= labels[0].get_fontsize() / 72 * figure.dpi
+    told = f"{number} sites, {len(labels)} of them named" if len(labels) < number else ""
+    assert axes.get_xlabel() == told
 
 
 def test_a_plot_needs_a_known_ending_and_something_to_draw(fixed: Report, tmp_path: Path) -> None:
