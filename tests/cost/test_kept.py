@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import distributed, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from attn_inject import TraceError, inject, optimize_training
+from attn_inject import TraceError, attach, inject, optimize_training
+from attn_inject.attention.catalogue import catalogue
 from attn_inject.cost.kept import Kept, kept_for_backward
 from attn_inject.tracing.inputs import Inputs
+
+from ..bench.memory import kept_by
 
 
 def _image(size: int = 32, batch: int = 2) -> Inputs:
@@ -76,6 +84,60 @@ def test_attention_keeps_no_map(name: str, attention: str) -> None:
     )
     assert after <= 1.01 * plain
     assert after <= before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", [entry.name for entry in catalogue() if entry.gate_add])
+def test_no_pure_gate_keeps_a_map(attention: str) -> None:
+    with torch.device("meta"):
+        model = torchvision.models.resnet18()
+    patched = inject(model, attention)
+    plain, before, after = (
+        kept_for_backward(each, _image(224), 4).kept for each in (model, patched, optimize_training(patched))
+    )
+    assert after <= 1.01 * plain < before
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    """In train mode, with norms that use the statistics they have."""
+    for module in model.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+# How a network is trained: what a step runs, and the model as it is then.
+WAYS: dict[str, Callable[[nn.Module], tuple[Callable[[torch.Tensor], object], nn.Module]]] = {
+    "as it is": lambda model: (model, model.train()),
+    "channels last": lambda model: (model, model.train().to(memory_format=torch.channels_last)),
+    "frozen norms": lambda model: (model, _frozen(model)),
+    "distributed": lambda model: (nn.parallel.DistributedDataParallel(model.train()), model),
+    "checkpointed": lambda model: (partial(checkpoint, model.train(), use_reentrant=False), model),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [inject, attach])
+@pytest.mark.parametrize("way", WAYS)
+def test_however_it_is_trained(way: str, form: Any, tmp_path: Path) -> None:
+    """Bytes that autograd holds after a real forward pass; without gradients it holds none."""
+    model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10)
+    # Vectors are kept, of which a small map has few.
+    x = torch.randn(2, 3, 128, 128)
+    if way == "channels last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        patched = form(copy.deepcopy(model), "se")
+        plain, before, after = (kept_by(*WAYS[way](each), x) for each in (model, patched, optimize_training(patched)))
+    finally:
+        distributed.destroy_process_group()
+    assert after <= 1.01 * plain
+    assert after <= before
+    assert before > 1.1 * plain or way == "checkpointed"
+    fast = optimize_training(patched).train()
+    with torch.no_grad():
+        assert kept_by(fast, fast, x) == 0
 
 
 def test_what_cannot_run_without_data() -> None:
