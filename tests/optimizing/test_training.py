@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attn_inject import PlanError, inject
 from attn_inject.optimizing.norm_folding import is_batch_norm
-from attn_inject.optimizing.train_steps import gate_and_add, norm_and_pool
+from attn_inject.optimizing.train_steps import gate_and_add, norm_and_pool, scale_and_add
 from attn_inject.optimizing.training import optimize_training
 from attn_inject.tracing.injected import InjectedModule
 
@@ -143,6 +143,35 @@ def test_a_norm_with_an_activation_class_of_its_own_is_told_by_what_it_does() ->
     assert _added(fast) == 13
     # At 32x32 the last norms have four values a channel, and rounding grows a thousandfold on the way back.
     _same_step(patched, fast, (3, 64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["se", "eca"])
+def test_a_step_in_single_precision(attention: str) -> None:
+    """As near to the gradients of double precision as the patched network's own."""
+    model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
+    patched = _patched(model, attention)
+    single = copy.deepcopy(patched).float()
+    x = torch.randn(4, 3, 64, 64).double()
+    gradients = []
+    for each in (patched, single, optimize_training(copy.deepcopy(single))):
+        _step(each, x.to(each.get_parameter("fc.weight").dtype))
+        gradients.append(torch.cat([p.grad.double().flatten() for p in each.parameters()]))
+    right, theirs, ours = gradients
+    assert float((ours - right).norm()) <= max(2 * float((theirs - right).norm()), 1e-6 * float(right.norm()))
+    assert float((ours - right).norm()) <= 1e-4 * float(right.norm())
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_a_product_after_no_norm_has_gradients_of_gradients(added: bool) -> None:
+    shapes = [(2, 3, 2, 2), (2, 3, 1, 1), *([(2, 3, 2, 2)] if added else [])]
+    given = [torch.randn(shape).double().requires_grad_() for shape in shapes]
+
+    def run(value: torch.Tensor, weights: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
+        return scale_and_add(value, weights, shortcut)
+
+    assert torch.autograd.gradcheck(run, given)
+    assert torch.autograd.gradgradcheck(run, given)
 
 
 @pytest.mark.slow
