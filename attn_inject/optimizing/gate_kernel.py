@@ -76,11 +76,11 @@ class Logits(nn.Module):
         if _is_two_layers(gate) and (kernels := _kernels()) is not None:
             early = isinstance(maker, EarlyGate) and maker.pays(*maps)
             squeezed = maps[0] if early else maps[-1]
-            weight, bias = _layer(maker if early else gate.fc1)
-            if _may_launch(squeezed, weight):
+            layers = *_layer(maker if early else gate.fc1), *_layer(gate.fc2)
+            if _may_launch(squeezed, *layers):
                 pooled = spatial_mean(squeezed).contiguous()
                 silu = gate.act is not torch.relu
-                done = _launched(kernels.two_layers, pooled, weight, bias, *_layer(gate.fc2), silu=silu)
+                done = _launched(kernels.two_layers, pooled, *layers, silu=silu)
                 if done is not None:
                     return done
         # Gates that sum over maps work in float32; the kernel takes one type.
@@ -103,10 +103,9 @@ def open_gate_and_add(
 
     Shapes: (N, C, *spatial), (N, C), (N, C, *spatial).
     """
-    if _may_launch(branch, logits) and (kernels := _kernels()) is not None:
+    if _may_launch(branch, logits, shortcut) and (kernels := _kernels()) is not None:
         last = _is_channels_last(branch)
-        same = branch.stride() == shortcut.stride() and branch.dtype == shortcut.dtype == logits.dtype
-        if same and (last or branch.is_contiguous()):
+        if branch.stride() == shortcut.stride() and (last or branch.is_contiguous()):
             done = _launched(
                 kernels.gate_add, branch, logits.contiguous(), shortcut,
                 hard=gate == "hardsigmoid", scale=scale, relu=relu, channels_last=last,
@@ -121,10 +120,12 @@ def open_gate_and_add(
 fx.wrap("open_gate_and_add")
 
 
-def _may_launch(*tensors: torch.Tensor) -> bool:
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    first = tensors[0]
-    return first.is_cuda and first.dtype in _DTYPES and not wanted and not torch.compiler.is_compiling()
+def _may_launch(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether a kernel may take all that it reads: on CUDA, of one type, and without a gradient that it would lose."""
+    given = [first, *(other for other in others if other is not None)]
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    same = first.is_cuda and first.dtype in _DTYPES and all(tensor.dtype == first.dtype for tensor in given)
+    return same and not wanted and not torch.compiler.is_compiling()
 
 
 def _is_channels_last(x: torch.Tensor) -> bool:
