@@ -7,6 +7,7 @@ import math
 import os
 import re
 from dataclasses import replace
+from html import unescape
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,16 @@ def test_terminal(fixed: Report) -> None:
     text = to_text(fixed)
     assert max(map(len, text.splitlines())) <= 80
     assert_golden("terminal.txt", text)
+
+
+def test_a_peak_that_fell_is_explained_where_it_stands(fixed: Report) -> None:
+    said = "Peak activation bytes: a graph lets go of a block's input sooner than the model's own code does."
+    peak = fixed.total("peak activation bytes")
+    assert peak.difference < 0
+    assert all(said in unescape(text) for text in in_views(fixed))
+    rest = [total for total in fixed.totals if total is not peak]
+    risen = replace(fixed, totals=(*rest, replace(peak, after=peak.before)))
+    assert not any("lets go" in text for text in in_views(risen))
 
 
 def test_wide_terminal_in_full(fixed: Report) -> None:

@@ -22,7 +22,8 @@ def render(report: ReportData, *, full: bool = False, width: int = 80) -> Iterat
     yield Text.assemble((report.title, "bold"), f"   {words.inputs(report)}")
     yield Text()
     yield _totals(report)
-    yield Text(words.convention(report), style="dim")
+    for line in filter(None, (words.convention(report), words.fallen_peak(report))):
+        yield Text(line, style="dim")
     if report.sites:
         yield Text()
         sites, stages = tables.sites_table(report, full=full), tables.stages_table(report)

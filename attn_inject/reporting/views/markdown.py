@@ -12,7 +12,8 @@ from .tables import TOTALS_HEADER, sites_table, speed_rows, stages_table, totals
 def to_markdown(report: ReportData, *, full: bool = False, diff: bool = False) -> str:
     """The report as Markdown text; `full` gives every site a row of its own, `diff` adds the blocks' changed code."""
     parts = [f"## {_escaped(report.title)}", f"{_escaped(words.inputs(report))}, per image, inference."]
-    parts += [table(TOTALS_HEADER, totals_rows(report)), words.convention(report)]
+    told = " ".join(filter(None, (words.convention(report), words.fallen_peak(report))))
+    parts += [table(TOTALS_HEADER, totals_rows(report)), told]
     if report.sites:
         sites, stages = sites_table(report, full=full), stages_table(report)
         parts.append(table(sites.header, [*sites.rows, *sites.sums], left=sites.text_columns))

@@ -127,6 +127,14 @@ def convention(report: ReportData | ComparisonData) -> str:
     return f"MACs: convolutions, linears, matmuls. FLOPs: 2 per MAC, plus elementwise and pooling work. {units}"
 
 
+def fallen_peak(report: ReportData) -> str | None:
+    """Why the most that is held at once may be less with attention than without."""
+    peak = report.total("peak activation bytes")
+    if peak.difference >= 0 or not report.sites:
+        return None
+    return "Peak activation bytes: a graph lets go of a block's input sooner than the model's own code does."
+
+
 def unit_words(units: Units) -> str:
     """Which millions."""
     return "M = 10^6." if units == "decimal" else "Mi = 2^20."
