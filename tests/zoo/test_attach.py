@@ -196,7 +196,17 @@ def test_what_gives_features_only(name: str) -> None:
     assert attached.feature_info.channels() == model.feature_info.channels()
 
 
-def test_a_model_without_a_classifier() -> None:
-    model: Any = timm.create_model("resnet26d", num_classes=0).eval()
-    attached: Any = attach(model, "se")
-    assert attached(torch.randn(1, 3, 64, 64)).shape == (1, model.num_features)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_without_a_classifier(name: str) -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name, num_classes=0).eval()
+    attached: Any = attach(model, "se", min_width=4).eval()
+    gates = [attached.get_submodule(path) for path in attached_modules(attached)]
+    ran: list[nn.Module] = []
+    for gate in gates:
+        gate.register_forward_hook(lambda module, *_: ran.append(module))
+    image = torch.randn(1, 3, 96, 96)
+    features = model(image)
+    assert features.dim() == 2
+    assert attached(image).shape == features.shape
+    assert set(ran) == set(gates)
