@@ -7,6 +7,8 @@ one MLP C -> C/r -> C for both pools, r = 16; k = 7. The authors' code differs f
 biases, a batch norm (momentum 0.01) follows the convolution, and the maximum comes first in the concatenation. That is
 the default; `bias=False, norm=False` is the text.
 
+ultralytics' module of that name has the spatial gate and, for the channels, one layer over the average alone.
+
 Parameters: 2 C h + (C + h with biases) + 2 k^n (+ 2 with the norm), with h = C/r and n spatial axes.
 """
 

@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation as torchvision and MONAI have it: equal outputs with their weights.
+"""Squeeze-and-Excitation as torchvision and MONAI have it, CBAM as ultralytics has: equal outputs with their weights.
 
 What timm and segmentation_models_pytorch have is held against ours beside each attention's own equations.
 """
@@ -35,3 +35,21 @@ def test_se_is_monais(ndim: int) -> None:
     ours.load_state_dict({names[key.rpartition(".")[0]] + key[4:]: value for key, value in theirs.state_dict().items()})
     x = torch.randn(2, 64, *[5, 4, 3][:ndim], dtype=torch.float64)
     assert apart(ours(x), theirs(x)) <= TIGHT
+
+
+@pytest.mark.wild
+def test_ultralytics_cbam_has_its_spatial_half_and_another_channel_gate() -> None:
+    """Of the paper's equation 2, sigma(MLP(avg F) + MLP(max F)), it has one layer over the average: SE-Var3's."""
+    theirs = pytest.importorskip("ultralytics.nn.modules.conv").CBAM(64).double()
+    x = torch.randn(2, 64, 7, 5, dtype=torch.float64)
+    channel = build("se-var3", 64).double()
+    with torch.no_grad():
+        theirs.channel_attention.fc.bias.zero_()
+        channel.fc.weight.copy_(theirs.channel_attention.fc.weight.flatten(1))
+    assert apart(channel(x), theirs.channel_attention(x)) <= TIGHT
+    ours = build("cbam", 64, options={"bias": False, "norm": False}).double()
+    with torch.no_grad():
+        # A channel gate of a half everywhere. The authors' code has the maximum first.
+        ours.channel.fc2.weight.zero_()
+        ours.conv.weight.copy_(theirs.spatial_attention.cv1.weight.flip(1))
+    assert apart(ours(x), theirs.spatial_attention(x / 2)) <= TIGHT
