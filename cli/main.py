@@ -182,7 +182,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning without the place in our code that it came from."""
-    print(f"attn-inject: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"attn-inject: warning: {in_flags(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _complain(message: str) -> int:

@@ -122,10 +122,11 @@ fx.wrap("open_gate_and_add")
 
 def _may_launch(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether a kernel may take all that it reads: on CUDA, of one type, and without a gradient that it would lose."""
+    if not first.is_cuda or first.dtype not in _DTYPES or torch.compiler.is_compiling():
+        return False
     given = [first, *(other for other in others if other is not None)]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    same = first.is_cuda and first.dtype in _DTYPES and all(tensor.dtype == first.dtype for tensor in given)
-    return same and not wanted and not torch.compiler.is_compiling()
+    return not wanted and all(tensor.dtype == first.dtype for tensor in given)
 
 
 def _is_channels_last(x: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..reporting.views import words
+from ..reporting.views import speed_words, words
 from .rows import Row
 
 # From this width on there is room for all columns.
@@ -54,7 +54,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def _latency(row: Row) -> str:
     if row.latency_ratio is None or row.latency_low is None or row.latency_high is None:
         return ""
-    span = words.span_of_ratios(row.latency_low, row.latency_high)
+    span = speed_words.span_of_ratios(row.latency_low, row.latency_high)
     return f"{row.latency_ratio:.3f} ({span})" if row.latency_resolved else f"({span})"
 
 
@@ -66,7 +66,7 @@ def _legend(rows: Sequence[Row]) -> Iterator[str]:
     devices = sorted({row.device for row in rows if row.device is not None})
     if devices:
         if any(row.latency_confidence is not None for row in rows):
-            sure = words.rounds((row.latency_confidence, row.latency_pairs) for row in rows)
+            sure = speed_words.rounds((row.latency_confidence, row.latency_pairs) for row in rows)
             yield f"Latency: ratio to the plain model's with its {sure} interval; an interval alone: not resolved."
         yield f"Timed on {'; '.join(devices)}."
     if any(row.latency_contended for row in rows):

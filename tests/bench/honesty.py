@@ -18,9 +18,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
 
-from attn_inject import inject
+from attn_inject import InjectedModule, inject
 from attn_inject.cost.device import pick, threads
 from attn_inject.reporting.data import Speed
 from attn_inject.reporting.settings import ReportSettings
@@ -29,10 +28,10 @@ from attn_inject.tracing.inputs import image
 from attn_inject.zoo.cifar import models
 
 
-def slower(model: GraphModule, seconds: float) -> nn.Module:
+def slower(model: InjectedModule, seconds: float) -> nn.Module:
     """The same model, with a sleep in its first gate."""
     made = copy.deepcopy(model)
-    gate = made.get_submodule(made.plan.insertions[0].module)
+    gate = made.get_submodule(made.injection.plan.insertions[0].module)
     gate.register_forward_pre_hook(lambda *_: time.sleep(seconds))
     return made
 

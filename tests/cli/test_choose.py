@@ -81,7 +81,8 @@ def test_folders_need_the_models_own_classes(cli: Callable, toy: str) -> None:
         save_image(torch.rand(3, 20, 20), Path("val", f"class{index}", "0.png"))
     words = ("choose", toy, "-a", "eca", "--steps", "1", "--seeds", "1", "--batch", "2")
     ran = cli(*words, "--data", "val", "--budget", "latency=1.5", "--bench-seconds", "0.1")
-    assert ran.code == 0
+    # On a slow machine a tenth of a second is too little, which is said.
+    assert (ran.code, [line for line in ran.err.splitlines() if "too long to resolve much" not in line]) == (0, [])
     said = " ".join(ran.out.split())
     assert "2 images are too few to show that any pays" in said
     assert "time" in said

@@ -20,7 +20,7 @@ from attn_inject import AttnInjectError
 from attn_inject.reporting import schema
 from attn_inject.reporting.report import Report
 from attn_inject.reporting.settings import Units
-from attn_inject.reporting.views import words
+from attn_inject.reporting.views import speed_words, words
 from attn_inject.reporting.views.alike import alike
 from attn_inject.reporting.views.console import render_diff, to_text
 from attn_inject.reporting.views.plot import MOST_LABELS, along, charts, draw
@@ -129,7 +129,7 @@ def test_times(value: float, text: str) -> None:
 
 
 def test_a_cpu_is_never_called_a_gpu(fixed: Report) -> None:
-    titles = [words.speed_title(speed) for speed in fixed.speeds]
+    titles = [speed_words.title(speed) for speed in fixed.speeds]
     assert titles == ["CPU speed, inference", "CUDA speed, training step"]
     assert "GPU" not in to_text(replace(fixed, speeds=fixed.speeds[:1]))
 

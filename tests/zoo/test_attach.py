@@ -122,14 +122,20 @@ def test_attach_gives_what_inject_gives(name: str, tmp_path: Path) -> None:
     assert _equal(_outputs(twin.train(), image), _outputs(copied.train(), image))
 
 
+def _watched(attached: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """(its gates, those that have run since, in their order)."""
+    gates = [attached.get_submodule(path) for path in attached_modules(attached)]
+    ran: list[nn.Module] = []
+    for gate in gates:
+        gate.register_forward_hook(lambda module, *_: ran.append(module))
+    return gates, ran
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_timms_models_can_do(name: str) -> None:
     model: Any = _model(f"timm:{name}")
     attached: Any = attach(model, "se", min_width=4)
-    gates = [attached.get_submodule(path) for path in attached_modules(attached)]
-    runs: list[nn.Module] = []
-    for gate in gates:
-        gate.register_forward_hook(lambda module, *_: runs.append(module))
+    gates, runs = _watched(attached)
     image = torch.randn(2, 3, 96, 96)
 
     def all_run(value: Any) -> Any:
@@ -185,10 +191,7 @@ def test_what_gives_features_only(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, features_only=True).eval()
     attached: Any = attach(model, "se", min_width=4)
-    gates = [attached.get_submodule(path) for path in attached_modules(attached)]
-    ran: list[nn.Module] = []
-    for gate in gates:
-        gate.register_forward_hook(lambda module, *_: ran.append(module))
+    gates, ran = _watched(attached)
     image = torch.randn(1, 3, 64, 64)
     maps = attached(image)
     assert [each.shape for each in maps] == [each.shape for each in model(image)]
@@ -201,10 +204,7 @@ def test_a_model_without_a_classifier(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, num_classes=0).eval()
     attached: Any = attach(model, "se", min_width=4).eval()
-    gates = [attached.get_submodule(path) for path in attached_modules(attached)]
-    ran: list[nn.Module] = []
-    for gate in gates:
-        gate.register_forward_hook(lambda module, *_: ran.append(module))
+    gates, ran = _watched(attached)
     image = torch.randn(1, 3, 96, 96)
     features = model(image)
     assert features.dim() == 2

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..comparison import Candidate, ComparisonData
-from . import words
+from . import speed_words, words
 from .plot import AFTER, INK, Chart, draw, save
 
 _SHAPES = "osD^vP"
@@ -66,7 +66,7 @@ def _latency(made: Sequence[Candidate]) -> str:
     """What the axis and its bars are."""
     if not any(each.confidence is not None for each in made):
         return "ms per batch"
-    return f"ms per batch; bars: {words.rounds((each.confidence, each.pairs) for each in made)}"
+    return f"ms per batch; bars: {speed_words.rounds((each.confidence, each.pairs) for each in made)}"
 
 
 def _doubt(each: Candidate) -> str:

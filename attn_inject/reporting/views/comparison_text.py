@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..comparison import Candidate, ComparisonData
-from . import words
+from . import speed_words, words
 from .markdown import table as markdown_table
 
 _FRONT = "★"
-# What a terminal too narrow for all columns does without, in this order; never what the stars are given by.
+# What a terminal too narrow for all columns does without, in this order; the last only where no star hangs on it.
 _DISPENSABLE = ("MACs", "latency", "sites", "FLOPs")
 _GAP = 2
 
@@ -27,8 +27,7 @@ def render(comparison: ComparisonData, *, width: int = 80) -> Iterator[Renderabl
         # What stands below its model need not repeat the name.
         names = [each.model if each.attention == "none" else f"  + {each.label}" for each in made]
         lines = [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
-    kept = "FLOPs" if comparison.measure == "FLOPs" else "ratio"
-    shown = _fitting(header, lines, width, [name for name in _DISPENSABLE if name != kept])
+    shown = _fitting(header, lines, width, _DISPENSABLE[:-1] if comparison.measure == "FLOPs" else _DISPENSABLE)
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
     for index in shown:
         left = index == 0
@@ -118,7 +117,7 @@ def _ratio(each: Candidate) -> str:
     if each.ratio_low is None or each.ratio_high is None:
         return f"{each.ratio:.3f}"
     if not each.resolved:
-        return f"({words.span_of_ratios(each.ratio_low, each.ratio_high)})"
+        return f"({speed_words.span_of_ratios(each.ratio_low, each.ratio_high)})"
     return f"{each.ratio:.3f} ({each.ratio_low:.3f}–{each.ratio_high:.3f})"
 
 
@@ -129,11 +128,15 @@ def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
     lines = [f"{_FRONT} fewest parameters, or {what} than all attentions with fewer."]
     lines.append(
         "The plain model's totals, per image, and what each adds to them; traffic: bytes read and written. "
-        + _counted(comparison, columns)
+        + (
+            words.convention(comparison, macs="MACs" in columns)
+            if columns & {"MACs", "FLOPs"}
+            else words.unit_words(comparison.units)
+        )
     )
     lines += _as_published(made)
     if comparison.device is not None and any(each.confidence is not None for each in made):
-        sure = words.rounds((each.confidence, each.pairs) for each in made)
+        sure = speed_words.rounds((each.confidence, each.pairs) for each in made)
         latency = "Latency per batch, ratio" if "latency" in columns else "Ratio: latency"
         lines.append(f"{latency} to the plain model's with its {sure} interval, on {comparison.device}.")
     if any(each.accuracy_low is not None for each in made):
@@ -146,14 +149,6 @@ def legend(comparison: ComparisonData, columns: set[str]) -> list[str]:
     if any(each.contended for each in made):
         lines.append("The machine was busy with something else meanwhile.")
     return lines
-
-
-def _counted(comparison: ComparisonData, columns: set[str]) -> str:
-    """What is counted in the columns that are shown."""
-    if "MACs" in columns or ("FLOPs" in columns and comparison.convention == "paper"):
-        return words.convention(comparison)
-    flops = "FLOPs: 2 per MAC of convolutions, linears and matmuls, plus elementwise and pooling work. "
-    return (flops if "FLOPs" in columns else "") + words.unit_words(comparison.units)
 
 
 def _as_published(made: list[Candidate]) -> list[str]:

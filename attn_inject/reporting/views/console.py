@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ...types import counted
 from ..data import ReportData, Speed
-from . import tables, words
+from . import speed_words, tables, words
 
 # From this width on, the table of sites has room for all columns.
 _WIDE = 100
@@ -85,15 +85,15 @@ def narrowed(title: str, content: tables.Table, *, wide: bool) -> Table:
 
 
 def _speed(speed: Speed) -> Iterator[RenderableType]:
-    table = _table(words.speed_title(speed))
+    table = _table(speed_words.title(speed))
     table.add_column("")
     for name in ("before", "after"):
         table.add_column(name, justify="right")
     for name, *values in tables.speed_rows(speed):
         table.add_row(name, *values)
     yield table
-    yield Text(words.ratio(speed), style="bold" if speed.resolved else "yellow")
-    yield Text("\n".join(words.speed_details(speed)), style="dim")
+    yield Text(speed_words.ratio(speed), style="bold" if speed.resolved else "yellow")
+    yield Text("\n".join(speed_words.details(speed)), style="dim")
 
 
 def _closing(report: ReportData) -> Iterator[RenderableType]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...surgery.folding import Folding
 from ...types import block_name, counted
 from ..folding import resolved
-from . import words
+from . import speed_words, words
 from .tables import Table
 
 
@@ -53,7 +53,7 @@ def speed(folding: Folding) -> str | None:
     found = folding.speed
     if found is None:
         return None
-    claim = words.unresolved(found.low, found.high, found.pairs, found.confidence)
+    claim = speed_words.unresolved(found.low, found.high, found.pairs, found.confidence)
     if resolved(found):
         claim = (
             f"{found.ratio:.3f} times the time ({100 * found.confidence:.0f} % interval {found.low:.3f} to "

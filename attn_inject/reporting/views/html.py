@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, Template
 
 from ...types import block_name
 from ..data import ReportData
-from . import words
+from . import speed_words, words
 from .block_svg import block_svg
 from .plot import charts, svg
 from .strip import COSTS, strip
@@ -23,6 +23,7 @@ def to_html(report: ReportData) -> str:
     return template("report.html.jinja").render(
         report=report,
         words=words,
+        speed_words=speed_words,
         totals_header=TOTALS_HEADER,
         totals=totals_rows(report),
         tiles=tiles(report),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..data import BlockDiff, ReportData, Speed
-from . import words
+from . import speed_words, words
 from .tables import TOTALS_HEADER, sites_table, speed_rows, stages_table, totals_rows
 
 
@@ -38,9 +38,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
 
 
 def _speed(speed: Speed) -> Iterator[str]:
-    yield f"**{words.speed_title(speed)}**: {words.ratio(speed)}."
+    yield f"**{speed_words.title(speed)}**: {speed_words.ratio(speed)}."
     yield table(["", "before", "after"], speed_rows(speed))
-    yield "\n".join(f"- {_escaped(line)}" for line in words.speed_details(speed))
+    yield "\n".join(f"- {_escaped(line)}" for line in speed_words.details(speed))
 
 
 def _diff(diff: BlockDiff) -> Iterator[str]:

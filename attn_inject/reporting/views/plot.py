@@ -16,7 +16,7 @@ from ...cost.samples import Timing
 from ...errors import AttnInjectError
 from ...types import Effect, block_name
 from ..data import ReportData, Speed
-from . import words
+from . import speed_words, words
 
 Chart = Callable[[Axes], None]
 
@@ -69,10 +69,10 @@ def charts(report: ReportData) -> Mapping[str, Chart]:
 
 
 def _speed_title(speed: Speed) -> str:
-    title = words.speed_title(speed)
+    title = speed_words.title(speed)
     if speed.resolved:
         return f"{title}: {speed.ratio:.3f}×"
-    return f"{title}\n{words.ratio(speed)}\n{words.advice(speed)}"
+    return f"{title}\n{speed_words.ratio(speed)}\n{speed_words.to_resolve(speed)}"
 
 
 def draw(found: Mapping[str, Chart]) -> Figure:

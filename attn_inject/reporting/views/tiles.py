@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..data import Quantity, ReportData
-from . import words
+from . import speed_words, words
 
 Tile = tuple[str, tuple[str, ...]]
 
@@ -15,7 +15,7 @@ def tiles(report: ReportData) -> list[Tile]:
         if speed.memory is not None:
             kept = speed.memory.before.kept_bytes, speed.memory.after.kept_bytes
             found.append(_total(Quantity("kept for backward", "bytes", *kept), report))
-    found.extend(map(words.short_ratio, report.speeds))
+    found.extend(map(speed_words.short_ratio, report.speeds))
     return found
 
 
