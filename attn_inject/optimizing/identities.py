@@ -11,7 +11,8 @@ import inspect
 
 from torch import fx, nn
 
-from ..sites.operations import DROPS, name_of
+from ..sites.operations import name_of
+from ..sites.vocabulary import DROPS
 
 
 def remove_identities(root: nn.Module, graph: fx.Graph) -> int:

@@ -14,65 +14,22 @@ import torch
 from torch import fx, nn
 
 from ..tracing.nodes import value_of
-
-# torch.nn files whose modules are affine in their input (max pooling stands with the pools, as in the papers'
-# shortcuts).
-_AFFINE_HOMES = {
-    f"torch.nn.modules.{home}"
-    for home in (
-        "batchnorm", "channelshuffle", "container", "conv", "dropout", "flatten", "fold", "instancenorm", "linear",
-        "normalization", "padding", "pixelshuffle", "pooling", "upsampling",
-    )
-}  # fmt: skip
-
-_CONVOLUTIONS = {
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution",
-    "_conv_forward", "deform_conv2d",
-}  # fmt: skip
-_UPSAMPLINGS = {
-    "interpolate", "upsample", "upsample_bilinear", "upsample_nearest", "pixel_shuffle", "grid_sample",
-    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-}  # fmt: skip
-_ADDITIONS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
-# input + number * first * second: with one factor that is no map, an addition that scales its branch.
-_SCALED_ADDITIONS = {"addcmul", "addcmul_"}
-_CONCATENATIONS = {"cat", "concat", "concatenate"}
-# Random or deterministic scalings that pass the map through: the gate goes before them.
-DROPS = {
-    "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "stochastic_depth", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d", "drop_block_fast_2d",
-}  # fmt: skip
-_MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "multiply_", "__mul__", "__imul__", "__rmul__"}
-_DIVISIONS = {"div", "div_", "truediv", "itruediv", "divide", "true_divide"}
-# Views and moves: the same numbers in another order.
-_REARRANGEMENTS = {
-    "permute", "transpose", "swapaxes", "movedim", "moveaxis", "contiguous", "to", "type_as", "float", "clone", "view",
-    "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "roll", "detach", "requires_grad_", "t",
-    "view_as", "reshape_as", "expand_as", "broadcast_to", "type", "half", "bfloat16", "double", "rearrange", "alias",
-    "as_tensor", "asarray",
-}  # fmt: skip
-_SLICES = {"getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select"}
-_AFFINE = (
-    _CONVOLUTIONS | _UPSAMPLINGS | _ADDITIONS | _CONCATENATIONS | DROPS | _REARRANGEMENTS | _SLICES
-    | {
-        "sub", "sub_", "isub", "neg", "linear", "addmm", "batch_norm", "layer_norm", "group_norm", "instance_norm",
-        "rms_norm", "local_response_norm", "normalize", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-        "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d",
-        "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "lp_pool2d", "pad", "pixel_unshuffle",
-        "channel_shuffle", "mean", "sum", "stack", "zeros_pad", "unfold", "fold", "avg_pool2d_same", "flip", "bias_add",
-        "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put",
-        "identity",
-    }
-)  # fmt: skip
-# Operations that look only at a value's shape, dtype or device, or make a new tensor like it.
-_SHAPE_ONLY = {
-    "getattr", "size", "dim", "ndimension", "numel", "new", "new_empty", "new_zeros", "new_ones", "new_full",
-    "new_tensor", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "is_floating_point",
-    "get_device", "_assert", "len", "_has_torch_function", "eq", "isinstance",
-}  # fmt: skip
-
-# Operations that ask a second value only what type or shape the first is to have.
-_AS_ANOTHER = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
+from .vocabulary import (
+    ADDITIONS,
+    AFFINE,
+    AFFINE_HOMES,
+    AS_ANOTHER,
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    DIVISIONS,
+    DROPS,
+    MULTIPLICATIONS,
+    REARRANGEMENTS,
+    SCALED_ADDITIONS,
+    SHAPE_ONLY,
+    SLICES,
+    UPSAMPLINGS,
+)
 
 
 def name_of(node: fx.Node) -> str:
@@ -89,7 +46,7 @@ def name_of(node: fx.Node) -> str:
 
 def _read(node: fx.Node) -> list[fx.Node]:
     """The inputs of a node whose numbers it may read."""
-    if node.op in ("call_function", "call_method") and name_of(node) in _AS_ANOTHER:
+    if node.op in ("call_function", "call_method") and name_of(node) in AS_ANOTHER:
         return [arg for arg in node.args[:1] if isinstance(arg, fx.Node)]
     return node.all_input_nodes
 
@@ -113,7 +70,7 @@ class Operations:
         """Whether the node's value depends on the input's numbers (not only on its shape)."""
         if node.op == "placeholder":
             return True
-        if node.op == "get_attr" or (node.op in ("call_function", "call_method") and name_of(node) in _SHAPE_ONLY):
+        if node.op == "get_attr" or (node.op in ("call_function", "call_method") and name_of(node) in SHAPE_ONLY):
             return False
         if not _holds_tensor(value_of(node)):
             return node.op == "output"
@@ -147,16 +104,16 @@ class Operations:
         if node.op == "placeholder" or node.op == "output":
             return False
         name = name_of(node)
-        if name in _SCALED_ADDITIONS:
+        if name in SCALED_ADDITIONS:
             return not self.adds_maps(node)
-        if name in _MULTIPLICATIONS | _DIVISIONS:
+        if name in MULTIPLICATIONS | DIVISIONS:
             return len(self.sources(node)) > 1 or not _first_source_scaled(node, self)
-        return name not in _AFFINE
+        return name not in AFFINE
 
     def holds_convolution(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return self._module_traits(node)[1]
-        return node.op == "call_function" and name_of(node) in _CONVOLUTIONS
+        return node.op == "call_function" and name_of(node) in CONVOLUTIONS
 
     def is_weighted_by_own_code(self, node: fx.Node) -> bool:
         """A module kept whole that is none of torch's own and holds weights itself: matrices or kernels."""
@@ -182,7 +139,7 @@ class Operations:
     def upsamples(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return self._module_traits(node)[2]
-        return name_of(node) in _UPSAMPLINGS
+        return name_of(node) in UPSAMPLINGS
 
     def adds_maps(self, node: fx.Node) -> bool:
         """Whether the node adds two values, however it is spelled: `addends` says which."""
@@ -199,7 +156,7 @@ class Operations:
     def _summed(self, node: fx.Node) -> list[Any]:
         """What the sum or mean over the axis of a `stack` adds, or `addcmul` with one map among its factors."""
         name = name_of(node)
-        if name in _SCALED_ADDITIONS:
+        if name in SCALED_ADDITIONS:
             operands = [
                 *node.args,
                 *(node.kwargs[key] for key in ("input", "tensor1", "tensor2") if key in node.kwargs),
@@ -217,19 +174,19 @@ class Operations:
         """`a + b` in its usual spellings, where either may be a number."""
         return (
             node.op in ("call_function", "call_method")
-            and name_of(node) in _ADDITIONS
+            and name_of(node) in ADDITIONS
             and isinstance(value_of(node), torch.Tensor)
         )
 
     def is_multiplication(self, node: fx.Node) -> bool:
-        return node.op in ("call_function", "call_method") and name_of(node) in _MULTIPLICATIONS
+        return node.op in ("call_function", "call_method") and name_of(node) in MULTIPLICATIONS
 
     def is_concatenation(self, node: fx.Node) -> bool:
-        return node.op == "call_function" and name_of(node) in _CONCATENATIONS
+        return node.op == "call_function" and name_of(node) in CONCATENATIONS
 
     def is_slice(self, node: fx.Node) -> bool:
         """Takes a part of the channels (or of a tuple of parts)."""
-        return node.op in ("call_function", "call_method") and name_of(node) in _SLICES
+        return node.op in ("call_function", "call_method") and name_of(node) in SLICES
 
     def is_gain(self, node: fx.Node) -> bool:
         """Scales the map without looking at it: layer scale, a scalar, dropout, drop path, identity."""
@@ -240,10 +197,10 @@ class Operations:
         # The builtin `sum` starts with 0 + x.
         if name in DROPS or (self.is_addition(node) and 0 in [a for a in node.args if isinstance(a, int)]):
             return True
-        return name in _MULTIPLICATIONS | _DIVISIONS and not self.is_nonlinear(node)
+        return name in MULTIPLICATIONS | DIVISIONS and not self.is_nonlinear(node)
 
     def is_rearrangement(self, node: fx.Node) -> bool:
-        return node.op in ("call_function", "call_method") and name_of(node) in _REARRANGEMENTS
+        return node.op in ("call_function", "call_method") and name_of(node) in REARRANGEMENTS
 
     def spatial_kernel(self, node: fx.Node) -> int:
         """Largest kernel extent of a convolution node; 0 if the node is none."""
@@ -262,7 +219,7 @@ class Operations:
 def _is_affine(module: nn.Module) -> bool:
     if isinstance(module, nn.Identity):
         return True
-    if not any(base.__module__ in _AFFINE_HOMES for base in type(module).__mro__):
+    if not any(base.__module__ in AFFINE_HOMES for base in type(module).__mro__):
         return False
     # A norm that carries an activation (timm's BatchNormAct2d) is what its activation is.
     return all(_is_affine(child) or _is_quantization_stub(child) for child in module.children())
@@ -288,7 +245,7 @@ def _first_source_scaled(node: fx.Node, operations: Operations) -> bool:
     tensors = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
     if tensors.count(sources[0]) > 1:
         return False
-    return name_of(node) in _MULTIPLICATIONS or bool(node.args and node.args[0] is sources[0])
+    return name_of(node) in MULTIPLICATIONS or bool(node.args and node.args[0] is sources[0])
 
 
 def parts_of(node: fx.Node) -> list[fx.Node]:

@@ -13,7 +13,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import fx, nn
 from torch.ao.quantization import QuantStub
 
-from attn_inject.sites.operations import DROPS, Operations, axes_of, axis_of, is_map, name_of, parts_of
+from attn_inject.sites.operations import Operations, axes_of, axis_of, is_map, name_of, parts_of
+from attn_inject.sites.vocabulary import DROPS
 from attn_inject.tracing.nodes import set_value
 
 MAP = torch.empty(2, 4, 8, 8, device="meta")
