@@ -1,4 +1,4 @@
-"""Names of operations, and of torch's files of layers, by what they do to a feature map; `operations` judges by them."""
+"""Names of operations, and of torch's files of layers, by what they do to a feature map: what `operations` knows."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ gradients nor random states of the caller change.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, real_values, tensors_in
 from ..tracing.trace import MODES
-from ..types import Check, Plan
+from ..types import Check, Insertion, Plan
 from .runs import from_one_seed, without_hooks
 from .trial import Trial
 
@@ -64,7 +64,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         Check("finite", passed=not bad or excused, figure=f"{bad} non-finite outputs on an input of {size_of(real)}")
     )
     if new:
-        checks.append(_gradients(outputs, new))
+        checks.append(_gradients(outputs, new, plan.insertions))
     lost = plan.removals or part.displaced or any(insertion.site.kind == "attention" for insertion in plan.insertions)
     if plan.init == "identity" and floats is not None and not lost:
         apart = max((_distance(a, b) for a, b in zip(floats, outputs, strict=True)), default=0.0)
@@ -154,7 +154,7 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     )
 
 
-def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter]) -> Check:
+def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], insertions: Sequence[Insertion]) -> Check:
     generator = torch.Generator().manual_seed(0)
     total = sum(
         (out.float() * torch.randn(out.shape, generator=generator).to(out.device)).sum()
@@ -169,7 +169,15 @@ def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter]) -> Che
         f"{len(reached)} of {len(new)} new parameters reached, {sum(reached.values())} with a gradient other than zero"
     )
     rest = f"; not {', '.join(missing[:4])}" if missing else ""
+    if cut := [each.site.block for each in insertions if _is_cut_off(each.module, new, reached)]:
+        rest += f"; no gradient comes back to {', '.join(cut[:4])} (is an argmax or a detach behind?): leave that out"
     return Check("gradients", passed=not missing, figure=figure + rest)
+
+
+def _is_cut_off(module: str, new: Collection[str], reached: Collection[str]) -> bool:
+    """Whether no parameter of an attention that has some is reached."""
+    own = [name for name in new if name.startswith(f"{module}.")]
+    return bool(own) and not any(name in reached for name in own)
 
 
 def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, bool]:

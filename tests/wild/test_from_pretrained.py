@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attn_inject import attach, attention_parameters, detach
+from attn_inject.surgery.attachment import attached_modules
 
 pytestmark = pytest.mark.wild
 
@@ -36,7 +37,11 @@ def test_what_from_pretrained_gives_takes_attention_and_gives_its_weights(tmp_pa
         new = {id(parameter) for parameter in attention_parameters(other)}
         assert unknown == []
         assert set(missing) == {name for name, parameter in other.named_parameters() if id(parameter) in new} != set()
+        ran: list[str] = []
+        for path in attached_modules(other):
+            other.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.append(path))
         assert torch.equal(other.eval()(image).logits, before)
+        assert sorted(ran) == sorted(attached_modules(other)) != []
 
         # And back: what its own class saves of it, without the attention, it reads.
         detach(other).save_pretrained(tmp_path / "again")
