@@ -25,8 +25,8 @@ class Entry:
     """One attention. `parameters` are those at 256 channels, with the defaults; `axes` the numbers of spatial axes that
     its maps may have.
 
-    `gate_add` and `early_squeeze` are whether these rewrites of `optimize` take it: a gate per channel, and one that
-    pools by the mean. `unlike` says how it differs from the library's own of that name.
+    `gate_add` and `early_squeeze` are whether these rewrites of `optimize` take it: a gate per channel, and one
+    whose pool is linear in the map. `unlike` says how it differs from the library's own of that name.
     """
 
     name: str
@@ -104,6 +104,6 @@ def _entry(name: str, unlike: str = "") -> Entry:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         axes=tuple(made),
         gate_add=gates,
-        early_squeeze=gates and module.pools_mean,
+        early_squeeze=gates and (module.pools_mean or module.pools_linearly),
         unlike=unlike,
     )

@@ -12,9 +12,8 @@ cosines alone, which form="text" gives.
 The code fixes the size of the basis when the network is built (56, 28, 14, 7 by stage), and pools maps of other sizes
 to it; `size` does that. By default the basis is that of each map, which is the same on images of 224 x 224.
 
-The pool is linear, but `optimize` leaves it where it is: at the input of a 1x1 convolution it would have to be taken
-for every frequency of every channel, so that the merged layer is 16 times as large as SE's and pays in early stages
-only.
+The pool is linear, so `optimize` may take it at the input of a 1x1 convolution, for every frequency there. The merged
+layer is then as large as the convolution, and pays where maps are larger than that.
 """
 
 from __future__ import annotations
@@ -120,6 +119,7 @@ class FCA(ChannelGate):
     """
 
     pools_mean = False
+    pools_linearly = True
 
     def __init__(
         self,
@@ -150,6 +150,11 @@ class FCA(ChannelGate):
         each = [chosen[channel * len(chosen) // channels] for channel in range(channels)]
         self.frequencies: torch.Tensor
         self.register_buffer("frequencies", torch.tensor(each).T.contiguous(), persistent=False)
+        taken = [list(frequency) for frequency in dict.fromkeys(map(tuple, each))]
+        self.distinct: torch.Tensor
+        self.register_buffer("distinct", torch.tensor(taken).T.contiguous(), persistent=False)
+        self.number: torch.Tensor
+        self.register_buffer("number", torch.tensor([taken.index(own) for own in each]), persistent=False)
         self.fc1 = nn.Linear(channels, hidden, bias=False)
         self.fc2 = nn.Linear(hidden, channels, bias=False)
         if init == "identity":
@@ -159,6 +164,20 @@ class FCA(ChannelGate):
         """(N, C, *spatial) -> (N, C): y, in float32 at least."""
         wide = at_least_float32(x)
         return spectrum(resized(wide, None, self.size) if self.size[0] else wide, self.frequencies, self.orthonormal)
+
+    def linear_pools(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, K, *spatial) -> (N, K, F): every channel at every frequency, in float32 at least."""
+        wide = at_least_float32(x)
+        wide = resized(wide, None, self.size) if self.size[0] else wide
+        waves = torch.ones(self.distinct.shape[1], 1, dtype=wide.dtype, device=wide.device)
+        for axis, extent in enumerate(wide.shape[2:]):
+            along = basis(self.distinct[axis].to(wide.dtype), extent, self.orthonormal)
+            waves = (waves.unsqueeze(2) * along.unsqueeze(1)).flatten(1)
+        return wide.flatten(2) @ waves.T
+
+    def pool_of_channel(self) -> torch.Tensor:
+        """(C,): the number of each channel's frequency."""
+        return self.number
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C/r): W1 y."""

@@ -91,12 +91,14 @@ def for_each_position(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 class ChannelGate(nn.Module):
     """Base of the gates: subclasses give `squeeze`, (N, C) -> (N, H), and `excite`, (N, H) -> (N, C), if H is not C.
 
-    A gate whose `pool` is another statistic than the mean over space says `pools_mean = False`: a mean commutes with
-    1x1 convolutions and norms, so that rewrites may take it earlier; other statistics do not.
+    A gate whose `pool` is another statistic than the mean over space says `pools_mean = False`. What is linear in the
+    map commutes with 1x1 convolutions and norms, so that rewrites may take it earlier: the mean, and whatever a gate
+    that says `pools_linearly = True` gives by `linear_pools` and `pool_of_channel`.
     """
 
     traced_whole = True
     pools_mean = True
+    pools_linearly = False
 
     def __init__(self, *, gate: str = "sigmoid", init: str = "paper", gain: float | None = None) -> None:
         super().__init__()
@@ -119,6 +121,17 @@ class ChannelGate(nn.Module):
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, C): the mean over the spatial axes; a vector is its own mean."""
         return spatial_mean(x)
+
+    def linear_pools(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, K, *spatial) -> (N, K, F): of each channel of x, the F linear pools that this gate's channels take.
+
+        x may be any map on the gate's positions, of any number of channels.
+        """
+        return spatial_mean(x).unsqueeze(2)
+
+    def pool_of_channel(self) -> torch.Tensor | None:
+        """(C,): which of the F pools each channel of the gated map takes; None where there is one for all."""
+        return None
 
     def gate(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): the weights of the channels."""

@@ -6,10 +6,15 @@ gate is affine too (SE's first layer, ECA's convolution), so that
     squeeze(mean(scale * (W x + b) + shift)) = M mean(x) + m,    M: H x C_in
 
 with M and m worked out once, in float64. In a bottleneck x is a quarter of the gated value: the pool reads a quarter of
-the bytes, and M is smaller than W. Conditions:
+the bytes, and M is smaller than W. Where channels take different linear pools P_1 to P_F (the frequencies of FCA), all
+of them are taken of x, and M has a part for each:
+
+    squeeze(P(scale * (W x + b) + shift)) = sum over f of M_f P_f(x) + P_f(1) m_f + squeeze(0)
+
+Conditions:
  E1. The gated value is the output of a `torch.nn` convolution with kernel 1, stride 1, no padding, or of an eval batch
      norm after one.
- E2. The attention is a pure gate (`ChannelGate`) that pools by the mean, called on that value itself.
+ E2. The attention is a pure gate (`ChannelGate`) whose pool is the mean or else linear, called on that value itself.
  E3. The convolution's input is smaller than its output, or nothing is gained.
  E4. At run time: the part of the map that is not read is larger than M, which a single image in the last stages misses;
      then the pool is taken at the output after all.
@@ -40,17 +45,21 @@ class EarlyGate(nn.Module):
     Shapes: (N, C_in, *spatial), (N, C, *spatial) -> (N, C, 1, ...).
 
     Args:
-        gate: the attention. weight, bias: M (H, C_in) and m (H,).
+        gate: the attention. weight, bias: M (H, C_in F) and what is added for every map (H,).
+        constant: m (F, H), times the pools of a map of ones. None where they are 1: the mean's m is in `bias`.
 
     """
 
     traced_whole = True
 
-    def __init__(self, gate: ChannelGate, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def __init__(
+        self, gate: ChannelGate, weight: torch.Tensor, bias: torch.Tensor, constant: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         self.attention = gate
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
+        self.constant = None if constant is None else nn.Parameter(constant, requires_grad=False)
 
     def pays(self, x: torch.Tensor, value: torch.Tensor) -> bool:
         """Whether the early pool reads less than the late one (E4)."""
@@ -60,7 +69,13 @@ class EarlyGate(nn.Module):
         """(N, C_in, *spatial), (N, C, *spatial) -> (N, C)."""
         if not self.pays(x, value):
             return self.attention.logits(self.attention.pool(value))
-        return self.attention.excite(F.linear(x.mean(tuple(range(2, x.dim()))), self.weight, self.bias))
+        pooled = self.attention.linear_pools(x)
+        # A gate that sums over a map does so in a type that holds the sum.
+        weight, bias = self.weight.to(pooled.dtype), self.bias.to(pooled.dtype)
+        if self.constant is not None:
+            ones = torch.ones(1, 1, *x.shape[2:], dtype=pooled.dtype, device=x.device)
+            bias = bias + self.attention.linear_pools(ones)[0, 0] @ self.constant.to(pooled.dtype)
+        return self.attention.excite(F.linear(pooled.flatten(1), weight, bias))
 
     def forward(self, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return for_each_position(self.attention.open(self.logits(x, value)), value)
@@ -105,7 +120,7 @@ def _gates(root: nn.Module, graph: fx.Graph, modules: list[str]) -> list[fx.Node
 def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> bool:
     gate = cast(ChannelGate, root.get_submodule(str(node.target)))
     value = cast(fx.Node, node.args[0])
-    pointwise = pointwise_before(root, value) if early and gate.pools_mean else None
+    pointwise = pointwise_before(root, value) if early and (gate.pools_mean or gate.pools_linearly) else None
     home, _, child = str(node.target).rpartition(".")
     name = _free_name(root.get_submodule(home), f"{child}_weights")
     path = f"{home}.{name}" if home else name
@@ -170,10 +185,17 @@ def _merged(gate: ChannelGate, pointwise: Pointwise) -> EarlyGate:
         columns, start = columns * scale, start * scale + shift
     with torch.no_grad():
         precise = copy.deepcopy(gate).double()
+        pools = gate.linear_pools(weight.new_zeros(1, 1, *conv.kernel_size)).shape[2]
+        number = gate.pool_of_channel()
+        number = torch.zeros_like(start) if number is None else number.to(start.device)
+        masks = (number == torch.arange(pools, device=start.device).unsqueeze(1)).to(start)
         origin = precise.squeeze(torch.zeros_like(start)[None])
-        merged = (precise.squeeze(columns) - origin).T.contiguous()
-        offset = precise.squeeze(start[None])[0]
-    return EarlyGate(gate, merged.to(weight.dtype), offset.to(weight.dtype))
+        by_pool = torch.stack([precise.squeeze(columns * mask) - origin for mask in masks], 1)  # (C_in, F, H)
+        merged = by_pool.flatten(0, 1).T.contiguous()
+        constant = precise.squeeze(start * masks) - origin
+    if gate.pools_mean:
+        return EarlyGate(gate, merged.to(weight.dtype), (origin + constant)[0].to(weight.dtype))
+    return EarlyGate(gate, merged.to(weight.dtype), origin[0].to(weight.dtype), constant.to(weight.dtype))
 
 
 def _dense(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> torch.Tensor:

@@ -36,7 +36,7 @@ def test_every_attention_is_there_with_what_its_module_has(tmp_path: Path, monke
         assert entry.exports is (name not in NOT_EXPORTED)
         module = build(name, 256, ndim=entry.axes[-1])
         assert entry.gate_add == isinstance(module, ChannelGate)
-        assert entry.early_squeeze == (entry.gate_add and module.pools_mean)
+        assert entry.early_squeeze == (entry.gate_add and name not in {"srm", "gct"})
         for ndim in {1, 2, 3} - set(entry.axes):
             with pytest.raises(AttentionError, match="^[^\n]+$"):
                 build(name, 64, ndim=ndim)
