@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -198,6 +198,7 @@ CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
     st.sampled_from(["reversed", "natural"]), st.sampled_from([(3, 5, 7, 9), (3, 5, 5, 7), (1, 3)]),
     st.sampled_from([4, 16]), st.sampled_from([None, 1, 6, 40]),
 )  # fmt: skip
+@example(2048, 1, 2, "reversed", (3, 5, 7, 9), 16, None)
 def test_psa(
     c: int, stride: int, ndim: int, order: str, kernels: tuple[int, ...], reduction: int, out_channels: int | None
 ) -> None:

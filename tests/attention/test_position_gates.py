@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attn_inject import AttentionError
@@ -70,6 +70,7 @@ def test_sge(shape: Shape, c: int, form: str, groups: int) -> None:
 @given(
     maps, few_channels, forms, st.sampled_from([2, 4]), st.sampled_from([1, 4]), st.sampled_from([3, 7]), st.booleans()
 )
+@example((1, [3, 2]), 2048, "code", 4, 4, 7, False)
 def test_gam(shape: Shape, c: int, form: str, reduction: int, groups: int, kernel: int, training: bool) -> None:
     ndim = len(shape[1])
     kernel = 3 if ndim == 3 else kernel

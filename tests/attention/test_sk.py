@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -25,6 +25,7 @@ from .plain import CONVOLUTIONS, TIGHT, count, map_of, normalized, shaken, sprea
     st.sampled_from([None, 1, 6, 40]), st.integers(1, 3), st.sampled_from([1, 4, 32]), st.sampled_from([1, 2]),
     st.sampled_from([2, 16]), st.sampled_from([4, 32]),
 )  # fmt: skip
+@example(2048, [3, 4], None, 2, 32, 1, 16, 32)
 def test_sk(
     c: int,
     size: list[int],

@@ -95,13 +95,17 @@ KERNELS = {7: (3, 3, 2), 11: (3, 5, 2), 23: (5, 7, 3), 35: (5, 11, 3), 41: (5, 1
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.one_of(st.integers(1, 200), st.sampled_from([2048])), sizes, st.sampled_from(sorted(KERNELS)))
-def test_lska(c: int, size: list[int], kernel: int) -> None:
+@given(
+    st.one_of(st.integers(1, 200), st.sampled_from([2048])), sizes, st.sampled_from(sorted(KERNELS)),
+    st.sampled_from(["code", "text"]),
+)  # fmt: skip
+def test_lska(c: int, size: list[int], kernel: int, form: str) -> None:
     """The equations, by full kernels that are outer products of the strips'."""
     n = len(size)
     if n == 3:
         c = min(c, 20)
-    lska: Any = shaken(build("lska", c, ndim=n, options={"kernel": kernel}).double())
+    lska: Any = shaken(build("lska", c, ndim=n, options={"kernel": kernel, "form": form}).double())
+    biases = form == "code"
     x = map_of(2, c, size)
     near, far, step = KERNELS[kernel]
     z = x
@@ -114,10 +118,13 @@ def test_lska(c: int, size: list[int], kernel: int) -> None:
         length = size[axis]
         spread = (1, c, *(1,) * n)
         z = sum(moved[..., i * dilation : i * dilation + length] * taps[:, i].reshape(spread) for i in range(extent))
-        z = (z + conv.bias.reshape(spread)).movedim(-1, axis + 2)
+        z = (z + conv.bias.reshape(spread) if biases else z).movedim(-1, axis + 2)
     expected = x * CONVOLUTIONS[n](z, lska.mix.weight, lska.mix.bias)
     assert (lska(x) - expected).abs().max() <= TIGHT * max(1.0, expected.abs().max().item())
-    assert count(lska) == n * c * (near + far + 2) + c * c + c
+    assert count(lska) == n * c * (near + far + 2 * biases) + c * c + c * biases
+    if not biases:
+        with pytest.raises(AttentionError, match="starts from the biases, which form='text' does not have"):
+            build("lska", c, ndim=n, init="identity", options={"form": form})
 
 
 @settings(max_examples=10, deadline=None)
