@@ -28,12 +28,14 @@ def _open(logits, scale, HARD: tl.constexpr):  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _gate_add_kernel(  # type: ignore[no-untyped-def]
     branch, logits, shortcut, scale,
-    CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+    CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, TILES: tl.constexpr,
     HARD: tl.constexpr, RELU: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # One image per second index; sizes are constants, so that the divisions below are multiplications.
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    image = tl.program_id(1).to(tl.int64)
+    # Image by image along one axis, since the others of a grid end at 65,535 programs. Sizes are constants, so that the
+    # divisions are multiplications.
+    program = tl.program_id(0)
+    place = program % TILES * BLOCK + tl.arange(0, BLOCK)
+    image = (program // TILES).to(tl.int64)
     inside = place < CHANNELS * POSITIONS
     if LAST:
         channel = place % CHANNELS
@@ -138,9 +140,11 @@ def gate_add(
     """branch <- act(branch * scale sigma(logits) + shortcut); maps of one dense layout, logits (N, C) contiguous."""
     images, channels = branch.shape[:2]
     positions = branch.shape[2:].numel()
-    _gate_add_kernel[(triton.cdiv(channels * positions, _MAP_BLOCK), images)](
+    tiles = triton.cdiv(channels * positions, _MAP_BLOCK)
+    _gate_add_kernel[(images * tiles,)](
         branch, logits, shortcut, scale,
-        CHANNELS=channels, POSITIONS=positions, HARD=hard, RELU=relu, LAST=channels_last, BLOCK=_MAP_BLOCK,
+        CHANNELS=channels, POSITIONS=positions, TILES=tiles,
+        HARD=hard, RELU=relu, LAST=channels_last, BLOCK=_MAP_BLOCK,
     )  # fmt: skip
     return branch
 

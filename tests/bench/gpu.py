@@ -3,15 +3,18 @@
     python -m tests.bench.gpu [--out FILE.md] [--seconds 540] [--batch 256] [--pairs 15]
 
 The kernels are held against plain torch first. A part that finds no time left is named as not measured; a part that
-fails is named with its error, and the others go on. `--rehearse` runs every part on a CPU with tiny networks, to see
-that the script works before there is a GPU.
+fails is named with its error, and the others go on. It needs torch, torchvision, timm and Triton alone. `--rehearse`
+runs every part on a CPU with small images, and with TRITON_INTERPRET=1 the kernels in Triton's interpreter, to see that
+the script works before there is a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
+import os
 import sys
 import time
 import traceback
@@ -36,6 +39,9 @@ def kernels() -> None:
     """The kernels over dtypes, layouts and odd sizes; empty batches; more elements than 32 bits count."""
     from attn_inject.optimizing import triton_kernels
 
+    if not speed.CUDA and not os.environ.get("TRITON_INTERPRET"):
+        print("The kernels run on CUDA, or in Triton's interpreter: TRITON_INTERPRET=1.")
+        return
     with torch.device(speed.DEVICE):
         checked = triton_check.check_gate_add(), triton_check.check_two_layers()
         print(f"{checked[0]} cases of gate and add, {checked[1]} of two layers: equal within rounding.")
@@ -124,7 +130,8 @@ def reported(network: str) -> None:
         model: nn.Module = torchvision.models.get_model(network)
         print(f"#### {', '.join(f'{key}={value}' for key, value in more.items()) or 'as it is'}\n\n```")
         size = {} if speed.CUDA else {"input_size": (3, 64, 64)}
-        print(report(model, inject(model, "eca"), device=speed.DEVICE, bench_seconds=3.0, **size, **more))
+        made = report(model, inject(model, "eca"), device=speed.DEVICE, bench_seconds=3.0, **size, **more)
+        print(made if importlib.util.find_spec("rich") else made.to_markdown())
         print("```\n", flush=True)
 
 
@@ -141,6 +148,8 @@ def main() -> int:
     if not speed.CUDA and not given.rehearse:
         print("there is no GPU here: --rehearse runs the parts on a CPU", file=sys.stderr)
         return 2
+    if not speed.CUDA:
+        speed.SIZE = 64
     large = "resnet50" if speed.CUDA else "resnet18"
     main_pairs = [(f"torchvision:{large}", attention) for attention in ("se", "eca")]
     twins = [(name, attention) for attention, (name, _) in speed.TWINS.items()] if speed.CUDA else []

@@ -32,6 +32,7 @@ CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
 TWINS = {"se": ("timm:resnet50", "seresnet50"), "eca": ("timm:resnet50d", "ecaresnet50d")}
 OTHERS = ("torchvision:mobilenet_v2", "torchvision:resnext50_32x4d", "timm:regnetx_032", "torchvision:resnet18")
+SIZE = 224
 LAYOUTS = {"channels_last": torch.channels_last} | ({} if CUDA else {"NCHW": torch.contiguous_format})
 
 Runs = Mapping[str, Callable[[], object]]
@@ -59,7 +60,7 @@ def placed(model: nn.Module, layout: torch.memory_format) -> nn.Module:
 
 
 def images(batch: int, layout: torch.memory_format) -> torch.Tensor:
-    return torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=DTYPE).contiguous(memory_format=layout)
+    return torch.randn(batch, 3, SIZE, SIZE, device=DEVICE, dtype=DTYPE).contiguous(memory_format=layout)
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -116,7 +117,7 @@ def step(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
 
 def traffic(plain: nn.Module, fast: nn.Module, patched: nn.Module, batch: int) -> str:
     """What the optimized graph moves beyond the folded plain one, in bytes of the gated maps, counted."""
-    x = torch.empty(batch, 3, 224, 224, device="meta")
+    x = torch.empty(batch, 3, SIZE, SIZE, device="meta")
     moved = [(c := count(model, (x,)).total).bytes_read + c.bytes_written for model in (plain, fast)]
     maps = sum(i.site.channels * i.site.size[0] * i.site.size[1] for i in patched.injection.plan.insertions)
     return f"{(moved[1] - moved[0]) / (maps * batch * 4):+.2f}"

@@ -44,8 +44,19 @@ def largest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 def test_the_kernels_give_what_plain_torch_gives() -> None:
     with torch.device(DEVICE):
-        assert triton_check.check_gate_add() == 96
+        assert triton_check.check_gate_add() == 120
         assert triton_check.check_two_layers() == 72
+
+
+def test_more_images_than_a_grid_counts_along_its_other_axes() -> None:
+    triton_kernels = pytest.importorskip("attn_inject.optimizing.triton_kernels")
+    images = 70_000
+    branch = torch.ones(images, 8, 2, 2, dtype=torch.float16, device=DEVICE)
+    logits = torch.zeros(images, 8, dtype=torch.float16, device=DEVICE)
+    triton_kernels.gate_add(
+        branch, logits, branch.clone(), hard=False, scale=1.0, relu=True, channels_last=False
+    )  # fmt: skip
+    assert bool((branch == 1.5).all())
 
 
 def test_a_map_of_more_elements_than_32_bits_count() -> None:

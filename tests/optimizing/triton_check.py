@@ -17,7 +17,7 @@ DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 def check_gate_add() -> int:
     checked = 0
-    for shape in ((2, 3, 5, 7), (1, 64, 4, 4), (3, 17, 1, 1), (2, 1, 33, 2)):
+    for shape in ((2, 3, 5, 7), (1, 64, 4, 4), (3, 17, 1, 1), (2, 1, 33, 2), (3, 40, 8, 9)):
         for dtype, bound in DTYPES.items():
             for layout in (torch.contiguous_format, torch.channels_last):
                 for gate in GATES:
