@@ -193,7 +193,8 @@ def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record
         # Buffers that no state dict holds follow the model's type.
         patched.to(floating.pop())
         own = patched.state_dict(keep_vars=True)
-    homes = dict(patched.named_modules())
+    # A module may have several names, and its values one for each.
+    homes = dict(patched.named_modules(remove_duplicate=False))
     for name, tensor in tensors.items():
         held = own[name]
         if isinstance(held, nn.Parameter):

@@ -82,6 +82,9 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, ends: End
         return f"adds no feature maps, but values of rank {va.dim()}: R1"
     if va.shape != vb.shape:
         return f"adds a broadcast value, {tuple(va.shape)[1:]} and {tuple(vb.shape)[1:]}: R1"
+    for operand in (a, b):
+        if (narrow := _repeated_from(flow, operand)) is not None:
+            return f"adds a broadcast value, {tuple(narrow.shape)[1:]} expanded to {tuple(va.shape)[1:]}: R1"
     if is_spread(flow, a) or is_spread(flow, b):
         return SAMPLE
     found = _shortcut_and_branch(flow, node, a, b, ends)
@@ -92,6 +95,19 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, ends: End
     if reason:
         return reason
     return site_at(flow, axes, node, fork, shortcut, branch)
+
+
+def _repeated_from(flow: Flow, operand: fx.Node) -> torch.Tensor | None:
+    """What `expand` or the like repeats to make the operand; None if nothing does."""
+    while flow.operations.is_rearrangement(operand):
+        source = flow.operations.sources(operand)[0]
+        before, after = value_of(source), value_of(operand)
+        if not (isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)):
+            return None
+        if before.numel() < after.numel():
+            return before
+        operand = source
+    return None
 
 
 def site_at(

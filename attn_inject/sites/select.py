@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from ..errors import TraceError
 from ..tracing.nodes import block_of, value_of
 from ..tracing.trace import Trace
-from ..types import Kind, Site, Sites, Skipped, block_name
+from ..types import Kind, Site, Sites, Skipped
 from .agreement import agreed
 from .anatomy import Anatomy, Refusal
 from .concat import find_mixed
@@ -65,22 +64,14 @@ def _live(output: fx.Node) -> set[fx.Node]:
 
 
 def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
-    """Find the sites of both graphs and match them by block.
-
-    Raises:
-        TraceError: a site of the eval graph is missing in train mode, so that the two would be different networks.
-
-    """
+    """Find the sites of both graphs and match them by block; what is one in one mode alone is none, and says so."""
     graphs = {mode: analyse(trace.skeleton, graph, kinds) for mode, graph in trace.graphs.items()}
     first = graphs.get("eval") or next(iter(graphs.values()))
     for mode, other in graphs.items():
-        missing = [key for key in first.anatomies if key not in other.anatomies]
-        if missing:
-            kind, block, _ = missing[0]
-            raise TraceError(
-                f"the {kind} site of block {block_name(block)} is not there in {mode} mode: "
-                "the model computes something else there; leave the block out with exclude"
-            )
+        for key in [key for key in first.anatomies if key not in other.anatomies]:
+            operation = {"residual": "add", "mixed": "concat"}.get(key[0], "block")
+            reason = f"not a site in {mode} mode, where the model computes something else"
+            first.refusals.extend(Refusal(one.join, operation, reason) for one in first.anatomies.pop(key))
     extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
     items = tuple(_site(first, key, calls, extent) for key, calls in first.anatomies.items())
     skipped = tuple(

@@ -2,6 +2,8 @@
 
 L1. In eval mode and, under one seed, in train mode it gives what the graph gives, to the bit, outputs and statistics,
     with new modules whose weights are random, so that every gate does something.
+    And with modules in their place that give back what they get it gives what the model's own code gave: a graph may be
+    wrong about that, and a forward that is written from it then too.
 L2. Where there is no graph to compare with, each new module runs as often as planned, on maps of the planned width, and
     with modules in their place that give back what they get the part gives what it gave.
 """
@@ -23,7 +25,7 @@ from ..tracing.recording import real_inputs
 from ..tracing.trace import MODES
 from ..types import Check, Insertion
 from .passes import doubled, equal_to_the_bit, size_of, smaller
-from .runs import Runs, without_hooks
+from .runs import Runs, fresh, without_hooks, writes_weights
 
 _FAINT = 1e-2
 
@@ -53,9 +55,17 @@ def likeness(
 
 def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> Likeness:
     called = {str(n.target) for mode in MODES for n in graph.graph_of(mode).nodes if n.op == "call_module"}
-    trials = [Runs(without_hooks(alias(part), called)), Runs(alias(part))]
-    theirs = Runs(without_hooks(alias(graph)))
+    writes = writes_weights(graph, map(graph.graph_of, MODES))
+
+    def runs_of(model: nn.Module) -> list[Runs]:
+        """Without the hooks that it can do without, then with them."""
+        return [Runs(each, writes=writes) for each in (without_hooks(alias(model), called), alias(model))]
+
+    trials, theirs = runs_of(part), Runs(without_hooks(alias(graph)), writes=writes)
     _let_gates_do_something(new, *(each.model for each in (*trials, theirs)))
+    # Where something was displaced, or attention taken over, nothing gives what the model gave.
+    added = not graph.displaced and not any(insertion.site.kind == "attention" for insertion in new)
+    before, after = (runs_of(original), runs_of(_letting_through(alias(part), new))) if added else ([], [])
     chosen = chosen_arguments(original.forward, graph.fixed)
     device = next((tensor.device for tensor in graph.parameters()), torch.device("cpu"))
     figures: list[str] = []
@@ -66,7 +76,7 @@ def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion]
             values = real_values(shapes, device)
             try:
                 with theirs.run(mode):
-                    expected = list(tensors_in(theirs.model(*values)))
+                    expected = list(tensors_in(theirs.model(*fresh(values))))
             except Exception:  # Too small, or of another size than the network is made for.
                 continue
             args, kwargs = arguments_of(pristine, values)
@@ -80,6 +90,9 @@ def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion]
                 return Likeness(
                     Check("inject", passed=False, figure=f"{mode}: its outputs are not those of inject's graph")
                 )
+            if added and not _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)):
+                figure = f"{mode}: where its gates let all through, its outputs are not those of the model's own code"
+                return Likeness(Check("inject", passed=False, figure=figure))
             figures.append(f"{mode} equal to the bit on {size_of(values)}")
             break
         else:
@@ -87,6 +100,24 @@ def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion]
     # Where nothing was compared there is nothing that holds.
     check = Check("inject", passed=True, figure="; ".join(figures)) if figures else None
     return Likeness(check, tuple(untried))
+
+
+def _letting_through(aliased: nn.Module, new: Sequence[Insertion]) -> nn.Module:
+    for insertion in new:
+        home, _, child = insertion.module.rpartition(".")
+        aliased.get_submodule(home)._modules[child] = nn.Identity()
+    return aliased
+
+
+def _gives_the_same(before: Sequence[Runs], after: Sequence[Runs], mode: str, promised: int, inputs: Inputs) -> bool:
+    """Whether the model's own code, if it runs on these inputs, gives to the bit what was made of it."""
+    try:
+        theirs, expected = _outputs(before, mode, promised, inputs)
+    except Exception:
+        return True
+    ours, given = _outputs(after, mode, promised, inputs)
+    pairs = [*zip(expected, given, strict=False), *_statistics(theirs.model, ours.model)]
+    return len(expected) == len(given) and all(equal_to_the_bit(*pair) for pair in pairs)
 
 
 def _shapes(graph: InjectedModule, mode: str) -> list[tuple[Any, ...]]:
@@ -102,13 +133,13 @@ def _outputs(trials: Sequence[Runs], mode: str, promised: int, inputs: Inputs) -
     for trial in others:
         try:
             with trial.run(mode):
-                given = list(tensors_in(inputs.given_to(trial.model)))
+                given = list(tensors_in(inputs.fresh().given_to(trial.model)))
         except Exception:  # Without its hooks it may lack what it goes on with.
             continue
         if len(given) == promised:
             return trial, given
     with last.run(mode):
-        return last, list(tensors_in(inputs.given_to(last.model)))
+        return last, list(tensors_in(inputs.fresh().given_to(last.model)))
 
 
 def _statistics(theirs: nn.Module, ours: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -162,7 +193,7 @@ def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequ
     outputs = []
     for model in (before, ours):
         with Runs(model).run("eval"):
-            outputs.append(list(tensors_in(real.given_to(model))))
+            outputs.append(list(tensors_in(real.fresh().given_to(model))))
     expected, given = outputs
     wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]

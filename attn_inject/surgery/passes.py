@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from ..errors import AttnInjectError, GuardError, RewriteError, TraceError, first_line
-from ..tracing.alias import alias
+from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, real_values, tensors_in
 from ..tracing.trace import MODES
 from ..types import Check, Insertion, Plan
-from .runs import from_one_seed, without_hooks
+from .runs import Runs, fresh, from_one_seed, without_hooks, writes_weights
 from .trial import Trial
 
 TRIAL_EXTENTS = (32, 64, 128, 192)
@@ -39,7 +39,8 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     if inputs is None or any(tensor.is_meta for tensor in tensors):
         return []
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    aliased = without_hooks(alias(part)).eval().requires_grad_(requires_grad=False)
+    writes = writes_weights(part, map(part.graph_of, MODES))
+    aliased = without_hooks((copied if writes else alias)(part)).eval().requires_grad_(requires_grad=False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in plan.insertions
@@ -64,10 +65,14 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         Check("finite", passed=not bad or excused, figure=f"{bad} non-finite outputs on an input of {size_of(real)}")
     )
     if new:
-        checks.append(_gradients(outputs, new, plan.insertions))
+        checks.append(_gradients(aliased, real, outputs, new, plan.insertions))
     lost = plan.removals or part.displaced or any(insertion.site.kind == "attention" for insertion in plan.insertions)
     if plan.init == "identity" and floats is not None and not lost:
-        apart = max((_distance(a, b) for a, b in zip(floats, outputs, strict=True)), default=0.0)
+        apart = _apart(floats, outputs)
+        if apart:
+            # torch multiplies in another order where weights have no gradient: as the original ran.
+            with torch.no_grad():
+                apart = _apart(floats, _drawn_alike(without_hooks(alias(part)).eval(), real))
         checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
     return checks
 
@@ -154,7 +159,27 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     )
 
 
-def _gradients(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], insertions: Sequence[Insertion]) -> Check:
+def _apart(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
+    return max((_distance(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
+
+
+def _gradients(
+    aliased: nn.Module,
+    real: tuple[Any, ...],
+    outputs: list[torch.Tensor],
+    new: dict[str, nn.Parameter],
+    insertions: Sequence[Insertion],
+) -> Check:
+    """V6: of the pass in eval mode that gave `outputs`; where that has no backward, as training has it."""
+    try:
+        return _reached_by(outputs, new, insertions)
+    except RuntimeError:
+        # Code for inference alone writes where the backward pass reads.
+        with Runs(aliased).run("train"), torch.enable_grad():
+            return _reached_by(_tensors(aliased(*doubled(real))), new, insertions)
+
+
+def _reached_by(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], insertions: Sequence[Insertion]) -> Check:
     generator = torch.Generator().manual_seed(0)
     total = sum(
         (out.float() * torch.randn(out.shape, generator=generator).to(out.device)).sum()
@@ -196,9 +221,11 @@ def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, boo
         parameter.register_post_accumulate_grad_hook(note(name))  # type: ignore[no-untyped-call]
         for name, parameter in new.items()
     ]
-    total.backward(inputs=list(new.values()))  # type: ignore[no-untyped-call]
-    for handle in handles:
-        handle.remove()
+    try:
+        total.backward(inputs=list(new.values()))  # type: ignore[no-untyped-call]
+    finally:
+        for handle in handles:
+            handle.remove()
     return reached
 
 
@@ -223,7 +250,7 @@ def _smallest_pass(
 def _drawn_alike(aliased: nn.Module, real: tuple[Any, ...]) -> list[torch.Tensor]:
     """What it gives, with the numbers that the original's run draws."""
     with from_one_seed((*aliased.parameters(), *aliased.buffers())):
-        return _tensors(aliased(*real))
+        return _tensors(aliased(*fresh(real)))
 
 
 def smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:

@@ -134,7 +134,8 @@ class _Way:
         """What an alias of `model` gives, with statistics and generators of its own."""
         aliased = self.alias_of(model)
         with Runs(aliased).run("train" if self.training else "eval"):
-            return list(tensors_in(aliased(*inputs.positional, **inputs.named)))
+            own = inputs.fresh()
+            return list(tensors_in(aliased(*own.positional, **own.named)))
 
 
 def _has_hooks(model: nn.Module) -> bool:

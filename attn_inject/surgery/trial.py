@@ -13,8 +13,9 @@ from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import arguments_of, chosen_arguments, tensors_in
 from ..tracing.nodes import value_of
+from ..tracing.trace import MODES
 from ..tracing.values import fetch
-from .runs import Runs, without_hooks
+from .runs import Runs, fresh, without_hooks, writes_weights
 
 # What gives the same for the same input, and does nothing else: most of the time of a network is in these.
 _PURE = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear}
@@ -33,7 +34,7 @@ class Trial:
         without_hooks(self._model)
         self._part = part
         self._calls = _Calls()
-        self._runs = Runs(self._model)
+        self._runs = Runs(self._model, writes=writes_weights(part, map(part.pristine_graph_of, MODES)))
 
     def statistics(self) -> list[torch.Tensor]:
         """The buffers after the last run."""
@@ -56,7 +57,7 @@ class Trial:
         return self._code(graph, mode, inputs)
 
     def _code(self, graph: fx.Graph, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        args, kwargs = arguments_of(graph, inputs)
+        args, kwargs = arguments_of(graph, fresh(inputs))
         chosen = chosen_arguments(self._model.forward, self._part.fixed)
         with self._runs.run(mode), self._calls.noted(self._model):
             return list(tensors_in(self._model(*args, **kwargs, **chosen)))
@@ -72,7 +73,7 @@ class Trial:
                 setattr(self._model, str(node.target), fetch(self._part, str(node.target)))
         interpreter = _Replay(self._model, graph, self._calls)
         with self._runs.run(mode):
-            return list(tensors_in(interpreter.run(*inputs, enable_io_processing=False)))
+            return list(tensors_in(interpreter.run(*fresh(inputs), enable_io_processing=False)))
 
 
 def _has(model: nn.Module, path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -47,10 +48,45 @@ def alias(model: nn.Module) -> nn.Module:
         empty = [value for value in vars(module).values() if type(value) is OrderedDict and not value]
         memo.update({id(table): OrderedDict() for table in empty})
         memo.update(with_history(module))
-    other = copy.deepcopy(model, memo)
+    other = _copy_of(model, modules, memo)
     for module in modules:
         _copy_slots(module, memo)
     return other
+
+
+def _copy_of(model: nn.Module, modules: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy` with `memo`; attributes that it refuses (locks, views of dicts, open files) are shared."""
+    known = dict(memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:
+        held = [value for module in modules for name, value in vars(module).items() if name not in _TABLES]
+        shared = {id(part): part for value in held for part in _refused(value, known, set())}
+        if not shared:
+            raise
+    # What the first try left half made is not for use.
+    memo.clear()
+    memo.update(known | shared)
+    return copy.deepcopy(model, memo)
+
+
+def _refused(value: Any, memo: dict[int, Any], seen: set[int]) -> Iterator[Any]:
+    """The innermost parts of a setting that `copy.deepcopy` refuses."""
+    if isinstance(value, nn.Module) or id(value) in seen:
+        return
+    seen.add(id(value))
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        inner: Iterable[Any] = ()
+        if isinstance(value, (list, tuple, set)):
+            inner = value
+        elif isinstance(value, dict):
+            inner = value.values()
+        elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, types.ModuleType):
+            inner = vars(value).values()
+        parts = [part for each in inner for part in _refused(each, memo, seen)]
+        yield from parts or [value]
 
 
 def with_history(module: nn.Module) -> dict[int, Any]:

@@ -82,16 +82,44 @@ def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any]) -
     """
     own = inspect.signature(face.forward).parameters  # type: ignore[attr-defined]
     order = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"]
-    following = order[len(places) :] if order[: len(places)] == list(places) else []
+    leading = _leading(own, order, places, fixed)
+    following = order[len(leading) :] if leading else []
     by_position: list[str] = []
     for name in following:
         if name not in fixed:
             break
         by_position.append(name)
-    by_name = [name for name in fixed if name not in by_position]
+    by_name = [name for name in fixed if name not in by_position and name not in (leading or ())]
     written = [f"{name}=inj_fixed[{name!r}]" for name in by_position]
     written += ["*", *(f"{name}=inj_fixed[{name!r}]" for name in by_name)] if by_name else []
-    return ", ".join(["self", *places, *written])
+    return ", ".join(["self", *(leading.values() if leading else places), *written])
+
+
+def _leading(
+    own: Mapping[str, inspect.Parameter], order: Sequence[str], places: Sequence[str], fixed: Mapping[str, Any]
+) -> dict[str, str] | None:
+    """The parameters up to the last place as they are written, by name, also where fixed ones stand between the places.
+
+    None where the places do not stand in the class's order.
+    """
+    count = max((order.index(name) + 1 for name in places if name in order), default=0)
+    between = list(order[:count])
+    if [name for name in between if name not in fixed] != list(places) or not places:
+        return None
+    if between == list(places):
+        return {name: name for name in places}
+    written: dict[str, str] = {}
+    for name in between:
+        default = own[name].default
+        if default is inspect.Parameter.empty:
+            written[name] = name
+        elif name in fixed:
+            written[name] = f"{name}=inj_fixed[{name!r}]"
+        elif is_plain(default):
+            written[name] = f"{name}={default!r}"
+        else:
+            return None
+    return written
 
 
 def forward_of(
@@ -154,7 +182,8 @@ def must_be_as_fixed(
 
     """
     if type(given) is not type(fixed) or given != fixed:
-        raise ArgumentError(f"the {what} was made with {name}={fixed!r} and is given {given!r}: {mend}")
+        shown = repr(given) if is_plain(given) else f"a {type(given).__name__}"
+        raise ArgumentError(f"the {what} was made with {name}={fixed!r} and is given {shown}: {mend}")
 
 
 must_be_as_written = partial(

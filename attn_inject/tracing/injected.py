@@ -253,5 +253,14 @@ def _adopt(target: nn.Module, model: nn.Module) -> None:
             continue
         for key, value in vars(base).items():
             plain = not key.startswith("__") and not callable(value) and not hasattr(value, "__get__")
-            if plain and key not in vars(target) and not hasattr(fx.GraphModule, key):
+            if plain and key not in vars(target) and not hasattr(fx.GraphModule, key) and _is_copied(value):
                 vars(target)[key] = value
+
+
+def _is_copied(value: Any) -> bool:
+    """Whether an instance may hold it: a class's lock, or its table of abstract methods, goes into no copy or file."""
+    try:
+        copy.deepcopy(value)
+    except Exception:
+        return False
+    return True

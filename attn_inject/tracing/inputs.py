@@ -75,6 +75,10 @@ class Inputs:
         """What `model` gives for them."""
         return model(*self.positional, **self.named, **self.fixed)
 
+    def fresh(self) -> Inputs:
+        """The same values in memory of their own, for a model that may write into what it is given."""
+        return self.map_tensors(torch.clone)
+
     def on_meta(self) -> Inputs:
         """The same on the meta device."""
         return self.map(to_meta)

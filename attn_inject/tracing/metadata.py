@@ -52,7 +52,7 @@ def _both(*names: str) -> set[Any]:
 FOLLOWING: frozenset[Any] = frozenset({
     *_both("add", "sub", "mul", "div", "pow", "matmul", "bmm", "sqrt", "exp", "mean", "sum"),
     *_both("relu", "sigmoid", "tanh", "softmax", "clamp"), torch.cat, torch.stack,
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.matmul,
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, pow, operator.matmul,
     F.gelu, F.silu, F.relu, F.relu6, F.hardswish, F.hardsigmoid, F.softmax, F.softplus, F.elu, F.leaky_relu, F.mish,
     F.layer_norm, F.group_norm, F.batch_norm, F.instance_norm, F.rms_norm, F.normalize, F.linear, F.conv1d, F.conv2d,
     F.conv3d, F.scaled_dot_product_attention, F.avg_pool2d, F.interpolate,

@@ -125,6 +125,8 @@ class Tracer(fx.Tracer):
             self._following(),
         ):
             self._index_buffers(buffers)
+            # Code may read the statistics of a norm that is a single call elsewhere.
+            self._index_buffers(dict(self.skeleton.named_buffers()))
             self.trace(self.skeleton)
 
     @contextmanager
@@ -200,9 +202,12 @@ class Tracer(fx.Tracer):
             note_return(value.node, frame)
         return value
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+    def create_node(self, kind: str, target: Any, args: tuple[Any, ...], *rest: Any, **kwargs: Any) -> fx.Node:
         self._follow_grad_mode()
-        return self._new_node(*args, **kwargs)
+        if target is operator.pow and type(args[0]) in (int, float) and str(args[0]).startswith("-"):
+            # Printed as an operator it would be `-2 ** x`, which Python reads as `-(2 ** x)`.
+            target = pow
+        return self._new_node(kind, target, args, *rest, **kwargs)
 
     def _new_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -262,10 +267,10 @@ class Tracer(fx.Tracer):
         if self.records and type(value_of(proxy.node)).__module__ == "numpy":
             # From here on the data flows where no trace sees it.
             return value_of(proxy.node)
-        if proxy.node.target in (getattr, operator.getitem) and has_value(proxy.node):
+        if has_value(proxy.node):
             held = value_of(proxy.node)
-            # Facts: code asks for None by `is`, and looks things up by a name (a dict's key).
-            if held is None or type(held) is str:
+            # Facts: code asks for None by `is`, and looks things up by a name (a dict's key) or in it (`x.type()`).
+            if type(held) is str or (held is None and proxy.node.target in (getattr, operator.getitem)):
                 return held
         return proxy
 

@@ -76,6 +76,8 @@ class Values:
                 kwargs = {**kwargs, "device": torch.device("meta")}
             if node.target in FOLLOWING:
                 return following(node.target, args, kwargs)
+            if node.target == "type" and isinstance(args[0], torch.Tensor) and len(args) == 1 and not kwargs:
+                return _type_on(self._device, args[0])
             if node.op == "call_method":
                 return _call_method(str(node.target), args, kwargs)
             if node.target is getattr and isinstance(args[0], torch.Tensor) and args[1] in _DEVICE_FACTS:
@@ -110,6 +112,12 @@ class Values:
         finally:
             for home, tensors in held:
                 home.update(tensors)
+
+
+def _type_on(device: torch.device, tensor: torch.Tensor) -> str:
+    """`tensor.type()` as it is on the model's device: "torch.cuda.HalfTensor"."""
+    on_cpu = torch.empty(0, dtype=tensor.dtype, device="cpu").type()
+    return on_cpu if device.type == "cpu" else on_cpu.replace("torch.", f"torch.{device.type}.", 1)
 
 
 _DEVICE_FACTS: dict[str, Any] = {

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import attn_inject
-from attn_inject import CheckpointError, inject, load, save
+from attn_inject import CheckpointError, attach, inject, load, save
 from attn_inject.files.aligned import ALIGNMENT
 from attn_inject.saving.inspection import inspect
 from attn_inject.zoo.building import build
@@ -256,3 +257,39 @@ def write_fixtures() -> None:
 def test_public_names_are_the_modules() -> None:
     assert attn_inject.save is save
     assert attn_inject.load is load
+
+
+class Listed(nn.Module):
+    """A convolution and its norm, registered twice, as nnU-Net's are."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inputs, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.all_modules = nn.Sequential(self.conv, self.norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.all_modules(x)
+        return y
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = Listed(3), Listed(8), Listed(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y: torch.Tensor = self.b(self.a(x).relu())
+        return x + y
+
+
+@pytest.mark.parametrize("put", [inject, attach])
+def test_a_norm_with_two_names_is_loaded(put: Any, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    patched = put(Twice(), "se", input_size=8, reduction=4, copy=True).train()
+    patched(x)
+    save(patched, tmp_path / "twice.pt")
+    loaded = load(tmp_path / "twice.pt", Twice())
+    assert torch.equal(loaded.eval()(x), patched.eval()(x))
+    other = loaded.get_submodule("a")
+    assert other.norm is other.all_modules[1]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import TraceError, find_sites, make_plan
+from attn_inject import find_sites, make_plan
 from attn_inject.sites.reading import read
 from attn_inject.sites.reasons import RUNS_MODULES
 from attn_inject.types import Kind, Site
@@ -117,15 +117,30 @@ def _in_eval_only(m: Net, x: torch.Tensor) -> torch.Tensor:
     return m.b(torch.relu(m.a(x))) if m.training else _block(m, x)
 
 
-@pytest.mark.parametrize(("inside", "block"), [(True, "one"), (False, "(model)")])
-def test_a_site_that_train_mode_lacks(inside: bool, block: str) -> None:
+@pytest.mark.parametrize(("inside", "block"), [(True, "one"), (False, "")])
+def test_a_site_that_train_mode_lacks_is_none_and_says_so(inside: bool, block: str) -> None:
+    """As in doctr's SAR, which feeds its state back in eval mode only."""
     net = Net(_in_eval_only, a=toys.conv(16, 16), b=toys.conv(16, 16))
-    with pytest.raises(TraceError) as caught:
-        _sites(Net(lambda m, x: m.one(x), one=net) if inside else net)
-    assert str(caught.value) == (
-        f"the residual site of block {block} is not there in train mode: "
-        "the model computes something else there; leave the block out with exclude"
-    )
+    whole = Net(lambda m, x: m.one(x), one=net) if inside else net
+    assert _sites(whole) == []
+    (skipped,) = find_sites(whole, input_size=(16, 8, 8)).skipped
+    assert (skipped.block, skipped.operation) == (block, "add")
+    assert skipped.reason == "not a site in train mode, where the model computes something else"
+
+
+def test_a_value_that_is_expanded_to_a_map_is_a_broadcast_one() -> None:
+    """doctr's SAR adds its state, one vector, to what it attends to."""
+
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        state = m.s(m.b(torch.relu(x)).mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return m.a(x) + state
+
+    net = Net(run, a=toys.conv(16, 16), b=toys.conv(16, 16), s=toys.conv(16, 16, 1))
+    assert _sites(net) == []
+    sites = find_sites(net, input_size=(16, 8, 8))
+    assert [skipped.reason for skipped in sites.skipped] == [
+        "adds a broadcast value, (16, 1, 1) expanded to (16, 8, 8): R1"
+    ]
 
 
 def test_a_site_that_only_train_mode_has_is_none() -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from attn_inject import PlanError, attach, detach
+from attn_inject import PlanError, attach, detach, inject
 from attn_inject.attention.gating import ChannelGate
 from attn_inject.errors import ArgumentError
 
@@ -260,3 +260,16 @@ def test_a_block_that_somebody_checkpoints_from_outside_is_called() -> None:
     torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False).sum().backward()
     assert len(ran) == 2
     assert block.se.fc1.weight.grad is not None
+
+
+@pytest.mark.parametrize("put", [inject, attach])
+def test_statistics_that_a_block_reads_itself_are_the_norms(put: Any) -> None:
+    """Not a copy that a conversion or a file would leave behind."""
+    model = Toy(nn.Sequential(Frozen()))
+    patched: Any = put(model, "se", reduction=4, input_size=SMALL, copy=True)
+    assert set(patched.state_dict()) == {*model.state_dict(), "body.0.se.fc1.weight", "body.0.se.fc2.weight"}
+    other = copy.deepcopy(patched).double().train()
+    norm = other.get_submodule("body.0.norm")
+    before = norm.running_mean.clone()
+    other(IMAGE.double())
+    assert not torch.equal(norm.running_mean, before)

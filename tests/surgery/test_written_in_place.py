@@ -1,0 +1,105 @@
+"""Models whose code writes in place: into its input, into its weights, or where the backward pass would read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from attn_inject import attach, inject, verify
+
+from .. import toys
+
+WAYS = [inject, attach]
+
+
+class ForcedNorm(nn.Module):
+    """A convolution that writes its normalised weight in train mode, as KarrasUnet's does."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.weight.copy_(F.normalize(self.weight.flatten(1), dim=1).view_as(self.weight))
+        return F.conv2d(x, F.normalize(self.weight.flatten(1), dim=1).view_as(self.weight), padding=1)
+
+
+class Partial(nn.Module):
+    """A convolution of the first channels, written into the map in eval mode alone, as PLKSR's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = toys.conv(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return torch.cat([self.conv(x[:, :4]), x[:, 4:]], 1)
+        x[:, :4] = self.conv(x[:, :4])
+        return x
+
+
+class Scaled(nn.Module):
+    """Scales its input in place, as RCAN does."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x *= 255
+        return self.block(x)
+
+
+class Residual(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_weights_that_training_writes_stay_the_callers(put: Any) -> None:
+    x = torch.randn(2, 16, 8, 8)
+    model = Residual(ForcedNorm(16, 16), nn.ReLU(), ForcedNorm(16, 16))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    patched = put(model, "se", example_inputs=x, reduction=4, copy=True)
+    fresh = Residual(ForcedNorm(16, 16), nn.ReLU(), ForcedNorm(16, 16))
+    fresh.load_state_dict(before)
+    assert verify(fresh, patched).passed
+    for held in (model, fresh):
+        assert all(torch.equal(weight, before[name]) for name, weight in held.state_dict().items())
+    # What it does when it trains is still its own.
+    patched.train()(x)
+    weight = dict(patched.named_parameters())["branch.0.weight"]
+    assert torch.allclose(weight.flatten(1).norm(dim=1), torch.ones(16))
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_a_model_without_a_backward_in_eval_mode_is_checked_in_train_mode(put: Any) -> None:
+    x = torch.randn(2, 16, 8, 8)
+    model = Residual(toys.conv(16, 16), nn.ReLU(), Partial(), toys.conv(16, 16, 1)).eval()
+    patched = put(model, "se", example_inputs=x, reduction=4, copy=True)
+    checks = {check.name: check for check in verify(model, patched).checks}
+    assert all(check.passed for check in checks.values())
+    assert checks["gradients"].figure.startswith("2 of 2 new parameters reached, 2 with")
+
+
+@pytest.mark.parametrize("put", WAYS)
+@pytest.mark.parametrize("init", ["paper", "identity"])
+def test_an_input_that_is_written_stays_the_callers(put: Any, init: str) -> None:
+    x = torch.randn(2, 16, 8, 8)
+    before = x.clone()
+    model = Scaled(Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))).eval()
+    patched = put(model, "se", example_inputs=x, reduction=4, init=init, copy=True).eval()
+    assert torch.equal(x, before)
+    assert verify(model, patched).passed
+    if init == "identity":
+        assert torch.equal(patched(x.clone()), model(x.clone()))
