@@ -53,9 +53,9 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
 
 
 def _live(output: fx.Node) -> set[fx.Node]:
-    """The nodes from which a value reaches the output."""
-    live = {output}
-    pending = [output]
+    """The nodes from which a value reaches the output, or leaves for numpy, after which no trace sees it."""
+    live = {output, *(node for node in output.graph.nodes if type(value_of(node)).__module__ == "numpy")}
+    pending = list(live)
     while pending:
         sources = [source for source in pending.pop().all_input_nodes if source not in live]
         live.update(sources)

@@ -1,6 +1,7 @@
-"""Functions of torch that hide from a trace: factories of sizes, random draws, and autograd functions.
+"""Functions that hide from a trace: torch's factories of sizes, random draws, autograd functions, and scripted ones.
 
-An autograd function of somebody's own stays whole, or its backward would be lost.
+An autograd function of somebody's own stays whole, or its backward would be lost; of a scripted one the Python is
+followed that it was made of.
 """
 
 from __future__ import annotations
@@ -67,10 +68,13 @@ def factories_followed(
         (home, name, value)
         for home in (vars(torch.autograd), *homes)
         for name, value in home.items()
-        if value is Variable or _applies(value)
+        if value is Variable or _applies(value) or _written_as(value) is not None
     ]
     for home, name, value in stored:
-        home[name] = _Variable if value is Variable else value.__self__.apply
+        if (written := _written_as(value)) is not None:
+            home[name] = _as_written(value, written, aside)
+        else:
+            home[name] = _Variable if value is Variable else value.__self__.apply
     try:
         with _Following(record, quiet):
             yield
@@ -107,6 +111,21 @@ def _applies(value: Any) -> bool:
     if type(value) not in (MethodType, BuiltinMethodType) or value.__name__ != "apply":
         return False
     return isinstance(value.__self__, type) and issubclass(value.__self__, torch.autograd.Function)
+
+
+def _written_as(value: Any) -> Callable[..., Any] | None:
+    """The Python function that a scripted one was made of, which torch keeps for its own compiler."""
+    return getattr(value, "_torchdynamo_inline", None) if type(value) is torch.jit.ScriptFunction else None
+
+
+def _as_written(scripted: Any, written: Callable[..., Any], aside: Callable[[], bool]) -> Callable[..., Any]:
+    """`scripted`, which takes no proxies; with them what it was made of."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        follows = not aside() and (_has_proxies(args) or _has_proxies(kwargs))
+        return (written if follows else scripted)(*args, **kwargs)
+
+    return called
 
 
 class _Tensors(type):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import find_sites, make_plan
+from attn_inject import attach, find_sites, make_plan
 from attn_inject.sites.reading import read
 from attn_inject.sites.reasons import RUNS_MODULES
 from attn_inject.types import Kind, Site
@@ -233,3 +233,17 @@ def test_modules_that_a_function_runs_are_not_passed_over_in_silence(inner: nn.M
     assert [(skipped.operation, skipped.reason) for skipped in sites.skipped] == [("function", RUNS_MODULES)] * told
     notes = make_plan(net, "se", reduction=4, input_size=(16, 8, 8)).notes
     assert ("not looked into, since a function runs it by itself: (model)" in notes) == bool(told)
+
+
+def test_what_leaves_for_numpy_is_read() -> None:
+    """doctr's detectors hand their map to numpy in eval mode: their blocks are blocks all the same."""
+
+    def run(m: Net, x: torch.Tensor) -> Any:
+        out = m.head(m.block(x))
+        return out if m.training else {"boxes": [(each > 0).sum() for each in out.detach().numpy()]}
+
+    net = Net(run, block=block(), head=toys.conv(16, 1, 1))
+    sites = find_sites(net, input_size=(16, 8, 8))
+    assert [site.block for site in sites] == ["block"]
+    assert sites.recorded
+    assert attach(net, "se", reduction=4, input_size=(16, 8, 8)).eval()(torch.zeros(1, 16, 8, 8))["boxes"]

@@ -1,7 +1,9 @@
-"""Spellings that a graph's code must not change: powers of negative numbers, and questions to the text of a type."""
+"""Spellings that a graph's code must not change: powers of negative numbers, questions to the text of a
+type, and scripted functions."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -12,6 +14,14 @@ from attn_inject import attach, inject, load, save
 
 from .. import toys
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+
+    @torch.jit.script
+    def swish(x: torch.Tensor, slope: float = 1.0) -> torch.Tensor:
+        return x * torch.sigmoid(slope * x)
+
+
 SPELLINGS: dict[str, Any] = {
     "buffer": lambda m, y: y * ((-1) ** m.steps)[None, :, None, None],
     "float": lambda m, y: y * ((-2.0) ** m.steps)[None, :, None, None],
@@ -19,6 +29,7 @@ SPELLINGS: dict[str, Any] = {
     "size": lambda _m, y: y * (-1) ** (y.shape[1] + 1),
     "negated": lambda m, y: y * ((-m.steps) ** 2)[None, :, None, None],
     "type in": lambda _m, y: y * 2 if "Half" in y.type() else y * 3,
+    "scripted": lambda _m, y: swish(y, slope=2.0),
     "type is": lambda _m, y: y * 2 if y.type() == "torch.FloatTensor" else y * 3,
 }
 
