@@ -3,22 +3,28 @@
 Counted on the meta device (`attn_inject.cost.kept`), so that any machine gives the same bytes: 224x224, float32, train
 mode, in MB of 10^6 bytes for a batch of four, inputs included, parameters and buffers not. Twin: timm's own network
 with the attention, over timm's own without it. With `--autocast` forward passes in bfloat16 are run on the CPU and
-counted, since the meta device has no autocast; with `--compile` what `torch.compile` makes is.
+counted, since the meta device has no autocast; with `--compile` what `torch.compile` makes is. With `--peak` it is the
+most that a real training step (SGD with momentum, the third) holds on the CPU beyond what it found: activations, the
+gradients of weights, and what the operations need on the way.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import accumulate
 
 import timm
 import torch
 import torchvision
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from attn_inject import inject, optimize_training
 from attn_inject.cost.kept import kept_for_backward
 from attn_inject.tracing.inputs import Inputs
+
+from .speed import step
 
 NETWORKS = (
     "torchvision:resnet50",
@@ -77,6 +83,17 @@ def kept_compiled(model: nn.Module, x: torch.Tensor) -> int:
     return kept_by(compiled, model, x)
 
 
+def peak_of_step(model: nn.Module, x: torch.Tensor) -> int:
+    """The most bytes that a training step has allocated at a time, of all that it allocates."""
+    run = step(model.train(), x)
+    run(), run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    assert seen.profiler is not None
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -85,6 +102,7 @@ def main() -> None:
     real = parser.add_mutually_exclusive_group()
     real.add_argument("--autocast", dest="kept", action="store_const", const=kept_under_autocast)
     real.add_argument("--compile", dest="kept", action="store_const", const=kept_compiled)
+    real.add_argument("--peak", dest="kept", action="store_const", const=peak_of_step)
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
     given = parser.parse_args()
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}\n")
@@ -92,6 +110,7 @@ def main() -> None:
         "| network | attention | plain, MB | patched, MB | optimized, MB | patched / plain | optimized / plain | twin |"
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|")
+    torch.manual_seed(0)
     for name in given.networks:
         for attention in ("se", "eca"):
             with torch.device("cpu" if given.kept else "meta"):
