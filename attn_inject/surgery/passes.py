@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -170,13 +171,20 @@ def _gradients(
     new: dict[str, nn.Parameter],
     insertions: Sequence[Insertion],
 ) -> Check:
-    """V6: of the pass in eval mode that gave `outputs`; where that has no backward, as training has it."""
-    try:
-        return _reached_by(outputs, new, insertions)
-    except RuntimeError:
-        # Code for inference alone writes where the backward pass reads.
-        with Runs(aliased).run("train"), torch.enable_grad():
-            return _reached_by(_tensors(aliased(*doubled(real))), new, insertions)
+    """V6: of the pass in eval mode that gave `outputs`, or else of one in train mode.
+
+    Code for inference alone asks for no gradients, or writes where a backward pass reads.
+    """
+    found: list[Check] = []
+    with suppress(RuntimeError):
+        found.append(_reached_by(outputs, new, insertions))
+    if not found or not found[0].passed:
+        try:
+            with Runs(aliased).run("train"), torch.enable_grad():
+                found.append(_reached_by(_tensors(aliased(*doubled(real))), new, insertions))
+        except RuntimeError as error:
+            found = found or [Check("gradients", passed=False, figure=f"no backward pass runs: {first_line(error)}")]
+    return next((check for check in found if check.passed), found[0])
 
 
 def _reached_by(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], insertions: Sequence[Insertion]) -> Check:

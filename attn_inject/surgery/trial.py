@@ -94,7 +94,12 @@ class _Calls:
     def noted(self, model: nn.Module) -> Iterator[None]:
         """Note the calls within `model`, and forget those of earlier runs."""
         self._made.clear()
-        pure = [module for module in model.modules() if type(module) in _PURE and "forward" not in vars(module)]
+        # A hook before the call (a spectral norm) may have a state, which a call that is left out would not change.
+        pure = [
+            module
+            for module in model.modules()
+            if type(module) in _PURE and "forward" not in vars(module) and not module._forward_pre_hooks
+        ]
         handles = [module.register_forward_hook(self._note) for module in pure]
         try:
             yield

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import attach, inject, verify
+from attn_inject import RewriteError, attach, inject, verify
 
 from .. import toys
 
@@ -103,3 +103,54 @@ def test_an_input_that_is_written_stays_the_callers(put: Any, init: str) -> None
     assert verify(model, patched).passed
     if init == "identity":
         assert torch.equal(patched(x.clone()), model(x.clone()))
+
+
+class ForInference(nn.Module):
+    """Asks for no gradients in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(self.training):
+            y: torch.Tensor = self.block(x)
+            return y
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_gradients_are_asked_for_where_the_model_trains(put: Any) -> None:
+    model = ForInference()
+    patched = put(model, "se", input_size=(16, 8, 8), reduction=4, copy=True)
+    assert verify(model, patched).passed
+
+
+class NeverTrained(nn.Module):
+    """Writes over what its own backward pass would read, in both modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.block(x).exp()
+        y += 1
+        return y
+
+
+def test_a_model_that_cannot_learn_is_refused_in_one_sentence() -> None:
+    with pytest.raises(
+        RewriteError, match=r"^verification of gradients failed: no backward pass runs: one of the [^\n]*"
+    ):
+        inject(NeverTrained(), "se", input_size=(16, 8, 8), reduction=4)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("put", WAYS)
+def test_a_spectral_norm_by_a_hook_moves_on(put: Any) -> None:
+    model = Residual(toys.conv(16, 16), nn.ReLU(), nn.utils.spectral_norm(toys.conv(16, 16)))
+    patched = put(model, "se", input_size=(16, 8, 8), reduction=4, copy=True)
+    assert verify(model, patched).passed
+    before = patched.state_dict()["branch.2.weight_u"].clone()
+    patched.train()(torch.randn(2, 16, 8, 8))
+    assert not torch.equal(patched.state_dict()["branch.2.weight_u"], before)
