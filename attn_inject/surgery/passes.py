@@ -171,20 +171,31 @@ def _gradients(
     new: dict[str, nn.Parameter],
     insertions: Sequence[Insertion],
 ) -> Check:
-    """V6: of the pass in eval mode that gave `outputs`, or else of one in train mode.
+    """V6: of the pass in eval mode that gave `outputs`; where that mode has no backward pass, of one in train mode.
 
     Code for inference alone asks for no gradients, or writes where a backward pass reads.
     """
-    found: list[Check] = []
     with suppress(RuntimeError):
-        found.append(_reached_by(outputs, new, insertions))
-    if not found or not found[0].passed:
-        try:
-            with Runs(aliased).run("train"), torch.enable_grad():
-                found.append(_reached_by(_tensors(aliased(*doubled(real))), new, insertions))
-        except RuntimeError as error:
-            found = found or [Check("gradients", passed=False, figure=f"no backward pass runs: {first_line(error)}")]
-    return next((check for check in found if check.passed), found[0])
+        check = _reached_by(outputs, new, insertions)
+        if check.passed or _wants_gradients(aliased, real):
+            return check
+    try:
+        with Runs(aliased).run("train"), torch.enable_grad():
+            return _reached_by(_tensors(aliased(*doubled(real))), new, insertions)
+    except RuntimeError as error:
+        return Check("gradients", passed=False, figure=f"no backward pass runs: {first_line(error)}")
+
+
+def _wants_gradients(aliased: nn.Module, real: tuple[Any, ...]) -> bool:
+    """Whether what it gives, in the mode it is in, has a gradient for any of its weights."""
+    frozen = [parameter for parameter in aliased.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad = parameter.is_floating_point()
+        return any(out.requires_grad for out in _drawn_alike(aliased, real))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
 
 
 def _reached_by(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], insertions: Sequence[Insertion]) -> Check:
