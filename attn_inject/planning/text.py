@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import PlanError
 from ..types import INITS, KINDS, PLACEMENTS, Insertion, Plan, Site, Source
 from .tables import (
+    MAX_TEXT,
     Reader,
     flag,
     from_json,
@@ -31,6 +32,7 @@ from .tables import (
     positive,
     read_table,
     text,
+    text_of,
     tuple_of,
     whole,
 )
@@ -203,7 +205,8 @@ _SITE: dict[str, Reader] = {
     "node": text,
     "join": text,
     "calls": positive,
-    "existing": text,
+    # A path for each module of a long block that has attention.
+    "existing": text_of(MAX_TEXT),
 }
 
 

@@ -48,12 +48,12 @@ AFFINE = (
         "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "lp_pool2d", "pad", "pixel_unshuffle",
         "channel_shuffle", "mean", "sum", "stack", "zeros_pad", "unfold", "fold", "avg_pool2d_same", "flip", "bias_add",
         "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put",
-        "identity",
+        "repeat_interleave", "tile", "identity",
     }
 )  # fmt: skip
 # Operations that look only at a value's shape, dtype or device, or make a new tensor like it.
 SHAPE_ONLY = {
-    "getattr", "size", "dim", "ndimension", "numel", "new", "new_empty", "new_zeros", "new_ones", "new_full",
+    "size", "dim", "ndimension", "numel", "new", "new_empty", "new_zeros", "new_ones", "new_full",
     "new_tensor", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "is_floating_point",
     "get_device", "_assert", "len", "_has_torch_function", "eq", "isinstance",
 }  # fmt: skip

@@ -279,3 +279,14 @@ def test_no_module_is_put_in_twice() -> None:
 def test_what_is_no_table_is_no_plan(data: Any) -> None:
     with pytest.raises(PlanError, match="the plan must be a table of named values"):
         plan_from_dict(data)
+
+
+def test_a_block_with_attention_in_a_hundred_modules_is_read_back() -> None:
+    """A long skip around a network of such blocks (RCAN): each of their paths is in its site."""
+    site = replace(
+        SITE, existing=",".join(f"body.{block}.attention.{unit}" for block in range(10) for unit in range(11))
+    )
+    plan = replace(PLAN, insertions=(replace(INSERTION, site=site),))
+    assert len(site.existing) > 2_000
+    assert plan_from_json(plan_to_json(plan)) == plan
+    assert plan_from_toml(plan_to_toml(plan)) == plan

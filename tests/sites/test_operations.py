@@ -89,7 +89,7 @@ FUNCTIONS = {
         repeat index_put identity""",
     "": "relu relu_ sigmoid silu gelu softmax pow sqrt exp abs matmul bmm einsum max scaled_dot_product_attention own",
 }
-SHAPE_ONLY = """getattr size dim ndimension numel new_empty new_zeros new_ones new_full new_tensor zeros_like ones_like
+SHAPE_ONLY = """size dim ndimension numel new_empty new_zeros new_ones new_full new_tensor zeros_like ones_like
     empty_like rand_like randn_like full_like is_floating_point get_device _assert len _has_torch_function eq
     isinstance"""
 

@@ -247,3 +247,31 @@ def test_what_leaves_for_numpy_is_read() -> None:
     assert [site.block for site in sites] == ["block"]
     assert sites.recorded
     assert attach(net, "se", reduction=4, input_size=(16, 8, 8)).eval()(torch.zeros(1, 16, 8, 8))["boxes"]
+
+
+def test_complex_numbers_carry_the_data() -> None:
+    """LaMa's Fourier units: a convolution of the real and imaginary parts of the spectrum."""
+
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.fft.rfft2(torch.relu(m.a(x)))
+        real, imaginary = m.f(torch.cat([spectrum.real, spectrum.imag], 1)).relu().chunk(2, 1)
+        return x + m.b(torch.fft.irfft2(torch.complex(real, imaginary), s=x.shape[2:]))
+
+    net = Net(run, a=toys.conv(16, 16), f=toys.conv(32, 32, 1), b=toys.conv(16, 16))
+    (site,) = find_sites(net, input_size=(16, 8, 8))
+    assert (site.node, site.channels) == ("b", 16)
+
+
+@pytest.mark.parametrize("spelling", ["repeat", "repeat_interleave", "tile", "index"])
+def test_a_shortcut_of_repeated_channels_is_one(spelling: str) -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        repeated = {
+            "repeat": lambda: x.repeat(1, 2, 1, 1),
+            "repeat_interleave": lambda: torch.repeat_interleave(x, 2, dim=1),
+            "tile": lambda: torch.tile(x, (1, 2, 1, 1)),
+            "index": lambda: x[:, [*range(16), *range(16)]],
+        }[spelling]()
+        return repeated + m.b(torch.relu(m.a(x)))
+
+    net = Net(run, a=toys.conv(16, 16), b=toys.conv(16, 32))
+    assert [(site.node, site.channels) for site in find_sites(net, input_size=(16, 8, 8))] == [("b", 32)]
