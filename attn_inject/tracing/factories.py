@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.autograd import Variable
+from torch.jit import ScriptFunction
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ..errors import TraceError
@@ -68,13 +69,12 @@ def factories_followed(
         (home, name, value)
         for home in (vars(torch.autograd), *homes)
         for name, value in home.items()
-        if value is Variable or _applies(value) or _written_as(value) is not None
+        if value is Variable or _applies(value)
     ]
     for home, name, value in stored:
-        if (written := _written_as(value)) is not None:
-            home[name] = _as_written(value, written, aside)
-        else:
-            home[name] = _Variable if value is Variable else value.__self__.apply
+        home[name] = _Variable if value is Variable else value.__self__.apply
+    call_scripted = ScriptFunction.__call__
+    ScriptFunction.__call__ = _as_written(call_scripted, aside)  # type: ignore[method-assign]
     try:
         with _Following(record, quiet):
             yield
@@ -84,6 +84,7 @@ def factories_followed(
         # Whoever has taken one of them along has the function itself from here on.
         over.append(True)
         torch.autograd.Function.apply = apply
+        ScriptFunction.__call__ = call_scripted  # type: ignore[method-assign]
         for name, function in kept.items():
             setattr(torch, name, function)
 
@@ -113,17 +114,17 @@ def _applies(value: Any) -> bool:
     return isinstance(value.__self__, type) and issubclass(value.__self__, torch.autograd.Function)
 
 
-def _written_as(value: Any) -> Callable[..., Any] | None:
-    """The Python function that a scripted one was made of, which torch keeps for its own compiler."""
-    return getattr(value, "_torchdynamo_inline", None) if type(value) is torch.jit.ScriptFunction else None
+def _as_written(call: Callable[..., Any], aside: Callable[[], bool]) -> Callable[..., Any]:
+    """The `__call__` of scripted functions, which take no proxies: with them the Python is called that one was made of.
 
+    torch keeps that for its own compiler.
+    """
 
-def _as_written(scripted: Any, written: Callable[..., Any], aside: Callable[[], bool]) -> Callable[..., Any]:
-    """`scripted`, which takes no proxies; with them what it was made of."""
-
-    def called(*args: Any, **kwargs: Any) -> Any:
-        follows = not aside() and (_has_proxies(args) or _has_proxies(kwargs))
-        return (written if follows else scripted)(*args, **kwargs)
+    def called(scripted: Any, *args: Any, **kwargs: Any) -> Any:
+        written = getattr(scripted, "_torchdynamo_inline", None)
+        if written is None or aside() or not (_has_proxies(args) or _has_proxies(kwargs)):
+            return call(scripted, *args, **kwargs)
+        return written(*args, **kwargs)
 
     return called
 

@@ -22,6 +22,7 @@ with warnings.catch_warnings():
         return x * torch.sigmoid(slope * x)
 
 
+SCRIPTED = {"swish": swish}
 SPELLINGS: dict[str, Any] = {
     "buffer": lambda m, y: y * ((-1) ** m.steps)[None, :, None, None],
     "float": lambda m, y: y * ((-2.0) ** m.steps)[None, :, None, None],
@@ -30,6 +31,7 @@ SPELLINGS: dict[str, Any] = {
     "negated": lambda m, y: y * ((-m.steps) ** 2)[None, :, None, None],
     "type in": lambda _m, y: y * 2 if "Half" in y.type() else y * 3,
     "scripted": lambda _m, y: swish(y, slope=2.0),
+    "scripted in a table": lambda _m, y: SCRIPTED["swish"](y),
     "type is": lambda _m, y: y * 2 if y.type() == "torch.FloatTensor" else y * 3,
 }
 
