@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from attn_inject.attention.gating import ChannelGate
 
 
 def conv(i: int, o: int, k: int = 3, s: int = 1, d: int = 2) -> nn.Module:
@@ -304,3 +307,18 @@ def unpacked_parts() -> nn.Module:
         return torch.cat([first, *rest], 1)
 
     return Toy(Lambda(run, a=conv(16, 16, 1), b=conv(8, 8), c=conv(8, 8), d=conv(24, 16, 1)))
+
+
+def gates_run(model: nn.Module, *inputs: Any) -> int:
+    """How often the channel gates of a patched model run in one pass."""
+    ran: list[nn.Module] = []
+    handles = [
+        module.register_forward_hook(lambda gate, *_: ran.append(gate))
+        for module in model.modules()
+        if isinstance(module, ChannelGate)
+    ]
+    with torch.no_grad():
+        model(*inputs)
+    for handle in handles:
+        handle.remove()
+    return len(ran)

@@ -104,6 +104,6 @@ def _entry(name: str, unlike: str = "") -> Entry:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         axes=tuple(made),
         gate_add=gates,
-        early_squeeze=gates and (module.pools_mean or module.pools_linearly),
+        early_squeeze=gates and module.pools_linearly,
         unlike=unlike,
     )

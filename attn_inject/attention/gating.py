@@ -98,7 +98,8 @@ class ChannelGate(nn.Module):
 
     traced_whole = True
     pools_mean = True
-    pools_linearly = False
+    # torch.jit would compile it with every gate.
+    __jit_unused_properties__ = ("pools_linearly",)
 
     def __init__(self, *, gate: str = "sigmoid", init: str = "paper", gain: float | None = None) -> None:
         super().__init__()
@@ -121,6 +122,11 @@ class ChannelGate(nn.Module):
     def pool(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> (N, C): the mean over the spatial axes; a vector is its own mean."""
         return spatial_mean(x)
+
+    @property
+    def pools_linearly(self) -> bool:
+        """Whether `linear_pools` gives what `pool` gives of each channel."""
+        return self.pools_mean
 
     def linear_pools(self, x: torch.Tensor) -> torch.Tensor:
         """(N, K, *spatial) -> (N, K, F): of each channel of x, the F linear pools that this gate's channels take.

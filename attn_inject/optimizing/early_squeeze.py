@@ -14,7 +14,7 @@ of them are taken of x, and M has a part for each:
 Conditions:
  E1. The gated value is the output of a `torch.nn` convolution with kernel 1, stride 1, no padding, or of an eval batch
      norm after one.
- E2. The attention is a pure gate (`ChannelGate`) whose pool is the mean or else linear, called on that value itself.
+ E2. The attention is a pure gate (`ChannelGate`) whose pool is linear in the map, called on that value itself.
  E3. The convolution's input is smaller than its output, or nothing is gained.
  E4. At run time: the part of the map that is not read is larger than M, which a single image in the last stages misses;
      then the pool is taken at the output after all.
@@ -120,7 +120,7 @@ def _gates(root: nn.Module, graph: fx.Graph, modules: list[str]) -> list[fx.Node
 def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> bool:
     gate = cast(ChannelGate, root.get_submodule(str(node.target)))
     value = cast(fx.Node, node.args[0])
-    pointwise = pointwise_before(root, value) if early and (gate.pools_mean or gate.pools_linearly) else None
+    pointwise = pointwise_before(root, value) if early and gate.pools_linearly else None
     home, _, child = str(node.target).rpartition(".")
     name = _free_name(root.get_submodule(home), f"{child}_weights")
     path = f"{home}.{name}" if home else name

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..attention.base import Attention
 from ..attention.gating import unmixed
+from ..sites.reasons import TRAIN_DIFFERS
 from ..types import Insertion, Site, Sites, block_name
 from .choices import Choices
 
@@ -32,9 +33,14 @@ def recording_note(sites: Sites) -> list[str]:
 
 
 def unread_note(sites: Sites) -> list[str]:
-    """The blocks in which no site is looked for (R12), which no table of sites shows."""
+    """The blocks in which no site is looked for (R12), or that are blocks in eval mode alone."""
     unread = [block_name(skipped.block) for skipped in sites.skipped if skipped.operation == "function"]
-    return [f"not looked into, since a function runs it by itself: {_first(unread)}"] if unread else []
+    differing = [block_name(skipped.block) for skipped in sites.skipped if skipped.reason == TRAIN_DIFFERS]
+    notes = {
+        "not looked into, since a function runs it by itself": unread,
+        "left out, since the model computes something else there in train mode": differing,
+    }
+    return [f"{note}: {_first(blocks)}" for note, blocks in notes.items() if blocks]
 
 
 def stacking_note(chosen: list[Site], choices: Choices) -> list[str]:

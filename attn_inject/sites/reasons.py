@@ -29,6 +29,8 @@ PAIR = "a convolution beside a pool, or single strided convolutions (a stem or a
 # Reversible networks' own backward passes, for example.
 RUNS_MODULES = "it runs modules by itself (an autograd function): what is in them is not read: R12"
 
+TRAIN_DIFFERS = "not a site in train mode, where the model computes something else: R13"
+
 RULES = {
     "R1": "a skip add has two different feature maps of one shape, made from the input, whose channel axis is known",
     "R2": "both operands lead back to one value, the fork",
@@ -42,6 +44,7 @@ RULES = {
     "R10": "an affine branch is a block's where its norm and activation follow the add and such blocks repeat",
     "R11": "normal numbers drawn at each position are the spread of a sample (a VAE's), not a branch",
     "R12": "modules that a function with a backward of its own runs are not looked into: a gate would not be in it",
+    "R13": "what is a site in eval mode alone is none: its gate would never be trained",
     "M1": "a mixed block joins at least two feature maps along the channel axis",
     "M2": "its parts come from one fork",
     "M3": "its parts are parallel: none of them is on the way to another, and none is the fork",

@@ -22,6 +22,7 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
 R11. An operand that is normal numbers drawn at each position, scaled, is the spread of a sample (`sampling`); R9 and
      R10 are in `agreement`.
 R12. Modules that a function runs by itself, with a backward of its own (a reversible network's), are not looked into.
+R13. What is no site in train mode is none in eval mode (`select`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from .flow import Flow
 from .found import GraphSites, Key, Located
 from .layout import channel_axes
 from .plain import find_plain
-from .reasons import RUNS_MODULES
+from .reasons import RUNS_MODULES, TRAIN_DIFFERS
 from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size, stage_number
 
@@ -67,11 +67,10 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
     """Find the sites of both graphs and match them by block; what is one in one mode alone is none, and says so."""
     graphs = {mode: analyse(trace.skeleton, graph, kinds) for mode, graph in trace.graphs.items()}
     first = graphs.get("eval") or next(iter(graphs.values()))
-    for mode, other in graphs.items():
+    for other in graphs.values():
         for key in [key for key in first.anatomies if key not in other.anatomies]:
             operation = {"residual": "add", "mixed": "concat"}.get(key[0], "block")
-            reason = f"not a site in {mode} mode, where the model computes something else"
-            first.refusals.extend(Refusal(one.join, operation, reason) for one in first.anatomies.pop(key))
+            first.refusals.extend(Refusal(one.join, operation, TRAIN_DIFFERS) for one in first.anatomies.pop(key))
     extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
     items = tuple(_site(first, key, calls, extent) for key, calls in first.anatomies.items())
     skipped = tuple(

@@ -98,7 +98,8 @@ def attach(
     Args:
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         (choices)
-        copy: whether the result has weights of its own, so that training it leaves `model` as it is.
+        copy: whether the result has weights of its own, so that training it leaves `model` as it is. What no copy can
+        be made of (a lock, an open file) is shared in any case.
 
     Raises:
         TraceError, PlanError, AttentionError: what cannot be done, and what to do instead. A site that no module's

@@ -59,7 +59,8 @@ def inject(
     Args:
         example_inputs: a tensor, or a tuple with one value per argument; only shapes and dtypes are used.
         (choices)
-        copy: whether the result has weights and statistics of its own.
+        copy: whether the result has weights and statistics of its own. What no copy can be made of (a lock, an open
+        file) is shared in any case.
 
     Returns:
         The patched model; with `scope`, the surrounding model of its own class. Its `injection` is the record.

@@ -20,12 +20,12 @@ from torch import nn
 
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import Inputs, arguments_of, chosen_arguments, input_values, real_values, tensors_in
+from ..tracing.inputs import Inputs, arguments_of, chosen_arguments, fresh, input_values, real_values, tensors_in
 from ..tracing.recording import real_inputs
 from ..tracing.trace import MODES
 from ..types import Check, Insertion
 from .passes import doubled, equal_to_the_bit, size_of, smaller
-from .runs import Runs, fresh, without_hooks, writes_weights
+from .runs import Runs, without_hooks, writes_weights
 
 _FAINT = 1e-2
 
@@ -90,10 +90,13 @@ def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion]
                 return Likeness(
                     Check("inject", passed=False, figure=f"{mode}: its outputs are not those of inject's graph")
                 )
-            if added and not _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)):
+            own = _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)) if added else None
+            if own is False:
                 figure = f"{mode}: where its gates let all through, its outputs are not those of the model's own code"
                 return Likeness(Check("inject", passed=False, figure=figure))
-            figures.append(f"{mode} equal to the bit on {size_of(values)}")
+            why = "it runs on no such input" if added else "attention took the place of a part of it"
+            lack = "" if own else f" (to inject's graph, not to the model's own code: {why})"
+            figures.append(f"{mode} equal to the bit on {size_of(values)}{lack}")
             break
         else:
             untried.append(f"in {mode} mode the graph runs on no image that was tried")
@@ -109,12 +112,14 @@ def _letting_through(aliased: nn.Module, new: Sequence[Insertion]) -> nn.Module:
     return aliased
 
 
-def _gives_the_same(before: Sequence[Runs], after: Sequence[Runs], mode: str, promised: int, inputs: Inputs) -> bool:
-    """Whether the model's own code, if it runs on these inputs, gives to the bit what was made of it."""
+def _gives_the_same(
+    before: Sequence[Runs], after: Sequence[Runs], mode: str, promised: int, inputs: Inputs
+) -> bool | None:
+    """Whether the model's own code gives to the bit what was made of it; None where it does not run on these inputs."""
     try:
         theirs, expected = _outputs(before, mode, promised, inputs)
-    except Exception:
-        return True
+    except Exception:  # Of another size than the network is made for.
+        return None
     ours, given = _outputs(after, mode, promised, inputs)
     pairs = [*zip(expected, given, strict=False), *_statistics(theirs.model, ours.model)]
     return len(expected) == len(given) and all(equal_to_the_bit(*pair) for pair in pairs)

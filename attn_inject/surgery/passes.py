@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,10 +24,10 @@ from torch import nn
 from ..errors import AttnInjectError, GuardError, RewriteError, TraceError, first_line
 from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import input_values, real_values, tensors_in
+from ..tracing.inputs import fresh, input_values, real_values, tensors_in
 from ..tracing.trace import MODES
 from ..types import Check, Insertion, Plan
-from .runs import Runs, fresh, from_one_seed, without_hooks, writes_weights
+from .runs import Runs, from_one_seed, without_hooks, writes_weights
 from .trial import Trial
 
 TRIAL_EXTENTS = (32, 64, 128, 192)
@@ -181,7 +182,8 @@ def _gradients(
             return check
     try:
         with Runs(aliased).run("train"), torch.enable_grad():
-            return _reached_by(_tensors(aliased(*doubled(real))), new, insertions)
+            check = _reached_by(_tensors(aliased(*doubled(real))), new, insertions)
+            return replace(check, figure=f"{check.figure}, in train mode alone")
     except RuntimeError as error:
         return Check("gradients", passed=False, figure=f"no backward pass runs: {first_line(error)}")
 

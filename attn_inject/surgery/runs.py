@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map_only
 
+from ..sites.operations import name_of
+from ..tracing.alias import own_tensor
 from ..tracing.factories import Draws
 from ..tracing.values import fetch
 
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+# Beside the methods that end in an underscore.
+_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
 class Runs:
@@ -25,43 +26,28 @@ class Runs:
 
     def __init__(self, aliased: nn.Module, *, writes: bool = False) -> None:
         self.model = aliased
-        self._parameters = [
-            (module, name, parameter)
-            for module in (aliased.modules() if writes else ())
-            for name, parameter in module._parameters.items()
-            if parameter is not None
-        ]
-        self._buffers = [
-            (module, name, buffer)
-            for module in aliased.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        self._buffers = _held(aliased, "_buffers")
+        self._owned = [*self._buffers, *(_held(aliased, "_parameters") if writes else ())]
 
     def statistics(self) -> list[torch.Tensor]:
         """The buffers after the last run."""
-        return [module._buffers[name] for module, name, _ in self._buffers]  # type: ignore[misc]
+        return [table[name] for table, name, _ in self._buffers]
 
     @contextmanager
     def run(self, mode: str) -> Iterator[None]:
         """Let the alias run in `mode`, on buffers of its own: the caller's stay as they are, and so do generators."""
         own: dict[int, torch.Tensor] = {}
-        for module, name, buffer in self._buffers:
-            module._buffers[name] = own[id(buffer)] if id(buffer) in own else own.setdefault(id(buffer), buffer.clone())
-        weights: dict[int, nn.Parameter] = {}
-        for module, name, parameter in self._parameters:
-            if id(parameter) not in weights:
-                weights[id(parameter)] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-            module._parameters[name] = weights[id(parameter)]
+        for table, name, tensor in self._owned:
+            table[name] = own[id(tensor)] if id(tensor) in own else own.setdefault(id(tensor), own_tensor(tensor))
         self.model.train(mode=mode == "train")
         with from_one_seed((*self.model.parameters(), *own.values())), torch.no_grad():
             yield
 
 
-def fresh(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same values in memory of their own, for a model that may write into what it is given."""
-    own: tuple[Any, ...] = tree_map_only(torch.Tensor, torch.clone, inputs)
-    return own
+def _held(aliased: nn.Module, kind: str) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
+    """(table, name, tensor) of all that the tables of this kind hold."""
+    tables = [getattr(module, kind) for module in aliased.modules()]
+    return [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
 
 
 @contextmanager
@@ -97,8 +83,8 @@ def writes_weights(model: nn.Module, graphs: Iterable[fx.Graph]) -> bool:
             if node.op == "get_attr" and isinstance(fetch(model, str(node.target)), nn.Parameter):
                 of_weights.add(node)
             elif node.op in ("call_method", "call_function") and node.args and node.args[0] in of_weights:
-                name = node.target if isinstance(node.target, str) else node.target.__name__
-                if node.target in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+                name = name_of(node)
+                if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
                     return True
                 of_weights.add(node)
     return False

@@ -133,7 +133,8 @@ class _Way:
     def outputs(self, model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
         """What an alias of `model` gives, with statistics and generators of its own."""
         aliased = self.alias_of(model)
-        with Runs(aliased).run("train" if self.training else "eval"):
+        # Nobody has looked whether the rest of the model writes into its weights when it trains.
+        with Runs(aliased, writes=self.training).run("train" if self.training else "eval"):
             own = inputs.fresh()
             return list(tensors_in(aliased(*own.positional, **own.named)))
 

@@ -11,11 +11,11 @@ from torch import fx, nn
 
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import arguments_of, chosen_arguments, tensors_in
+from ..tracing.inputs import arguments_of, chosen_arguments, fresh, tensors_in
 from ..tracing.nodes import value_of
 from ..tracing.trace import MODES
 from ..tracing.values import fetch
-from .runs import Runs, fresh, without_hooks, writes_weights
+from .runs import Runs, without_hooks, writes_weights
 
 # What gives the same for the same input, and does nothing else: most of the time of a network is in these.
 _PURE = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear}

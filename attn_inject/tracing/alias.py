@@ -119,11 +119,12 @@ def copied(model: nn.Module) -> nn.Module:
             for name, held in table.items():
                 if held is not None:
                     # A parameter of somebody's own kind is the caller's, in an alias too.
-                    table[name] = own[id(held)] if id(held) in own else own.setdefault(id(held), _own(held))
+                    table[name] = own[id(held)] if id(held) in own else own.setdefault(id(held), own_tensor(held))
     return other
 
 
-def _own(tensor: torch.Tensor) -> torch.Tensor:
+def own_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The same parameter or buffer in memory of its own."""
     if type(tensor) is not nn.Parameter:
         return copy.deepcopy(tensor) if isinstance(tensor, nn.Parameter) else tensor.clone()
     cloned = nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad)

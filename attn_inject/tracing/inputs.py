@@ -76,8 +76,8 @@ class Inputs:
         return model(*self.positional, **self.named, **self.fixed)
 
     def fresh(self) -> Inputs:
-        """The same values in memory of their own, for a model that may write into what it is given."""
-        return self.map_tensors(torch.clone)
+        """`fresh` of all of them."""
+        return self.map(fresh)
 
     def on_meta(self) -> Inputs:
         """The same on the meta device."""
@@ -98,6 +98,11 @@ class Inputs:
 
 
 NO_INPUTS = Inputs()
+
+
+def fresh(values: Any) -> Any:
+    """The same values in memory of their own, in structures too, for a model that may write into what it is given."""
+    return tree_map_only(torch.Tensor, torch.clone, values)
 
 
 def image(*size: int, dtype: torch.dtype = torch.float32) -> Inputs:

@@ -21,6 +21,7 @@ from attn_inject.saving.inspection import inspect
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source
 
+from ..toys import gates_run
 from . import exchange
 from .nets import DTYPES, NETWORKS, SIZE, assert_export_holds, assert_same, patched
 
@@ -291,5 +292,6 @@ def test_a_norm_with_two_names_is_loaded(put: Any, tmp_path: Path) -> None:
     save(patched, tmp_path / "twice.pt")
     loaded = load(tmp_path / "twice.pt", Twice())
     assert torch.equal(loaded.eval()(x), patched.eval()(x))
+    assert gates_run(loaded, x) == 1
     other = loaded.get_submodule("a")
     assert other.norm is other.all_modules[1]

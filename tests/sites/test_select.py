@@ -125,7 +125,16 @@ def test_a_site_that_train_mode_lacks_is_none_and_says_so(inside: bool, block: s
     assert _sites(whole) == []
     (skipped,) = find_sites(whole, input_size=(16, 8, 8)).skipped
     assert (skipped.block, skipped.operation) == (block, "add")
-    assert skipped.reason == "not a site in train mode, where the model computes something else"
+    assert skipped.reason == "not a site in train mode, where the model computes something else: R13"
+
+
+def test_a_plan_says_what_train_mode_lacks() -> None:
+    net = Net(
+        lambda m, x: m.two(m.one(x)), one=Net(_in_eval_only, a=toys.conv(16, 16), b=toys.conv(16, 16)), two=block()
+    )
+    plan = make_plan(net, "se", input_size=(16, 8, 8), reduction=4)
+    assert [insertion.site.block for insertion in plan.insertions] == ["two"]
+    assert "left out, since the model computes something else there in train mode: one" in plan.notes
 
 
 def test_a_value_that_is_expanded_to_a_map_is_a_broadcast_one() -> None:

@@ -43,5 +43,6 @@ def test_none_before_a_tensor() -> None:
     model = Net().eval()
     attached = attach(model, "se", example_inputs=x, reduction=4, init="identity", copy=True).eval()
     assert torch.equal(attached(x), model(x))
+    assert toys.gates_run(attached, x) == 1
     # By name, too.
     assert torch.equal(attached.block(x, guide=x), model.block(x, guide=x))

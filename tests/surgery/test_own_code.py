@@ -17,7 +17,7 @@ from attn_inject import PlanError, attach, detach, inject
 from attn_inject.attention.gating import ChannelGate
 from attn_inject.errors import ArgumentError
 
-from ..toys import Toy, conv
+from ..toys import Toy, conv, gates_run
 
 SMALL = (3, 16, 16)
 relu = torch.relu
@@ -271,5 +271,5 @@ def test_statistics_that_a_block_reads_itself_are_the_norms(put: Any) -> None:
     other = copy.deepcopy(patched).double().train()
     norm = other.get_submodule("body.0.norm")
     before = norm.running_mean.clone()
-    other(IMAGE.double())
+    assert gates_run(other, IMAGE.double()) == 1
     assert not torch.equal(norm.running_mean, before)

@@ -77,7 +77,7 @@ def test_weights_that_training_writes_stay_the_callers(put: Any) -> None:
     for held in (model, fresh):
         assert all(torch.equal(weight, before[name]) for name, weight in held.state_dict().items())
     # What it does when it trains is still its own.
-    patched.train()(x)
+    assert toys.gates_run(patched.train(), x) == 1
     weight = dict(patched.named_parameters())["branch.0.weight"]
     assert torch.allclose(weight.flatten(1).norm(dim=1), torch.ones(16))
 
@@ -85,11 +85,16 @@ def test_weights_that_training_writes_stay_the_callers(put: Any) -> None:
 @pytest.mark.parametrize("put", WAYS)
 def test_a_model_without_a_backward_in_eval_mode_is_checked_in_train_mode(put: Any) -> None:
     x = torch.randn(2, 16, 8, 8)
-    model = Residual(toys.conv(16, 16), nn.ReLU(), Partial(), toys.conv(16, 16, 1)).eval()
+    torch.manual_seed(0)  # hidden units of which some are alive
+    # The second block writes over what the first one's gate made.
+    blocks = [Residual(toys.conv(16, 16), nn.ReLU(), Partial(), toys.conv(16, 16, 1)) for _ in range(2)]
+    model = nn.Sequential(*blocks).eval()
     patched = put(model, "se", example_inputs=x, reduction=4, copy=True)
     checks = {check.name: check for check in verify(model, patched).checks}
     assert all(check.passed for check in checks.values())
-    assert checks["gradients"].figure.startswith("2 of 2 new parameters reached, 2 with")
+    assert checks["gradients"].figure.startswith("4 of 4 new parameters reached, 4 with")
+    assert checks["gradients"].figure.endswith(", in train mode alone")
+    assert toys.gates_run(patched.eval(), x) == toys.gates_run(patched.train(), x) == 2
 
 
 @pytest.mark.parametrize("put", WAYS)
@@ -101,6 +106,7 @@ def test_an_input_that_is_written_stays_the_callers(put: Any, init: str) -> None
     patched = put(model, "se", example_inputs=x, reduction=4, init=init, copy=True).eval()
     assert torch.equal(x, before)
     assert verify(model, patched).passed
+    assert toys.gates_run(patched, x.clone()) == 1
     if init == "identity":
         assert torch.equal(patched(x.clone()), model(x.clone()))
 
@@ -123,6 +129,8 @@ def test_gradients_are_asked_for_where_the_model_trains(put: Any) -> None:
     model = ForInference()
     patched = put(model, "se", input_size=(16, 8, 8), reduction=4, copy=True)
     assert verify(model, patched).passed
+    x = torch.randn(2, 16, 8, 8)
+    assert toys.gates_run(patched.eval(), x) == toys.gates_run(patched.train(), x) == 1
 
 
 class NeverTrained(nn.Module):
@@ -152,5 +160,15 @@ def test_a_spectral_norm_by_a_hook_moves_on(put: Any) -> None:
     patched = put(model, "se", input_size=(16, 8, 8), reduction=4, copy=True)
     assert verify(model, patched).passed
     before = patched.state_dict()["branch.2.weight_u"].clone()
-    patched.train()(torch.randn(2, 16, 8, 8))
+    assert toys.gates_run(patched.train(), torch.randn(2, 16, 8, 8)) == 1
     assert not torch.equal(patched.state_dict()["branch.2.weight_u"], before)
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_weights_of_a_scope_that_training_writes_stay_the_callers(put: Any) -> None:
+    """The whole is tried in train mode too."""
+    model = nn.Sequential(nn.Sequential(toys.conv(3, 16)), Residual(ForcedNorm(16, 16), nn.ReLU(), ForcedNorm(16, 16)))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    patched = put(model, "se", scope="1", example_inputs=torch.randn(2, 16, 8, 8), reduction=4)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert toys.gates_run(patched.eval(), torch.randn(2, 3, 8, 8)) == 1

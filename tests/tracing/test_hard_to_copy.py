@@ -44,6 +44,7 @@ def test_what_cannot_be_copied_is_shared(name: str) -> None:
     for put in (inject, attach):
         patched = put(model, "se", example_inputs=x, reduction=4, init="identity", copy=True)
         assert torch.equal(patched.eval()(x), model.eval()(x))
+        assert toys.gates_run(patched, x) == 1
 
 
 def test_what_can_be_copied_beside_it_is() -> None:
@@ -79,3 +80,4 @@ def test_abstract_classes(put: Any) -> None:
     assert patched.names == ("a", "b")
     for other in (copy.deepcopy(patched), pickle.loads(pickle.dumps(patched))):
         assert torch.equal(other(x), patched(x))
+        assert toys.gates_run(other, x) == 1

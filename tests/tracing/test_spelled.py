@@ -66,3 +66,4 @@ def test_the_code_is_the_models(spelling: str, put: Any, tmp_path: Any) -> None:
     loaded: Any = load(tmp_path / "net.pt", Net(spelling)).eval()
     loaded.get_submodule(insertion.module).scale = 2.0
     assert torch.equal(loaded(x), model(x))
+    assert toys.gates_run(patched, x) == toys.gates_run(loaded, x) == 1
