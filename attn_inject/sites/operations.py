@@ -154,12 +154,12 @@ class Operations:
         return operands[0], operands[1]
 
     def _summed(self, node: fx.Node) -> list[Any]:
-        """What the sum or mean over the axis of a `stack` adds, or `addcmul` with one map among its factors."""
+        """What the sum or mean over the axis of a `stack` adds, or `addcmul` or `lerp` with one map for a factor."""
         name = name_of(node)
         if name in SCALED_ADDITIONS:
             operands = [
                 *node.args,
-                *(node.kwargs[key] for key in ("input", "tensor1", "tensor2") if key in node.kwargs),
+                *(node.kwargs[key] for key in ("input", "tensor1", "tensor2", "end", "weight") if key in node.kwargs),
             ]
             maps = [factor for factor in operands[1:] if isinstance(factor, fx.Node) and self.carries[factor]]
             return [operands[0], *maps] if len(maps) == 1 else []

@@ -14,7 +14,6 @@ from torch import fx, nn
 from ..errors import PlanError, TraceError, nearest
 from ..tracing.alias import alias
 from ..tracing.calls import inputs_in_place
-from ..tracing.explain import SizeError
 from ..tracing.injected import InjectedModule
 from ..tracing.input_forms import InputForms
 from ..tracing.inputs import Inputs, given_inputs
@@ -152,8 +151,6 @@ def _read(
     else:
         try:
             traced = trace_at_a_size(part, inputs=inputs, input_size=shape, batch=batch)
-        except SizeError:
-            raise
         except TraceError as reason:
             if not may_record:
                 raise

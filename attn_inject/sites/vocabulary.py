@@ -21,8 +21,9 @@ UPSAMPLINGS = {
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }  # fmt: skip
 ADDITIONS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
-# input + number * first * second: with one factor that is no map, an addition that scales its branch.
-SCALED_ADDITIONS = {"addcmul", "addcmul_"}
+# input + number * first * second: with one factor that is no map, an addition that scales its branch. So is
+# input + weight * (end - input).
+SCALED_ADDITIONS = {"addcmul", "addcmul_", "lerp", "lerp_"}
 CONCATENATIONS = {"cat", "concat", "concatenate"}
 # Random or deterministic scalings that pass the map through: the gate goes before them.
 DROPS = {

@@ -73,10 +73,8 @@ def factories_followed(
     ]
     for home, name, value in stored:
         home[name] = _Variable if value is Variable else value.__self__.apply
-    call_scripted = ScriptFunction.__call__
-    ScriptFunction.__call__ = _as_written(call_scripted, aside)  # type: ignore[method-assign]
     try:
-        with _Following(record, quiet):
+        with _Following(record, quiet), scripted_as_written(lambda *given: not aside() and _has_proxies(given)):
             yield
     finally:
         for home, name, value in stored:
@@ -84,7 +82,6 @@ def factories_followed(
         # Whoever has taken one of them along has the function itself from here on.
         over.append(True)
         torch.autograd.Function.apply = apply
-        ScriptFunction.__call__ = call_scripted  # type: ignore[method-assign]
         for name, function in kept.items():
             setattr(torch, name, function)
 
@@ -114,19 +111,25 @@ def _applies(value: Any) -> bool:
     return isinstance(value.__self__, type) and issubclass(value.__self__, torch.autograd.Function)
 
 
-def _as_written(call: Callable[..., Any], aside: Callable[[], bool]) -> Callable[..., Any]:
-    """The `__call__` of scripted functions, which take no proxies: with them the Python is called that one was made of.
+@contextmanager
+def scripted_as_written(wanted: Callable[[tuple[Any, ...], dict[str, Any]], bool]) -> Iterator[None]:
+    """Let scripted functions run as the Python that they were made of, where `wanted(args, kwargs)`.
 
-    torch keeps that for its own compiler.
+    They take no proxies, and nobody sees what they do. torch keeps the Python for its own compiler.
     """
+    call = ScriptFunction.__call__
 
     def called(scripted: Any, *args: Any, **kwargs: Any) -> Any:
         written = getattr(scripted, "_torchdynamo_inline", None)
-        if written is None or aside() or not (_has_proxies(args) or _has_proxies(kwargs)):
+        if written is None or not wanted(args, kwargs):
             return call(scripted, *args, **kwargs)
         return written(*args, **kwargs)
 
-    return called
+    ScriptFunction.__call__ = called  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ScriptFunction.__call__ = call  # type: ignore[method-assign]
 
 
 class _Tensors(type):

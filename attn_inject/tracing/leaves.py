@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import parametrize
+
+_USUAL = fx.Tracer()
 
 
 class Leaves:
@@ -36,6 +38,11 @@ class Leaves:
         if parametrize.is_parametrized(module):
             return not _holds_convolutions(module)
         return type(module) in self._registered and not _holds_convolutions(module)
+
+    def is_one_call(self, module: nn.Module, path: str) -> bool:
+        """Whether the module is a single node: these, and torch's own layers."""
+        # The class of a parametrized module is torch's, its code somebody's.
+        return self.is_leaf(module) or (_USUAL.is_leaf_module(module, path) and not parametrize.is_parametrized(module))
 
     def can_close(self, module: nn.Module) -> bool:
         return type(module) not in self._closed and (type(module) in self._registered or _is_layer(module))

@@ -39,16 +39,10 @@ class FollowingProxy(fx.Proxy):
     def _changed(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Proxy:
         after = self.tracer.create_proxy(op, target, args, kwargs)
         self.node = after.node
-        if (base := vars(self).get("_base")) is not None:
-            base._changed("call_function", written, (base, self), {})
         return self
 
     def __getitem__(self, index: Any) -> Any:
-        part = self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
-        if getattr(self.tracer, "records", False) and isinstance(part, FollowingProxy):
-            # In a recording, what is written into a part flows into the whole: images are batched so.
-            vars(part)["_base"] = self
-        return part
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._updated(operator.iadd, other)
@@ -81,31 +75,25 @@ class FollowingProxy(fx.Proxy):
         if not has_value(self.node):
             return super().__bool__()
         if isinstance(value_of(self.node), torch.Tensor):
-            return bool(self._data("symbolically traced variables cannot be used as inputs to control flow"))
+            raise Unfollowable("symbolically traced variables cannot be used as inputs to control flow")
         return bool(value_of(self.node))
 
     def __int__(self) -> int:
-        return int(self._data("a number of the data is asked for"))
+        raise Unfollowable("a number of the data is asked for")
 
     def __float__(self) -> float:
-        return float(self._data("a number of the data is asked for"))
+        raise Unfollowable("a number of the data is asked for")
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         if isinstance(value_of(self.node), (tuple, list)) and all(type(part) is int for part in value_of(self.node)):
             # Sizes, each of which is decided.
             return torch.tensor([operator.index(part) for part in self]).numpy()
-        return self._data("numpy computes with the data").numpy()
+        raise Unfollowable("numpy computes with the data")
 
     def __contains__(self, item: Any) -> bool:
         if isinstance(value_of(self.node), torch.Tensor):
-            return item in self._data("whether a number is in a tensor is in the data")
+            raise Unfollowable("whether a number is in a tensor is in the data")
         return any(item is part or item == part for part in self)
-
-    def _data(self, reason: str) -> Any:
-        """The value itself, which only a recording has."""
-        if not getattr(self.tracer, "records", False):
-            raise Unfollowable(reason)
-        return value_of(self.node)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._changed("call_function", index_assign, (self, index, value), {})
@@ -246,11 +234,6 @@ class WeightProxy(FollowingProxy):
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def written(target: torch.Tensor, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  # says what flows where
-    """`target` after something was written into `part`, a view of it; for recordings."""
-    return target
 
 
 def index_assign(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:

@@ -1,26 +1,25 @@
 """What has no graph is recorded: the data flow of one run, good for finding sites and for `attach`.
 
 Code that decides on the data (a detector's selection of boxes), computes in numpy, or draws numbers has no graph that
-is right for every input. Its modules are called all the same, and one run shows which value goes where. The run is the
-tracer's own, with values that are computed instead of shapes, on an alias in eval mode.
+is right for every input. Its modules are called all the same, and one run shows which value goes where (`watching.py`),
+of an alias in eval mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
 from ..errors import TraceError
-from .explain import CodeError, SizeError
+from .explain import CodeError
 from .inputs import Inputs
-from .nodes import has_value, set_value, value_of
 from .shapes import inputs_to_try
 from .trace import Subject, Trace
-from .values import to_meta
 
 _TRIALS = 4
 
@@ -36,16 +35,10 @@ def record(model: nn.Module, inputs: Inputs | None, reason: TraceError, *, whole
     """
     subject = Subject(_with_weights(model), whole)
     tried = [inputs] if inputs is not None else inputs_to_try(subject.skeleton)
-    for number, given in enumerate(tried):
-        if number == _TRIALS:
-            break
-        try:
-            draft = subject.draft("eval", real_inputs(given, subject.skeleton), records=True)
-        except (SizeError, CodeError):
+    for given in islice(tried, _TRIALS):
+        draft = subject.watched(real_inputs(given, subject.skeleton))
+        if draft is None:
             continue
-        for node in draft.graph.nodes:
-            if has_value(node):
-                set_value(node, to_meta(value_of(node)))
         # Not the whole sentence: looking for parts that trace takes as long again.
         why = reason.stopped if isinstance(reason, CodeError) else str(reason).split("; ")[0]
         return replace(subject.trace_of({"eval": draft}, given.on_meta()), recorded=why)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .alias import own_tensor
 from .reach import TABLES, is_helper, tables_in
 
 
@@ -41,26 +42,28 @@ _BOOKKEEPING = frozenset(vars(nn.Module())) - {"_modules"}
 
 
 @contextmanager
-def private_buffers(
-    skeleton: nn.Module, is_leaf: Callable[[nn.Module, str], bool]
+def private_tensors(
+    skeleton: nn.Module, *tables: str, but_in: Callable[[nn.Module, str], bool] = lambda *_: False
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Put clones in the place of buffers, which are given by name: code that updates one while it is traced must not
-    update the caller's. What a leaf holds stays.
+    """Put clones in the place of what is held in `tables` ("_parameters", "_buffers"), which are given by name: code
+    that writes one while it is traced must not write the caller's. What a module holds for which `but_in` stays.
     """
-    swapped: list[tuple[nn.Module, str, torch.Tensor]] = []
+    swapped: list[tuple[dict[str, Any], dict[str, Any]]] = []
     clones: dict[int, torch.Tensor] = {}
     named: dict[str, torch.Tensor] = {}
     for path, module in skeleton.named_modules():
-        if is_leaf(module, path) or isinstance(module, torch.jit.ScriptModule):
+        if but_in(module, path) or isinstance(module, torch.jit.ScriptModule):
             continue
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                clone = clones.setdefault(id(buffer), buffer.clone())
-                swapped.append((module, name, buffer))
-                module._buffers[name] = clone
-                named.setdefault(f"{path}.{name}" if path else name, clone)
+        for table in (vars(module)[name] for name in tables):
+            swapped.append((table, dict(table)))
+            for name, held in table.items():
+                if held is not None:
+                    table[name] = (
+                        clones[id(held)] if id(held) in clones else clones.setdefault(id(held), own_tensor(held))
+                    )
+                    named.setdefault(f"{path}.{name}" if path else name, table[name])
     try:
         yield named
     finally:
-        for module, name, buffer in swapped:
-            module._buffers[name] = buffer
+        for table, before in swapped:
+            table.update(before)

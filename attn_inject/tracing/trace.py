@@ -23,6 +23,7 @@ from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
 from .settings import Setting, settings_of
 from .tracer import StaysWhole, Tracer
+from .watching import Watch
 
 MODES = ("eval", "train")
 
@@ -68,12 +69,10 @@ def trace(
     inputs: Inputs | tuple[Any, ...] | None = None,
     modes: Sequence[str] = MODES,
     whole: Collection[str] | None = None,
-    records: bool = False,
 ) -> Trace:
     """Trace `model` in each of `modes` on `inputs`, of which only shapes and dtypes are used.
 
-    Without inputs nothing has a value: code that asks for sizes cannot be followed. With `records`, the model is run on
-    the inputs, and the graphs are the data flow of that run.
+    Without inputs nothing has a value: code that asks for sizes cannot be followed.
     `whole` are paths of submodules that stay single calls, beside those that `Leaves` knows.
 
     Raises:
@@ -82,7 +81,7 @@ def trace(
     """
     subject = Subject(model, whole)
     given = inputs if isinstance(inputs, Inputs | None) else Inputs(inputs)
-    drafts = {mode: subject.draft(mode, given, records=records) for mode in modes}
+    drafts = {mode: subject.draft(mode, given) for mode in modes}
     return subject.trace_of(drafts, NO_INPUTS if given is None else given)
 
 
@@ -109,15 +108,15 @@ class Subject:
         self._notes_settings = whole is not None
         self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole or ())
 
-    def draft(self, mode: str, inputs: Inputs | None, *, records: bool = False) -> Draft:
-        """The graph of `mode`, "train" or "eval"; with `records`, the data flow of one run on these very inputs.
+    def draft(self, mode: str, inputs: Inputs | None) -> Draft:
+        """The graph of `mode`, "train" or "eval".
 
         Raises:
             SizeError: naming the node that does not run on these inputs.
             TraceError: naming the line at which the model cannot be followed.
 
         """
-        given = inputs if inputs is None or records else inputs.on_meta()
+        given = None if inputs is None else inputs.on_meta()
         without_hooks: TraceError | None = None
         while True:
             tracer = Tracer(
@@ -125,7 +124,6 @@ class Subject:
                 self._leaves,
                 given,
                 mode,
-                records=records,
                 follows_hooks=self._follows_hooks,
                 notes_settings=self._notes_settings,
             )
@@ -157,6 +155,27 @@ class Subject:
                 if not tracer.hooks.left_out:
                     raise explained from error
                 without_hooks, self._follows_hooks = explained, True
+
+    def watched(self, inputs: Inputs) -> Draft | None:
+        """The data flow of one run in eval mode on these very inputs; None if the model does not run on them.
+
+        Hooks are left out, and gradients not kept, unless the model does not run so, or gives nothing.
+        """
+        for gradients in (False, True):
+            for follows_hooks in (False, True):
+                watch = Watch(self.skeleton, self._leaves, inputs, "eval", follows_hooks=follows_hooks)
+                try:
+                    with torch.set_grad_enabled(gradients):
+                        watch.run()
+                    runs = True
+                except Exception:
+                    # Another way may do; if none does, why there is no graph is the reason.
+                    runs = False
+                if runs and not (watch.hooks.left_out and _gives_nothing(watch.graph)):
+                    return Draft(watch.graph, watch.constants, watch.fixed_arguments, watch.calls, {})
+                if not watch.hooks.left_out:
+                    break
+        return None
 
     def _explained(self, error: Exception, tracer: Tracer, inputs: Inputs | None) -> TraceError:
         if isinstance(error, TraceError):

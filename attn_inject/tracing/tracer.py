@@ -31,7 +31,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
 from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
@@ -45,7 +44,7 @@ from .nodes import Frame, has_value, mark_named, note_return, set_frame, set_pla
 from .places import place_in_code
 from .proxies import Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
-from .restoring import as_it_was, private_buffers
+from .restoring import as_it_was, private_tensors
 from .settings import settings_noted
 from .types_asked import modules_of, types_answered
 from .values import Values
@@ -75,13 +74,10 @@ class Tracer(fx.Tracer):
         inputs: Inputs | None,
         mode: str,
         *,
-        records: bool = False,
         follows_hooks: bool = False,
         notes_settings: bool = False,
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
-        # Whether values are computed, and answer whatever is asked: a recording of one run, not a graph of all.
-        self.records = records
         self.leaves = leaves
         self.hooks = Hooks(skeleton, followed=follows_hooks)
         self.inputs = inputs
@@ -98,7 +94,7 @@ class Tracer(fx.Tracer):
         self.skeleton = skeleton
         self.settings: dict[tuple[str, str], Any] = {}
         self._notes_settings = notes_settings
-        self._values = Values(skeleton, self.constants, real=records)
+        self._values = Values(skeleton, self.constants)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode: fx.Node | None = None
         self.calls: dict[Frame, Call] = {ROOT: Call(None)}
@@ -120,7 +116,7 @@ class Tracer(fx.Tracer):
             nothing_kept(self.skeleton),
             Draws().undone(),
             as_it_was(self.skeleton, self.mode),
-            private_buffers(self.skeleton, self.is_leaf_module) as buffers,
+            private_tensors(self.skeleton, "_buffers", but_in=self.is_leaf_module) as buffers,
             self.hooks.restored(),
             self._following(),
         ):
@@ -144,11 +140,10 @@ class Tracer(fx.Tracer):
             settings_noted(self._note_setting) if self._notes_settings else nullcontext(),
         ):
             yield
-        if not self.records:
-            self._draws.refuse_new_ones()
+        self._draws.refuse_new_ones()
 
     def _note_checkpoint(self) -> None:
-        if self.evaluated is None and not self.records:
+        if self.evaluated is None:
             self.checkpoints[self._names.get(id(self.open_modules[-1]), "") if self.open_modules else ""] = None
 
     def _note_setting(self, module: nn.Module, name: str, value: Any) -> None:
@@ -168,10 +163,7 @@ class Tracer(fx.Tracer):
             self._names.setdefault(id(buffer), name)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # The class of a parametrized module is torch's, its code somebody's.
-        return self.leaves.is_leaf(m) or (
-            super().is_leaf_module(m, module_qualified_name) and not parametrize.is_parametrized(m)
-        )
+        return self.leaves.is_one_call(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -250,8 +242,6 @@ class Tracer(fx.Tracer):
 
     def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
         """What the number of `node` comes to, as a guard of the line of code that asks."""
-        if self.records:
-            return convert(value_of(node))
         whole = next((m for m in reversed(self.open_modules) if self.leaves.can_close(m)), None)
         if whole is not None:
             raise StaysWhole(whole)
@@ -264,9 +254,6 @@ class Tracer(fx.Tracer):
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
         proxy = super().create_proxy(*args, **kwargs)
-        if self.records and type(value_of(proxy.node)).__module__ == "numpy":
-            # From here on the data flows where no trace sees it.
-            return value_of(proxy.node)
         if has_value(proxy.node):
             held = value_of(proxy.node)
             # Facts: code asks for None by `is`, and looks things up by a name (a dict's key) or in it (`x.type()`).
@@ -335,10 +322,4 @@ class Tracer(fx.Tracer):
             )
         if type(a).__module__ == "numpy" and callable(getattr(a, "item", None)) and not getattr(a, "shape", None):
             return a.item()
-        try:
-            return super().create_arg(a)
-        except NotImplementedError:
-            # A recording is not run again: whatever its operations take may stand in it.
-            if self.records:
-                return a
-            raise
+        return super().create_arg(a)

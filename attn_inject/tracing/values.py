@@ -26,13 +26,11 @@ class Values:
     """Gives the value of a node of `root`'s graphs whose arguments have theirs.
 
     Values stay on the meta device whatever the code moves them to; asked for its device, a value answers with the
-    device of the model, so that code that decides on it decides as it will when it runs. With `real`, nothing is meta:
-    values are what the operations compute, for a recording of one run.
+    device of the model, so that code that decides on it decides as it will when it runs.
     """
 
-    def __init__(self, root: nn.Module, constants: Mapping[str, torch.Tensor], *, real: bool = False) -> None:
+    def __init__(self, root: nn.Module, constants: Mapping[str, torch.Tensor]) -> None:
         self._root = root
-        self._real = real
         self._constants = constants
         self._made: dict[int, torch.Tensor] = {}
         # The originals are kept, since an id is another tensor's once its own is gone.
@@ -52,7 +50,7 @@ class Values:
         if node.op == "get_attr":
             value = self._constants.get(str(node.target))
             value = value if value is not None else fetch(self._root, str(node.target))
-            if not isinstance(value, torch.Tensor) or self._real:
+            if not isinstance(value, torch.Tensor):
                 return value
             # A single number (a stride) keeps its value: code may ask for it, and it goes with tensors of any device.
             return self.stand_in(value) if value.dim() or value.is_meta else value.detach().clone().cpu()
@@ -62,8 +60,6 @@ class Values:
         if is_region(node.target):
             return None
         module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if self._real:
-            return _computed(node, module, args, kwargs)
         # Asking for the device of what is made costs as much as what is done.
         makes_nothing = type(module) in LAYERS or node.target in FOLLOWING
         making = nullcontext() if makes_nothing else torch.device("meta")
@@ -125,15 +121,6 @@ _DEVICE_FACTS: dict[str, Any] = {
     "is_meta": lambda device: device.type == "meta",
     **{f"is_{kind}": lambda device, kind=kind: device.type == kind for kind in ("cpu", "cuda", "mps", "xpu")},
 }
-
-
-def _computed(node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with torch.no_grad():
-        if module is not None:
-            return module.forward(*_mutable(args), **_mutable(kwargs))
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,0 +1,341 @@
+"""The data flow of one run of a model, watched from outside: plain tensors, whatever code makes them.
+
+Nothing stands in the place of a tensor, so that code may do with it what it likes: decide on its numbers, hand it to
+numpy, differentiate it, give it to a function that torch compiled. Three of torch's own ways to watch it:
+
+W1. A mode for torch's functions (`TorchFunctionMode`) sees each function and method that is called with its operands,
+    which is a node; what runs within one is not looked at.
+W2. Calls of modules tell whose `forward` runs. A module that is one call for a trace is one node here.
+W3. A mode for the operators beneath (`TorchDispatchMode`) sees what the first does not: operators within `vmap`,
+    scripted code, functions that C++ calls. A value made there alone is known by what it was made from.
+
+What is written in place flows into whatever the tensor is a view of. Tensors are told apart by identity.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._ops import OpOverload
+from torch.fx.node import map_aggregate
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .caches import nothing_kept
+from .factories import Draws, scripted_as_written
+from .frames import ROOT, Call
+from .hooks import Hooks
+from .inputs import Inputs, Signature
+from .leaves import Leaves
+from .nodes import Frame, mark_named, note_return, set_frame, set_place, set_value
+from .places import place_in_code
+from .proxies import index_assign
+from .restoring import as_it_was, private_tensors
+from .values import to_meta
+
+# How deep a tensor may lie in what a module gives.
+_LEVELS = 4
+_Function = Callable[..., Any]
+
+
+class Watch:
+    """One run of `skeleton` on `inputs` in `mode`: its graph, whose nodes have the values of the run as shapes."""
+
+    def __init__(
+        self, skeleton: nn.Module, leaves: Leaves, inputs: Inputs, mode: str, *, follows_hooks: bool = False
+    ) -> None:
+        self.graph = fx.Graph()
+        self.constants: dict[str, torch.Tensor] = {}
+        self.fixed_arguments: Mapping[str, Any] = {}
+        self.calls: dict[Frame, Call] = {ROOT: Call(None)}
+        self.hooks = Hooks(skeleton, followed=follows_hooks)
+        self._skeleton = skeleton
+        self._leaves = leaves
+        self._inputs = inputs
+        self._mode = mode
+        self._frames: list[Frame] = [ROOT]
+        self._entries: Counter[str] = Counter()
+        self._paths = {id(module): path for path, module in skeleton.named_modules()}
+        self._weights: dict[int, str] = {}
+        # Whether something runs that is one node.
+        self._within = False
+        self._nodes: Any = WeakTensorKeyDictionary()
+        self._sources: Any = WeakTensorKeyDictionary()
+
+    def run(self) -> None:
+        """Run the model; afterwards it is as it was, and so are the caller's generators.
+
+        Raises:
+            Exception: whatever the model raises.
+
+        """
+        with ExitStack() as stack:
+            stack.enter_context(nothing_kept(self._skeleton))
+            stack.enter_context(Draws().undone())
+            stack.enter_context(as_it_was(self._skeleton, self._mode))
+            held = stack.enter_context(private_tensors(self._skeleton, "_parameters", "_buffers"))
+            self._weights = {id(tensor): path for path, tensor in reversed(held.items())}
+            stack.enter_context(self.hooks.restored())
+            for module in self._skeleton.modules():
+                stack.enter_context(self.hooks.around(module))
+            stack.enter_context(self._watching())
+            self._run()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        call, owner = nn.Module.__call__, threading.get_ident()
+
+        def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            own = threading.get_ident() == owner
+            return self._called(call, module, args, kwargs) if own else call(module, *args, **kwargs)
+
+        nn.Module.__call__ = called  # type: ignore[method-assign]
+        try:
+            # Compiled functions run as they are written.
+            with (
+                torch.compiler.set_stance("force_eager"),
+                scripted_as_written(lambda *_: not self._is_hidden()),
+                _Operators(self),
+                _Functions(self),
+            ):
+                yield
+        finally:
+            nn.Module.__call__ = call  # type: ignore[method-assign]
+
+    def _run(self) -> None:
+        signature = Signature.of(self._skeleton.forward, self._inputs)
+        self.fixed_arguments = signature.fixed
+        for name, value in signature.positional:
+            self._node("placeholder", name, (), {}, value)
+        for name, value in signature.named:
+            mark_named(self._node("placeholder", name, (), {}, value))
+        result = self._inputs.given_to(self._skeleton.forward)
+        given = self._as_nodes(result)
+        if not any(isinstance(part, fx.Node) for part in tree_leaves(given)):
+            # An object of somebody's class.
+            given = tuple(self._node_of(tensor) for tensor in _tensors(result))
+        self._node("output", "output", (given,), {}, None)
+
+    def _is_hidden(self) -> bool:
+        """Whether what runs now is no node: within one, or on the tensors of a transform (`vmap`, `grad`)."""
+        return self._within or torch._C._functorch.peek_interpreter_stack() is not None
+
+    def _as_one(self, run: Callable[[], Any], given: Any) -> tuple[Any, list[torch.Tensor]]:
+        """(what `run` gives, what of `given` it has written into), without a look at what runs in it."""
+        before = [(tensor, _version(tensor)) for tensor in _in(given)]
+        self._within = True
+        try:
+            result = run()
+        finally:
+            self._within = False
+        return result, [tensor for tensor, version in before if _version(tensor) != version]
+
+    # W2
+
+    def _called(self, call: _Function, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        path = self._paths.get(id(module))
+        if path is None or self._is_hidden():
+            return call(module, *args, **kwargs)
+        if self._leaves.is_one_call(module, path):
+            output, changed = self._as_one(partial(call, module, *args, **kwargs), (args, kwargs))
+            self._node("call_module", path, args, kwargs, output)
+            self._note_written(changed, output)
+            return output
+        self._frames.append((path, self._entries[path]))
+        self._entries[path] += 1
+        try:
+            output = call(module, *args, **kwargs)
+        finally:
+            frame = self._frames.pop()
+        self.calls[frame] = Call(self._frames[-1], *self._as_nodes((args, kwargs, output)))
+        if isinstance(output, torch.Tensor):
+            note_return(self._node_of(output), frame)
+        return output
+
+    # W1
+
+    def call(self, function: _Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a function of torch gives, noted as a node."""
+        if self._is_hidden():
+            return function(*args, **kwargs)
+        result, changed = self._as_one(partial(function, *args, **kwargs), (args, kwargs))
+        gives = changed[0] if changed and result is None else result
+        if (attribute := _attribute(function)) is not None:
+            self._note_attribute(function.__name__, attribute, args, result)
+        elif type(gives).__module__ == "numpy" or any(True for _ in _tensors(gives)):
+            op, target, swapped = _spelling(function)
+            self._node(op, target, args[::-1] if swapped else args, kwargs, gives)
+        self._note_written(changed, gives)
+        return result
+
+    def _note_attribute(self, access: str, name: str, args: tuple[Any, ...], result: Any) -> None:
+        if access == "__get__" and isinstance(result, torch.Tensor):
+            self._node("call_function", getattr, (args[0], name), {}, result)
+        elif access == "__set__" and name == "data":
+            self._nodes[args[0]] = self._node_of(args[1])
+
+    def _note_written(self, changed: list[torch.Tensor], result: Any) -> None:
+        """What was written into, and was not given back, is another value now; so is what it is a view of."""
+        given = {id(tensor) for tensor in _tensors(result)}
+        for tensor in changed:
+            if id(tensor) not in given:
+                self._node("call_function", written, (tensor, result), {}, tensor)
+            base = tensor._base
+            if base is not None and base is not tensor and (base in self._nodes or id(base) in self._weights):
+                self._node("call_function", written, (base, tensor), {}, base)
+
+    # W3
+
+    def derive(self, made: Any, given: Any) -> None:
+        """Note from which nodes the results of an operator come that runs within no node."""
+        if self._within:
+            return
+        sources: dict[fx.Node, None] = {}
+        for tensor in _in(given):
+            if tensor in self._nodes or id(tensor) in self._weights:
+                sources[self._node_of(tensor)] = None
+            else:
+                sources.update(self._sources.get(tensor, {}))
+        for tensor in _in(made):
+            self._sources[tensor] = {**self._sources.get(tensor, {}), **sources}
+
+    # Nodes
+
+    def _node(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> fx.Node:
+        """A node that gives `value`, with nodes in the place of tensors among its arguments."""
+        given, named = map_aggregate((args, kwargs), self._argument)
+        node = self.graph.create_node(op, target, given, named)
+        set_frame(node, self._frames[-1])
+        if op in ("call_function", "call_method"):
+            set_place(node, place_in_code())
+        self._bind(node, value)
+        return node
+
+    def _bind(self, node: fx.Node, value: Any, levels: int = _LEVELS) -> None:
+        """Let the tensors in `value` be known as what `node` gives, or as parts of it."""
+        set_value(node, to_meta(value))
+        if isinstance(value, torch.Tensor):
+            self._nodes[value] = node
+            return
+        for take, key, part in _parts(value) if levels else ():
+            if any(True for _ in _tensors(part, levels - 1)):
+                inner = self.graph.create_node("call_function", take, (node, key))
+                set_frame(inner, self._frames[-1])
+                set_place(inner, place_in_code())
+                self._bind(inner, part, levels - 1)
+
+    def _argument(self, value: Any) -> Any:
+        return self._node_of(value) if isinstance(value, torch.Tensor) else value
+
+    def _as_nodes(self, structure: Any) -> Any:
+        return tree_map_only(torch.Tensor, self._node_of, structure)
+
+    def _node_of(self, tensor: torch.Tensor) -> fx.Node:
+        """The node that gives a tensor: noted, a weight's, of what is known to have gone into it, or a constant's."""
+        if (known := self._nodes.get(tensor)) is not None:
+            return known  # type: ignore[no-any-return]
+        name = self._weights.get(id(tensor))
+        if name is None and (sources := self._sources.get(tensor)):
+            return self._node("call_function", made_from, tuple(sources), {}, tensor)
+        if name is None:
+            name = f"_{self._mode}_constant_{len(self.constants)}"
+            self.constants[name] = tensor
+        return self._node("get_attr", name, (), {}, tensor)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._watch.call(func, args, kwargs or {})
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._watch = watch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self._watch.derive(made, (args, kwargs))
+        return made
+
+
+def made_from(*sources: torch.Tensor) -> torch.Tensor:
+    """What operators make of `sources` that no function of torch's was called for; says what flows where."""
+    raise NotImplementedError(f"a recording is not run: {len(sources)} values")
+
+
+def written(target: torch.Tensor, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  # says what flows where
+    """`target` after something was written into `part`, a view of it."""
+    return target
+
+
+def _spelling(function: Any) -> tuple[str, Any, bool]:
+    """How a graph calls a function of torch: (op, target, whether with its two operands in turn)."""
+    if isinstance(function, OpOverload):
+        return "call_function", function.overloadpacket, False
+    name = function.__name__
+    if name == "__setitem__":
+        return "call_function", index_assign, False
+    if name.startswith("__") and name.endswith("__"):
+        plain = name.strip("_")
+        if hasattr(operator, plain):
+            return "call_function", getattr(operator, plain), False
+        if plain.startswith("r") and hasattr(operator, plain[1:]):
+            return "call_function", getattr(operator, plain[1:]), True
+        return "call_method", name, False
+    if getattr(torch.Tensor, name, None) is function:
+        return "call_method", name, False
+    return "call_function", function, False
+
+
+def _attribute(function: Any) -> str | None:
+    """The name of the attribute that is read or set, where the function is one's `__get__` or `__set__`."""
+    if function.__name__ not in ("__get__", "__set__"):
+        return None
+    held = function.__self__
+    return str((held.fget if isinstance(held, property) else held).__name__)  # type: ignore[union-attr]
+
+
+def _in(structure: Any) -> list[torch.Tensor]:
+    """The tensors among an operation's arguments or results."""
+    return [part for part in tree_leaves(structure) if isinstance(part, torch.Tensor)]
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _tensors(value: Any, levels: int = _LEVELS) -> Iterator[torch.Tensor]:
+    """The tensors in a structure of any kind."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif levels:
+        for _, _, part in _parts(value):
+            yield from _tensors(part, levels - 1)
+
+
+def _parts(value: Any) -> Iterator[tuple[_Function, Any, Any]]:
+    """What a value holds, each part with the function and the key that take it."""
+    if isinstance(value, (tuple, list)):
+        yield from ((operator.getitem, index, part) for index, part in enumerate(value))
+    elif isinstance(value, Mapping):
+        yield from ((operator.getitem, key, part) for key, part in value.items())
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((getattr, each.name, getattr(value, each.name)) for each in fields(value))
+    elif type(getattr(value, "__dict__", None)) is dict and not isinstance(value, (type, nn.Module, FunctionType)):
+        yield from ((getattr, name, part) for name, part in vars(value).items())
