@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
-from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -48,6 +47,7 @@ from .values import to_meta
 # How deep a tensor may lie in what a module gives.
 _LEVELS = 4
 _Function = Callable[..., Any]
+_Versions = list[tuple[torch.Tensor, int | None]]
 
 
 class Watch:
@@ -117,30 +117,31 @@ class Watch:
     def _run(self) -> None:
         signature = Signature.of(self._skeleton.forward, self._inputs)
         self.fixed_arguments = signature.fixed
-        for name, value in signature.positional:
-            self._node("placeholder", name, (), {}, value)
-        for name, value in signature.named:
-            mark_named(self._node("placeholder", name, (), {}, value))
+        with self._aside():
+            for name, value in signature.positional:
+                self._node("placeholder", name, (), {}, value)
+            for name, value in signature.named:
+                mark_named(self._node("placeholder", name, (), {}, value))
         result = self._inputs.given_to(self._skeleton.forward)
-        given = self._as_nodes(result)
-        if not any(isinstance(part, fx.Node) for part in tree_leaves(given)):
-            # An object of somebody's class.
-            given = tuple(self._node_of(tensor) for tensor in _tensors(result))
-        self._node("output", "output", (given,), {}, None)
+        with self._aside():
+            given = self._as_nodes(result)
+            if not any(isinstance(part, fx.Node) for part in tree_leaves(given)):
+                # An object of somebody's class.
+                given = tuple(self._node_of(tensor) for tensor in _tensors(result))
+            self._node("output", "output", (given,), {}, None)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """What runs in here is no node: it is within one, or our own."""
+        before, self._within = self._within, True
+        try:
+            yield
+        finally:
+            self._within = before
 
     def _is_hidden(self) -> bool:
-        """Whether what runs now is no node: within one, or on the tensors of a transform (`vmap`, `grad`)."""
+        """Whether what runs now is no node: it runs aside, or on the tensors of a transform (`vmap`, `grad`)."""
         return self._within or torch._C._functorch.peek_interpreter_stack() is not None
-
-    def _as_one(self, run: Callable[[], Any], given: Any) -> tuple[Any, list[torch.Tensor]]:
-        """(what `run` gives, what of `given` it has written into), without a look at what runs in it."""
-        before = [(tensor, _version(tensor)) for tensor in _in(given)]
-        self._within = True
-        try:
-            result = run()
-        finally:
-            self._within = False
-        return result, [tensor for tensor, version in before if _version(tensor) != version]
 
     # W2
 
@@ -149,9 +150,11 @@ class Watch:
         if path is None or self._is_hidden():
             return call(module, *args, **kwargs)
         if self._leaves.is_one_call(module, path):
-            output, changed = self._as_one(partial(call, module, *args, **kwargs), (args, kwargs))
-            self._node("call_module", path, args, kwargs, output)
-            self._note_written(changed, output)
+            with self._aside():
+                before = _versions((args, kwargs))
+                output = call(module, *args, **kwargs)
+                self._node("call_module", path, args, kwargs, output)
+                self._note_written(before, output)
             return output
         self._frames.append((path, self._entries[path]))
         self._entries[path] += 1
@@ -159,9 +162,10 @@ class Watch:
             output = call(module, *args, **kwargs)
         finally:
             frame = self._frames.pop()
-        self.calls[frame] = Call(self._frames[-1], *self._as_nodes((args, kwargs, output)))
-        if isinstance(output, torch.Tensor):
-            note_return(self._node_of(output), frame)
+        with self._aside():
+            self.calls[frame] = Call(self._frames[-1], *self._as_nodes((args, kwargs, output)))
+            if isinstance(output, torch.Tensor):
+                note_return(self._node_of(output), frame)
         return output
 
     # W1
@@ -170,14 +174,17 @@ class Watch:
         """What a function of torch gives, noted as a node."""
         if self._is_hidden():
             return function(*args, **kwargs)
-        result, changed = self._as_one(partial(function, *args, **kwargs), (args, kwargs))
-        gives = changed[0] if changed and result is None else result
-        if (attribute := _attribute(function)) is not None:
-            self._note_attribute(function.__name__, attribute, args, result)
-        elif type(gives).__module__ == "numpy" or any(True for _ in _tensors(gives)):
-            op, target, swapped = _spelling(function)
-            self._node(op, target, args[::-1] if swapped else args, kwargs, gives)
-        self._note_written(changed, gives)
+        with self._aside():
+            before = _versions((args, kwargs))
+            result = function(*args, **kwargs)
+            # What gives nothing back has written into something.
+            gives = next(iter(_written(before)), None) if result is None else result
+            if (attribute := _attribute(function)) is not None:
+                self._note_attribute(function.__name__, attribute, args, result)
+            elif type(gives).__module__ == "numpy" or any(True for _ in _tensors(gives)):
+                op, target, swapped = _spelling(function)
+                self._node(op, target, args[::-1] if swapped else args, kwargs, gives)
+            self._note_written(before, gives)
         return result
 
     def _note_attribute(self, access: str, name: str, args: tuple[Any, ...], result: Any) -> None:
@@ -186,10 +193,10 @@ class Watch:
         elif access == "__set__" and name == "data":
             self._nodes[args[0]] = self._node_of(args[1])
 
-    def _note_written(self, changed: list[torch.Tensor], result: Any) -> None:
+    def _note_written(self, before: _Versions, result: Any) -> None:
         """What was written into, and was not given back, is another value now; so is what it is a view of."""
         given = {id(tensor) for tensor in _tensors(result)}
-        for tensor in changed:
+        for tensor in _written(before):
             if id(tensor) not in given:
                 self._node("call_function", written, (tensor, result), {}, tensor)
             base = tensor._base
@@ -203,13 +210,14 @@ class Watch:
         if self._within:
             return
         sources: dict[fx.Node, None] = {}
-        for tensor in _in(given):
-            if tensor in self._nodes or id(tensor) in self._weights:
-                sources[self._node_of(tensor)] = None
-            else:
-                sources.update(self._sources.get(tensor, {}))
-        for tensor in _in(made):
-            self._sources[tensor] = {**self._sources.get(tensor, {}), **sources}
+        with self._aside():
+            for tensor in _in(given):
+                if tensor in self._nodes or id(tensor) in self._weights:
+                    sources[self._node_of(tensor)] = None
+                else:
+                    sources.update(self._sources.get(tensor, {}))
+            for tensor in _in(made):
+                self._sources[tensor] = {**self._sources.get(tensor, {}), **sources}
 
     # Nodes
 
@@ -225,7 +233,7 @@ class Watch:
 
     def _bind(self, node: fx.Node, value: Any, levels: int = _LEVELS) -> None:
         """Let the tensors in `value` be known as what `node` gives, or as parts of it."""
-        set_value(node, to_meta(value))
+        set_value(node, _shapes(value))
         if isinstance(value, torch.Tensor):
             self._nodes[value] = node
             return
@@ -288,7 +296,7 @@ def _spelling(function: Any) -> tuple[str, Any, bool]:
     """How a graph calls a function of torch: (op, target, whether with its two operands in turn)."""
     if isinstance(function, OpOverload):
         return "call_function", function.overloadpacket, False
-    name = function.__name__
+    name = str(getattr(function, "__name__", function))
     if name == "__setitem__":
         return "call_function", index_assign, False
     if name.startswith("__") and name.endswith("__"):
@@ -305,7 +313,7 @@ def _spelling(function: Any) -> tuple[str, Any, bool]:
 
 def _attribute(function: Any) -> str | None:
     """The name of the attribute that is read or set, where the function is one's `__get__` or `__set__`."""
-    if function.__name__ not in ("__get__", "__set__"):
+    if getattr(function, "__name__", "") not in ("__get__", "__set__"):
         return None
     held = function.__self__
     return str((held.fget if isinstance(held, property) else held).__name__)  # type: ignore[union-attr]
@@ -316,8 +324,25 @@ def _in(structure: Any) -> list[torch.Tensor]:
     return [part for part in tree_leaves(structure) if isinstance(part, torch.Tensor)]
 
 
+def _versions(given: Any) -> _Versions:
+    return [(tensor, _version(tensor)) for tensor in _in(given)]
+
+
+def _written(before: _Versions) -> list[torch.Tensor]:
+    """What was written into since."""
+    return [tensor for tensor, version in before if _version(tensor) != version]
+
+
 def _version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
+
+
+def _shapes(value: Any) -> Any:
+    """`to_meta`; a tensor whose kind has no shape (nested, quantized) is a tensor still, but no map."""
+    try:
+        return to_meta(value)
+    except (NotImplementedError, RuntimeError):
+        return torch.empty(0, device="meta")
 
 
 def _tensors(value: Any, levels: int = _LEVELS) -> Iterator[torch.Tensor]:

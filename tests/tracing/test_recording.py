@@ -52,6 +52,12 @@ def _batched(x: torch.Tensor) -> torch.Tensor:
         lambda x: x[..., : np.int64(np.argmax([0, 1]) * 16)] if x.max() > -1e9 else x,
         _brightest,
         _batched,
+        torch.compile(lambda x: torch.tanh(x) * 2),
+        torch.vmap(lambda image: image * image.sum()),
+        torch.func.grad(lambda x: x.sin().sum()),
+        lambda x: torch.jit.wait(torch.jit.fork(torch.tanh, x)) + len(x.nonzero()),
+        lambda x: torch.Tensor(*x.shape).zero_() + x,
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(),
     ],
 )
 def test_whatever_runs_can_be_read_and_attached_to(around: Callable[[torch.Tensor], torch.Tensor]) -> None:

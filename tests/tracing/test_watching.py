@@ -1,0 +1,250 @@
+"""A run is watched from outside: what flows where, whatever the code does with its tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.distributions import Normal
+from torch.nn.modules.module import _has_any_global_hook
+
+from attn_inject import attach, find_sites
+from attn_inject.tracing.inputs import Inputs
+from attn_inject.tracing.leaves import Leaves
+from attn_inject.tracing.nodes import block_of, returned_by, value_of
+from attn_inject.tracing.watching import Watch, made_from, written
+
+from ..toys import conv
+
+
+class Net(nn.Module):
+    """A stem, a body, and a forward of the test's."""
+
+    def __init__(self, run: Callable[[Net, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.stem, self.body = conv(3, 16), nn.Sequential(conv(16, 16), nn.ReLU(inplace=True), conv(16, 16))
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.run(self, x)
+
+
+def _watched(run: Callable[[Net, torch.Tensor], Any]) -> Watch:
+    watch = Watch(Net(run), Leaves(), Inputs((torch.rand(2, 3, 8, 8),)), "eval")
+    with torch.no_grad():
+        watch.run()
+    return watch
+
+
+def _sources(node: fx.Node) -> set[fx.Node]:
+    """All nodes that a node comes from."""
+    found: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        new = [source for source in pending.pop().all_input_nodes if source not in found]
+        found.update(new)
+        pending += new
+    return found
+
+
+def _flow(run: Callable[[Net, torch.Tensor], Any]) -> tuple[fx.Node, set[fx.Node]]:
+    """(the output's node, what reaches it)."""
+    output = next(iter(reversed(_watched(run).graph.nodes)))
+    return output, _sources(output)
+
+
+def test_nodes_are_calls_of_layers_and_functions_in_the_blocks_that_make_them() -> None:
+    graph = _watched(lambda m, x: torch.relu(m.body(m.stem(x)) - 1.0)).graph
+    nodes = [(node.op, getattr(node.target, "__name__", node.target), block_of(node)) for node in graph.nodes]
+    assert nodes == [
+        ("placeholder", "x", ""),
+        ("call_module", "stem", ""),
+        ("call_module", "body.0", "body"),
+        ("call_module", "body.1", "body"),
+        ("call_module", "body.2", "body"),
+        ("call_method", "sub", ""),
+        ("call_function", "relu", ""),
+        ("output", "output", ""),
+    ]
+    by_target = {node.target: node for node in graph.nodes}
+    assert returned_by(by_target["body.2"]) == (("body", 0),)
+    assert value_of(by_target["body.2"]).shape == (2, 16, 8, 8)
+    assert value_of(by_target["body.2"]).is_meta
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x, y: x.add_(y),
+        lambda x, y: x[:, :8].mul_(y[:, :8]),
+        lambda x, y: x.view(-1)[:8].copy_(y.view(-1)[:8]),
+        lambda x, y: x.__setitem__(0, y[0]),
+        lambda x, y: torch.add(x, y, out=x),
+        lambda x, y: setattr(x, "data", y),
+        lambda x, y: x.unbind(1)[0].add_(y[:, 0]),
+    ],
+)
+def test_what_is_written_in_place_is_in_the_value_from_there_on(write: Callable[..., Any]) -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        first, other = m.stem(x), m.body(m.stem(x))
+        write(first, other)
+        return first * 1
+
+    _, reached = _flow(run)
+    assert any(node.target == "body.2" for node in reached)
+
+
+def test_a_layer_that_writes_into_what_it_is_given_gives_the_new_value() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        x = m.stem(x)
+        m.body[1](x)
+        return x
+
+    output, _ = _flow(run)
+    assert output.args[0].target == "body.1"
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        torch.vmap(lambda image: image * 2),
+        torch.func.grad(lambda x: (x**2).sum()),
+        torch.jit.script(nn.Tanh()),
+        torch.ops.aten.tanh.default,
+    ],
+)
+def test_what_no_function_was_called_for_is_made_from_what_went_into_it(hide: Callable[..., Any]) -> None:
+    output, reached = _flow(lambda m, x: hide(m.stem(x)) + 1)
+    assert any(node.target == "stem" for node in reached)
+    assert value_of(output.all_input_nodes[0]).shape == (2, 16, 8, 8)
+
+
+def test_a_weight_of_the_models_own_is_read_by_its_name_and_other_tensors_are_constants() -> None:
+    other = torch.ones(16, 1, 1)
+    watch = _watched(lambda m, x: m.stem(x) * m.stem.bias.view(-1, 1, 1) + other)
+    read = [node.target for node in watch.graph.nodes if node.op == "get_attr"]
+    assert read == ["stem.bias", "_eval_constant_0"]
+    assert watch.constants == {"_eval_constant_0": other}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda x: SimpleNamespace(logits=x, n=3),
+        lambda x: Normal(x, torch.ones_like(x)),
+        lambda x: {"maps": [x, (x + 1,)]},
+        lambda x: SimpleNamespace(inner=SimpleNamespace(maps=[x])),
+    ],
+)
+def test_outputs_may_be_objects_of_any_class(wrapped: Callable[[torch.Tensor], Any]) -> None:
+    _, reached = _flow(lambda m, x: wrapped(m.stem(x)))
+    assert any(node.target == "stem" for node in reached)
+
+
+def test_results_of_several_parts_are_taken_apart() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        values, _ = m.stem(x).max(1)
+        first, second = m.stem(x).chunk(2, 1)
+        return values + (first * second).sum(1)
+
+    _, reached = _flow(run)
+    assert [node.args[1] for node in reached if getattr(node.target, "__name__", "") == "getitem"].count(0) == 2
+
+
+def test_an_error_that_the_code_catches_leaves_the_frames_as_they_were() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        for fails in (m.body, m.stem):
+            with contextlib.suppress(RuntimeError):
+                fails(x.new_ones(1))
+        return m.stem(x) + 1
+
+    _, reached = _flow(run)
+    assert {block_of(node) for node in reached} == {""}
+    assert any(node.target == "stem" for node in reached)
+
+
+def test_other_threads_and_the_time_after_are_not_watched() -> None:
+    inner = conv(3, 3)
+
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        thread = threading.Thread(target=lambda: inner(x))
+        thread.start()
+        thread.join()
+        return m.stem(x)
+
+    call = nn.Module.__call__
+    watch = _watched(run)
+    assert nn.Module.__call__ is call
+    assert not _has_any_global_hook()
+    assert [node.op for node in watch.graph.nodes] == ["placeholder", "call_module", "output"]
+
+
+def test_a_run_leaves_weights_statistics_and_generators_alone() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            m.stem.weight.mul_(2)
+        return m.stem(x) + torch.rand(1)
+
+    net = Net(run)
+    net.stem.register_buffer("count", torch.zeros(1))
+    weights, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    Watch(net, Leaves(), Inputs((torch.rand(2, 3, 8, 8, generator=torch.Generator()),)), "eval").run()
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return grad, grad
+
+
+def _differentiated(x: torch.Tensor) -> torch.Tensor:
+    x = x if x.requires_grad else x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((x**2).sum(), x)
+    return x - 0.1 * gradient
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda x, y: torch.add(x, y, out=torch.empty_like(x)) if x.mean() > -1e9 else x,
+        lambda x, y: torch.lerp(x, y, 0.5) if x.mean() > -1e9 else x,
+        lambda x, y: _Sum.apply(x, y) if x.mean() > -1e9 else x,
+        lambda x, y: _differentiated(x + y),
+        lambda x, y: y.add_(x) if y.mean() > -1e9 else x,
+    ],
+)
+def test_blocks_are_found_and_gated_where_no_graph_can_be_had(join: Callable[..., torch.Tensor]) -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        x = m.stem(x)
+        return join(x, m.body(x))
+
+    torch.manual_seed(0)
+    net, image = Net(run).eval(), torch.rand(2, 3, 16, 16)
+    (site,) = find_sites(net, input_size=16)
+    assert (site.block, site.node) == ("", "body_2")
+    same = attach(net, "se", reduction=4, init="identity", input_size=16).eval()
+    gated = attach(net, "eca", input_size=16).eval()
+    for model in (net, same, gated):
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+    assert torch.equal(same(image), net(image))
+    assert not torch.equal(gated(image), net(image))
+
+
+def test_the_functions_of_a_recording_say_what_flows_where() -> None:
+    one, other = torch.ones(2), torch.zeros(2)
+    assert written(one, other) is one
+    with pytest.raises(NotImplementedError, match="a recording is not run: 2 values"):
+        made_from(one, other)
