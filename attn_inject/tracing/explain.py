@@ -14,6 +14,9 @@ from .guards import MACHINERY
 from .proxies import Unfollowable
 
 
+_NO_GRADIENT = "does not require grad"
+
+
 class SizeError(TraceError):
     """A node that does not run on the inputs that the model was traced with."""
 
@@ -28,7 +31,7 @@ class SizeError(TraceError):
 def is_data_dependent(error: Exception) -> bool:
     """Whether what is missing is data, which no other input size would bring."""
     return isinstance(error, (Unfollowable, NotImplementedError)) or any(
-        words in str(error) for words in ("meta tensor", "meta device")
+        words in str(error) for words in ("meta tensor", "meta device", _NO_GRADIENT)
     )
 
 
@@ -43,7 +46,9 @@ class CodeError(TraceError):
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(MACHINERY)]
         where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
         reason = first_line(error)
-        if is_data_dependent(error) and not isinstance(error, Unfollowable):
+        if _NO_GRADIENT in reason:
+            reason = "it asks for gradients within its forward"
+        elif is_data_dependent(error) and not isinstance(error, Unfollowable):
             # What torch says of meta tensors is about its own machinery.
             reason = "what it gives depends on the data"
         self.stopped = f"{type(skeleton).__name__} cannot be traced: stopped{where} ({reason})"
