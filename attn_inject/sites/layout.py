@@ -10,6 +10,8 @@ Rules, applied in graph order:
     tuple leaves it unknown. A concat or a stack whose first part is unknown has the axis of the first that is known.
  6. Axes that come and go move it: `stack` puts one in front of it or behind, `sum`, `mean`, `amax`, `unbind` and an
     index take one away. Where they take the channels, it is unknown.
+ 7. A `view` or `reshape` that gives back the shape from before an earlier one, with nothing between them but what keeps
+    each number in its place, has the axis from before: norms over groups of channels, or over parts of a batch.
 None means unknown: such a value is never gated.
 """
 
@@ -43,6 +45,7 @@ _MIXING = (
     "__matmul__",
     "multi_head_attention_forward",
 )
+_RESHAPES = ("view", "reshape", "flatten", "unflatten")
 _REDUCTIONS = ("sum", "mean", "amax", "amin", "logsumexp", "prod", "std", "var")
 _CHANNELS_FIRST_NAMES = ("conv1d", "conv2d", "conv3d", "batch_norm", "group_norm")
 
@@ -76,12 +79,28 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
         first = next((part for part in parts_of(node) if axes.get(part) is not None), first)
     before = value_of(first)
     axis = axes.get(first)
-    if axis is None:
-        return None
-    if not isinstance(before, torch.Tensor):
+    if axis is not None and not isinstance(before, torch.Tensor):
         # An item of a tuple: the axis is that of the items.
         return axis if axis < value.dim() else None
-    return _carried(operations, node, axis, before, value)
+    carried = None if axis is None else _carried(operations, node, axis, before, value)
+    if carried is None and name_of(node) in _RESHAPES and (earlier := _undone(operations, node)) is not None:
+        return axes.get(earlier)
+    return carried
+
+
+def _undone(operations: Operations, node: fx.Node) -> fx.Node | None:
+    """Rule 7: what an earlier reshape took apart, which this one puts together again."""
+    step = operations.sources(node)[0]
+    shape = value_of(step).shape
+    while name_of(step) not in _RESHAPES:
+        if operations.is_rearrangement(step) or name_of(step) in _MIXING:
+            return None
+        alike = [source for source in operations.sources(step) if getattr(value_of(source), "shape", None) == shape]
+        if not alike:
+            return None
+        step = alike[0]
+    earlier = operations.sources(step)[0]
+    return earlier if getattr(value_of(earlier), "shape", None) == value_of(node).shape else None
 
 
 def _settled(operations: Operations, node: fx.Node, rank: int) -> int | None:

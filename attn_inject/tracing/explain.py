@@ -13,7 +13,6 @@ from ..errors import TraceError, first_line
 from .guards import MACHINERY
 from .proxies import Unfollowable
 
-
 _NO_GRADIENT = "does not require grad"
 
 

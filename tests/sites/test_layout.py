@@ -261,3 +261,20 @@ def test_weights_have_no_axis_in_the_table() -> None:
     net = read(Net(lambda m, x: x * m.scale, scale=torch.ones(1)), (2, 6, 10, 12))
     assert net["scale"] not in net.axes
     assert net.axes[net["mul"]] == 1
+
+
+@pytest.mark.parametrize(
+    ("run", "axis"),
+    [
+        # A norm over parts of a batch, which are channels for it.
+        (lambda m, x: torch.tanh(F.batch_norm(x.view(1, 12, 10, 12), None, None, training=True)).view(2, 6, 10, 12), 1),
+        (lambda m, x: (x.reshape(12, -1) - 1).reshape(2, 6, 10, 12), 1),
+        (lambda m, x: (x.permute(0, 2, 3, 1).reshape(4, -1) * 2).view(2, 10, 12, 6), 3),
+        # Put together in another order, or of mixed parts.
+        (lambda m, x: x.view(2, 12, 10, 6).transpose(1, 2).contiguous().view(2, 6, 10, 12), None),
+        (lambda m, x: (x.view(24, 60) @ m.w).view(2, 6, 10, 12), None),
+        (lambda m, x: torch.tanh(x.view(1, 12, 10, 12)).view(4, 3, 10, 12), None),
+    ],
+)
+def test_a_reshape_that_undoes_an_earlier_one_has_the_axis_from_before(run: Run, axis: int | None) -> None:
+    assert _axis(run, w=torch.ones(60, 60)) == axis
