@@ -46,6 +46,7 @@ from .blocks import Blocks
 from .constants import warn_of_what_stays
 from .forwards import write_forwards
 from .likeness import likeness
+from .passes import learning
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
 from .ways import ways_of
@@ -147,11 +148,15 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     like = likeness(located.part, located.trace.inputs, part, new, graph)
     if like.check is not None and not like.check.passed:
         raise RewriteError(f"what attach made is not what was planned: {like.check.figure}; use inject")
+    learns = None if graph is None else learning(graph, new)
+    if learns is not None and not learns.passed:
+        raise RewriteError(f"verification of {learns.name} failed: {learns.figure}")
+    checks = tuple(check for check in (like.check, learns) if check is not None)
     traces = [blocks.graphs(path) for path in ways.paths]
     injection = Injection(
         plan,
         versions(),
-        None if like.check is None else Verification((like.check,)),
+        Verification(checks) if checks else None,
         not_kept=(
             *ways.reasons,
             *(f"a comparison with what inject gives: {reason}" for reason in like.untried),

@@ -41,15 +41,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     if inputs is None or any(tensor.is_meta for tensor in tensors):
         return []
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    writes = writes_weights(part, map(part.graph_of, MODES))
-    aliased = without_hooks((copied if writes else alias)(part)).eval().requires_grad_(requires_grad=False)
-    new = {
-        f"{insertion.module}.{name}": parameter
-        for insertion in plan.insertions
-        for name, parameter in aliased.get_submodule(insertion.module).named_parameters()
-    }
-    for parameter in new.values():
-        parameter.requires_grad = True
+    aliased, new = _with_gradients(part, plan.insertions)
     try:
         real, outputs = _smallest_pass(aliased, inputs, device)
     except Exception as error:
@@ -77,6 +69,36 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
                 apart = _apart(floats, _drawn_alike(without_hooks(alias(part)).eval(), real))
         checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
     return checks
+
+
+def learning(part: InjectedModule, insertions: Sequence[Insertion]) -> Check | None:
+    """V6 alone, for what is compared in another way; None where no pass can be made."""
+    inputs = input_values(part.pristine_graph_of("eval"))
+    tensors = [*part.parameters(), *part.buffers()]
+    if inputs is None or any(tensor.is_meta for tensor in tensors):
+        return None
+    aliased, new = _with_gradients(part, insertions)
+    try:
+        real, outputs = _smallest_pass(
+            aliased, inputs, next((tensor.device for tensor in tensors), torch.device("cpu"))
+        )
+    except Exception:  # Where it does not run, there is nothing to learn.
+        return None
+    return _gradients(aliased, real, outputs, new, insertions) if new else None
+
+
+def _with_gradients(part: InjectedModule, insertions: Sequence[Insertion]) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """(an alias in eval mode in which the new parameters alone want gradients, these by their names)."""
+    writes = writes_weights(part, map(part.graph_of, MODES))
+    aliased = without_hooks((copied if writes else alias)(part)).eval().requires_grad_(requires_grad=False)
+    new = {
+        f"{insertion.module}.{name}": parameter
+        for insertion in insertions
+        for name, parameter in aliased.get_submodule(insertion.module).named_parameters()
+    }
+    for parameter in new.values():
+        parameter.requires_grad = True
+    return aliased, new
 
 
 def _is_the_model(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import RewriteError, find_sites, inject
+from attn_inject import RewriteError, attach, find_sites, inject
 from attn_inject.sites.residual import cells_of
 
 from .. import toys
@@ -104,11 +104,12 @@ def test_the_flow_goes_on_behind_numbers_that_it_decides(look_up: str) -> None:
         same_at_identity(net, size)
         return
     # Integers hand no gradient back, so that attention before them would never learn.
-    with pytest.raises(
-        RewriteError,
-        match=r"gradients failed: 2 of 4 .*; not before\.se\.fc1\.weight.*; no gradient comes back to before ",
-    ):
-        inject(net, "se", input_size=size)
+    for put_in in (inject, attach):
+        with pytest.raises(
+            RewriteError,
+            match=r"gradients failed: 2 of 4 .*; not before\.se\.fc1\.weight.*; no gradient comes back to before ",
+        ):
+            put_in(net, "se", input_size=size)
     x = torch.randn(2, *size)
     patched = inject(net.eval(), "se", input_size=size, include="after", init="identity")
     assert torch.equal(patched.eval()(x), net(x))

@@ -141,7 +141,10 @@ def test_the_record_and_what_detach_leaves() -> None:
         [f"body.{i}.se" for i in range(3)],
     )
     assert (record.versions, record.fingerprint) == (versions(), fingerprint(model))
-    assert [(check.name, check.passed) for check in record.verification.checks] == [("inject", True)]
+    assert [(check.name, check.passed) for check in record.verification.checks] == [
+        ("inject", True),
+        ("gradients", True),
+    ]
     assert not hasattr(model, "injection")
     before = list(attached.state_dict())
     bare = detach(attached)
