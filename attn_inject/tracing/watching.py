@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -42,6 +43,7 @@ from .nodes import Frame, mark_named, note_return, set_frame, set_place, set_val
 from .places import place_in_code
 from .proxies import index_assign
 from .restoring import as_it_was, private_tensors
+from .types_asked import modules_of
 from .values import to_meta
 
 # How deep a tensor may lie in what a module gives.
@@ -90,6 +92,7 @@ class Watch:
             stack.enter_context(self.hooks.restored())
             for module in self._skeleton.modules():
                 stack.enter_context(self.hooks.around(module))
+            stack.enter_context(self._functions_whole())
             stack.enter_context(self._watching())
             self._run()
 
@@ -113,6 +116,28 @@ class Watch:
                 yield
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
+
+    @contextmanager
+    def _functions_whole(self) -> Iterator[None]:
+        """Let the functions that a trace keeps whole be single nodes here too, under whatever name code has them."""
+        known = {function: partial(self._call, function) for function in self._leaves.functions}
+        homes = [vars(module) for module in (modules_of(self._skeleton) if known else ())]
+        found = [
+            (home, name, value)
+            for home in homes
+            for name, value in home.items()
+            if type(value) is FunctionType and value in known
+        ]
+        for home, name, value in found:
+            home[name] = known[value]
+        try:
+            yield
+        finally:
+            for home, name, value in found:
+                home[name] = value
+
+    def _call(self, function: _Function, *args: Any, **kwargs: Any) -> Any:
+        return self.call(function, args, kwargs)
 
     def _run(self) -> None:
         signature = Signature.of(self._skeleton.forward, self._inputs)

@@ -24,7 +24,7 @@ TORCHVISION = (
 TIMM = (
     "coatnet_pico_rw_224", "convnextv2_atto", "cspresnet50", "densenet121", "dla34", "dpn48b", "edgenext_xx_small",
     "efficientnet_lite0", "ese_vovnet19b_dw", "fastvit_t8", "ghostnet_050", "hgnetv2_b0", "hrnet_w18_small",
-    "inception_resnet_v2", "mobilenetv4_conv_small", "mobileone_s0", "nf_resnet26", "repvgg_a0", "res2net50_26w_4s",
+    "inception_resnet_v2", "mobilenetv4_conv_small", "mobileone_s0", "mvitv2_tiny", "nf_resnet26", "repvgg_a0", "res2net50_26w_4s",
     "resnest14d", "seresnet18", "skresnet18", "tresnet_m", "xception41",
 )  # fmt: skip
 
@@ -53,4 +53,4 @@ def test_torchvision(name: str) -> None:
 @pytest.mark.parametrize("name", TIMM)
 def test_timm(name: str) -> None:
     model = timm.create_model(name)
-    _is_seen(model, 224 if "coatnet" in name else 96)
+    _is_seen(model, 224 if name.startswith(("coatnet", "mvit")) else 96)
