@@ -1,8 +1,8 @@
 """Bottleneck Attention Module: Park, Woo, Lee, Kweon, "BAM", https://arxiv.org/abs/1807.06514
 
-    F' = F + F * M(F)
-    M_c(F): avg over space -> C/r -> C
-    M_s(F): 1x1 to C/r -> two 3x3 with dilation d -> 1x1 to one channel
+    F' = F + F * M(F),  M(F) = sigma(M_c(F) + M_s(F))                      (equations 1 and 2)
+    M_c(F): avg over space -> C/r -> C                                     (equation 3)
+    M_s(F): 1x1 to C/r -> two 3x3 with dilation d -> 1x1 to one channel    (equation 4)
 
 with r = 16, d = 4. Text and authors' code differ in three things; the code is the default, `form="text"` the equations
 as they stand:

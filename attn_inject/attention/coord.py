@@ -1,10 +1,10 @@
 """Coordinate attention: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design",
 https://arxiv.org/abs/2103.02907
 
-    z^h = mean over the width, z^w = mean over the height
-    f   = delta(BN(F_1([z^h, z^w]))), C -> C/r, BN over all strips together
-    g^h = sigma(F_h(f^h)), g^w = sigma(F_w(f^w))
-    out = x * g^h * g^w
+    z^h = mean over the width, z^w = mean over the height                      (equations 4 and 5)
+    f   = delta(BN(F_1([z^h, z^w]))), C -> C/r, BN over all strips together    (equation 6)
+    g^h = sigma(F_h(f^h)), g^w = sigma(F_w(f^w))                               (equations 7 and 8)
+    out = x * g^h * g^w                                                        (equation 9)
 
 r = 32, C/r at least 8, delta the hard swish and biases in the convolutions, as in the authors' code. With
 another number of spatial axes there is a strip, an F and a gate for each.

@@ -1,9 +1,9 @@
 """Selective kernels: Li, Wang, Hu, Yang, "Selective Kernel Networks", https://arxiv.org/abs/1903.06586
 
     U_i = ReLU(BN(conv_i(x))),  3x3 with dilation i and G groups; a 5x5 is one with dilation 2
-    U = sum of U_i,  s = avg U
-    z = ReLU(BN(W s)), W: C -> d,  d = max(C/r, L)
-    V = sum of a_i * U_i,  a = softmax over i of A_i z
+    U = sum of U_i,  s = avg U                            (equations 1 and 2)
+    z = ReLU(BN(W s)), W: C -> d,  d = max(C/r, L)        (equations 3 and 4)
+    V = sum of a_i * U_i,  a = softmax over i of A_i z    (equations 6 and 5)
 
 SK[M, G, r] = SK[2, 32, 16], L = 32; the layers have no biases, as in the authors' networks.
 
