@@ -24,8 +24,8 @@ TORCHVISION = (
 TIMM = (
     "coatnet_pico_rw_224", "convnextv2_atto", "cspresnet50", "densenet121", "dla34", "dpn48b", "edgenext_xx_small",
     "efficientnet_lite0", "ese_vovnet19b_dw", "fastvit_t8", "ghostnet_050", "hgnetv2_b0", "hrnet_w18_small",
-    "inception_resnet_v2", "mobilenetv4_conv_small", "mobileone_s0", "mvitv2_tiny", "nf_resnet26", "repvgg_a0", "res2net50_26w_4s",
-    "resnest14d", "seresnet18", "skresnet18", "tresnet_m", "xception41",
+    "inception_resnet_v2", "mobilenetv4_conv_small", "mobileone_s0", "mvitv2_tiny", "nf_resnet26", "repvgg_a0",
+    "res2net50_26w_4s", "resnest14d", "seresnet18", "skresnet18", "tresnet_m", "xception41",
 )  # fmt: skip
 
 
