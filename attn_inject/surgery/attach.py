@@ -147,7 +147,7 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     constants = write_forwards(part, blocks, ways, kept)
     like = likeness(located.part, located.trace.inputs, part, new, graph)
     if like.check is not None and not like.check.passed:
-        raise RewriteError(f"what attach made is not what was planned: {like.check.figure}; use inject")
+        raise RewriteError(f"what attach made is not what was planned: {like.check.figure}")
     learns = None if graph is None else learning(graph, new)
     if learns is not None and not learns.passed:
         raise RewriteError(f"verification of {learns.name} failed: {learns.figure}")

@@ -24,7 +24,7 @@ from ..tracing.inputs import Inputs, arguments_of, chosen_arguments, fresh, inpu
 from ..tracing.recording import real_inputs
 from ..tracing.trace import MODES
 from ..types import Check, Insertion
-from .passes import doubled, equal_to_the_bit, size_of, smaller
+from .passes import KEEPS, doubled, equal_to_the_bit, same_values, size_of, smaller
 from .runs import Runs, without_hooks, writes_weights
 
 _FAINT = 1e-2
@@ -84,18 +84,21 @@ def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion]
                 ours, given = _outputs(trials, mode, len(expected), Inputs(args, kwargs, chosen))
             except Exception as error:
                 ending = f"{type(error).__name__}: {error}"
-                return Likeness(Check("inject", passed=False, figure=f"{mode}: it ends in {ending}"))
+                return Likeness(Check("inject", passed=False, figure=f"{mode}: it ends in {ending}; use inject"))
             pairs = [*zip(expected, given, strict=False), *_statistics(theirs.model, ours.model)]
             if len(expected) != len(given) or not all(equal_to_the_bit(*pair) for pair in pairs):
                 return Likeness(
-                    Check("inject", passed=False, figure=f"{mode}: its outputs are not those of inject's graph")
+                    Check(
+                        "inject",
+                        passed=False,
+                        figure=f"{mode}: its outputs are not those of inject's graph; use inject",
+                    )
                 )
             own = _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)) if added else None
-            if own is False:
-                figure = f"{mode}: where its gates let all through, its outputs are not those of the model's own code"
-                return Likeness(Check("inject", passed=False, figure=figure))
+            if own:
+                return Likeness(Check("inject", passed=False, figure=f"{mode}: {own}"))
             why = "it runs on no such input" if added else "attention took the place of a part of it"
-            lack = "" if own else f" (to inject's graph, not to the model's own code: {why})"
+            lack = "" if own is not None else f" (to inject's graph, not to the model's own code: {why})"
             figures.append(f"{mode} equal to the bit on {size_of(values)}{lack}")
             break
         else:
@@ -114,15 +117,23 @@ def _letting_through(aliased: nn.Module, new: Sequence[Insertion]) -> nn.Module:
 
 def _gives_the_same(
     before: Sequence[Runs], after: Sequence[Runs], mode: str, promised: int, inputs: Inputs
-) -> bool | None:
-    """Whether the model's own code gives to the bit what was made of it; None where it does not run on these inputs."""
+) -> str | None:
+    """How what the model's own code gives is not to the bit what was made of it gives; None where it does not run on
+    these inputs.
+    """
     try:
         theirs, expected = _outputs(before, mode, promised, inputs)
     except Exception:  # Of another size than the network is made for.
         return None
     ours, given = _outputs(after, mode, promised, inputs)
     pairs = [*zip(expected, given, strict=False), *_statistics(theirs.model, ours.model)]
-    return len(expected) == len(given) and all(equal_to_the_bit(*pair) for pair in pairs)
+    if len(expected) != len(given) or not all(equal_to_the_bit(*pair) for pair in pairs):
+        return "where its gates let all through, its outputs are not those of the model's own code; use inject"
+    if theirs.keeps:
+        _, expected = _outputs([theirs], mode, promised, inputs, calls=2)
+        _, given = _outputs([ours], mode, promised, inputs, calls=2)
+        return "" if same_values(expected, given) else KEEPS
+    return ""
 
 
 def _shapes(graph: InjectedModule, mode: str) -> list[tuple[Any, ...]]:
@@ -132,19 +143,29 @@ def _shapes(graph: InjectedModule, mode: str) -> list[tuple[Any, ...]]:
     return [*(doubled(each) if mode == "train" else each for each in smaller(wanted)), own]
 
 
-def _outputs(trials: Sequence[Runs], mode: str, promised: int, inputs: Inputs) -> tuple[Runs, list[torch.Tensor]]:
-    """(the first trial that gives so many outputs as promised, these): hooks may be how a model collects them."""
+def _outputs(
+    trials: Sequence[Runs], mode: str, promised: int, inputs: Inputs, *, calls: int = 1
+) -> tuple[Runs, list[torch.Tensor]]:
+    """(the first trial that gives so many outputs as promised, these): hooks may be how a model collects them.
+
+    They are those of the last of so many calls.
+    """
     *others, last = trials
     for trial in others:
         try:
-            with trial.run(mode):
-                given = list(tensors_in(inputs.fresh().given_to(trial.model)))
+            given = _called(trial, mode, inputs, calls)
         except Exception:  # Without its hooks it may lack what it goes on with.
             continue
         if len(given) == promised:
             return trial, given
-    with last.run(mode):
-        return last, list(tensors_in(inputs.fresh().given_to(last.model)))
+    return last, _called(last, mode, inputs, calls)
+
+
+def _called(trial: Runs, mode: str, inputs: Inputs, calls: int) -> list[torch.Tensor]:
+    with trial.run(mode):
+        for _ in range(calls):
+            given = inputs.fresh().given_to(trial.model)
+        return list(tensors_in(given))
 
 
 def _statistics(theirs: nn.Module, ours: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -202,9 +223,9 @@ def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequ
         expected, given = _in_eval_mode(before, real, gradients=True), _in_eval_mode(ours, real, gradients=True)
     wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
-    if len(expected) != len(given) or not all(map(equal_to_the_bit, expected, given)):
+    if not same_values(expected, given):
         wrong.append("it gives something else where no gate does anything")
-    figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
+    figure = "; ".join((*wrong[:4], "use inject")) if wrong else f"{len(wanted)} modules run as planned in eval mode"
     return Likeness(Check("calls", passed=not wrong, figure=figure), ("in train mode there is no graph to run beside",))
 
 

@@ -30,6 +30,7 @@ from ..types import Check, Insertion, Plan
 from .runs import Runs, from_one_seed, without_hooks, writes_weights
 from .trial import Trial
 
+KEEPS = "a second call gives something else than the model's own code, which keeps something from call to call"
 TRIAL_EXTENTS = (32, 64, 128, 192)
 
 
@@ -131,10 +132,14 @@ def _is_the_model(
             figures.append(reason)
             continue
         plain = given if mode == "eval" else plain
-        if len(before) != len(after) or not all(map(equal_to_the_bit, before, after)):
+        if not same_values(before, after):
             pairs = [pair for pair in zip(before, after, strict=False) if pair[0].shape == pair[1].shape]
             apart = max((_distance(a, b) for a, b in pairs), default=0.0)
             wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart: use attach()")
+        elif trial.keeps and not same_values(
+            trial.of_code(mode, inputs, calls=2), trial.of_graph(mode, inputs, calls=2)
+        ):
+            wrong.append(f"in {mode} mode {KEEPS}: use attach()")
         figures.append(f"{mode} equal to the bit on {size_of(inputs)}")
     return Check("trace", passed=not wrong, figure="; ".join(wrong or figures)), plain
 
@@ -173,6 +178,11 @@ def equal_to_the_bit(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a, b) or (a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num()))
+
+
+def same_values(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
+    """Whether there are as many, each equal to the bit."""
+    return len(first) == len(second) and all(map(equal_to_the_bit, first, second))
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -12,6 +12,7 @@ from torch import fx, nn
 from ..sites.operations import name_of
 from ..tracing.alias import own_tensor
 from ..tracing.factories import Draws
+from ..tracing.restoring import as_it_was
 from ..tracing.values import fetch
 
 # Beside the methods that end in an underscore.
@@ -26,6 +27,8 @@ class Runs:
 
     def __init__(self, aliased: nn.Module, *, writes: bool = False) -> None:
         self.model = aliased
+        # Whether its code has noted something on itself in a run, which the next one may read.
+        self.keeps = False
         self._buffers = _held(aliased, "_buffers")
         self._owned = [*self._buffers, *(_held(aliased, "_parameters") if writes else ())]
 
@@ -35,13 +38,20 @@ class Runs:
 
     @contextmanager
     def run(self, mode: str) -> Iterator[None]:
-        """Let the alias run in `mode`, on buffers of its own: the caller's stay as they are, and so do generators."""
+        """Let the alias run in `mode`, on buffers of its own: the caller's stay as they are, and so do generators.
+
+        What its code notes on itself is taken back: a run that an error ends may leave half of something.
+        """
         own: dict[int, torch.Tensor] = {}
         for table, name, tensor in self._owned:
             table[name] = own[id(tensor)] if id(tensor) in own else own.setdefault(id(tensor), own_tensor(tensor))
-        self.model.train(mode=mode == "train")
-        with from_one_seed((*self.model.parameters(), *own.values())), torch.no_grad():
+        with (
+            as_it_was(self.model, mode) as noted,
+            from_one_seed((*self.model.parameters(), *own.values())),
+            torch.no_grad(),
+        ):
             yield
+            self.keeps = self.keeps or noted()
 
 
 def _held(aliased: nn.Module, kind: str) -> list[tuple[dict[str, Any], str, torch.Tensor]]:

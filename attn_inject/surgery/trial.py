@@ -40,12 +40,19 @@ class Trial:
         """The buffers after the last run."""
         return self._runs.statistics()
 
-    def of_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        """What the model's own code gives; with hooks, where it does not give what the graph gives without them."""
+    @property
+    def keeps(self) -> bool:
+        """Whether code has noted something on the model, which its next call may read."""
+        return self._runs.keeps
+
+    def of_code(self, mode: str, inputs: tuple[Any, ...], *, calls: int = 1) -> list[torch.Tensor]:
+        """What the model's own code gives in the last of so many calls; with hooks, where it does not give what the
+        graph gives without them.
+        """
         graph = self._part.pristine_graph_of(mode)
         promised = len(list(tensors_in(value_of(next(iter(reversed(graph.nodes)))))))
         try:
-            given = self._code(graph, mode, inputs)
+            given = self._code(graph, mode, inputs, calls)
         except Exception:
             if not self._hooks:
                 raise
@@ -54,16 +61,18 @@ class Trial:
                 return given
         for table, hooks in self._hooks:
             table.update(hooks)
-        return self._code(graph, mode, inputs)
+        return self._code(graph, mode, inputs, calls)
 
-    def _code(self, graph: fx.Graph, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        args, kwargs = arguments_of(graph, fresh(inputs))
+    def _code(self, graph: fx.Graph, mode: str, inputs: tuple[Any, ...], calls: int) -> list[torch.Tensor]:
         chosen = chosen_arguments(self._model.forward, self._part.fixed)
         with self._runs.run(mode), self._calls.noted(self._model):
-            return list(tensors_in(self._model(*args, **kwargs, **chosen)))
+            for _ in range(calls):
+                args, kwargs = arguments_of(graph, fresh(inputs))
+                given = self._model(*args, **kwargs, **chosen)
+            return list(tensors_in(given))
 
-    def of_graph(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        """What the graph as it was before any attention gives.
+    def of_graph(self, mode: str, inputs: tuple[Any, ...], *, calls: int = 1) -> list[torch.Tensor]:
+        """What the graph as it was before any attention gives, in the last of so many calls.
 
         A convolution that was called the same way in the last run of the code is not computed again.
         """
@@ -73,7 +82,9 @@ class Trial:
                 setattr(self._model, str(node.target), fetch(self._part, str(node.target)))
         interpreter = _Replay(self._model, graph, self._calls)
         with self._runs.run(mode):
-            return list(tensors_in(interpreter.run(*fresh(inputs), enable_io_processing=False)))
+            for _ in range(calls):
+                given = interpreter.run(*fresh(inputs), enable_io_processing=False)
+            return list(tensors_in(given))
 
 
 def _has(model: nn.Module, path: str) -> bool:

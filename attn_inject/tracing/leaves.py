@@ -20,6 +20,7 @@ class Leaves:
         self.functions: tuple[Callable[..., Any], ...] = ()
         self._registered: tuple[type, ...] = ()
         self._closed: set[type] = set()
+        self._followed: set[type] = set()
         self._whole: set[nn.Module] = set()
         if "timm.models" in sys.modules:
             from timm.models._features_fx import get_notrace_functions, get_notrace_modules
@@ -45,10 +46,19 @@ class Leaves:
         return self.is_leaf(module) or (_USUAL.is_leaf_module(module, path) and not parametrize.is_parametrized(module))
 
     def can_close(self, module: nn.Module) -> bool:
-        return type(module) not in self._closed and (type(module) in self._registered or _is_layer(module))
+        known = self._closed | self._followed
+        return type(module) not in known and (type(module) in self._registered or _is_layer(module))
 
     def close(self, module: nn.Module) -> None:
         self._closed.add(type(module))
+
+    def is_closed(self, module: nn.Module) -> bool:
+        return type(module) in self._closed
+
+    def follow(self, module: nn.Module) -> None:
+        """Let a module that was closed be followed after all, whatever it decides."""
+        self._closed.discard(type(module))
+        self._followed.add(type(module))
 
 
 def _is_layer(module: nn.Module) -> bool:

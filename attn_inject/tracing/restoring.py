@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,11 @@ from .reach import TABLES, is_helper, tables_in
 
 
 @contextmanager
-def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
-    """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced."""
+def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
+    """Put `skeleton` into `mode`, and take back what its code notes on itself, or in its tables, while it is traced.
+
+    Gives whether it has noted something by now.
+    """
     attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
     # A module has a score of attributes that every module has: looking through them would take most of the time.
     own = [held[name] for _, held in attributes for name in held.keys() - _BOOKKEEPING]
@@ -26,8 +29,14 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
         own += vars(helper).values()
     tables = [(table, copy.copy(table)) for value in own if type(value) in TABLES for table in tables_in(value)]
     skeleton.train(mode=mode == "train")
+
+    def noted() -> bool:
+        return any(not _holds(vars(owner), held) for owner, held in attributes) or any(
+            list(map(id, _contents(table))) != list(map(id, _contents(before))) for table, before in tables
+        )
+
     try:
-        yield
+        yield noted
     finally:
         for owner, held in attributes:
             vars(owner).clear()
@@ -35,6 +44,15 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[None]:
         for table, before in tables:
             table.clear()
             (table.extend if isinstance(table, list) else table.update)(before)
+
+
+def _holds(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether the attributes are what they were, but for the mode."""
+    return now.keys() == before.keys() and all(now[name] is before[name] for name in now.keys() - {"training"})
+
+
+def _contents(table: Any) -> Iterable[Any]:
+    return table.values() if isinstance(table, dict) else table
 
 
 # What every module has; of these, code that runs adds to its modules at most.

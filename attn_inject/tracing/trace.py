@@ -22,7 +22,7 @@ from .guards import guards_of
 from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
 from .settings import Setting, settings_of
-from .tracer import StaysWhole, Tracer
+from .tracer import KeepsSomething, StaysWhole, Tracer
 from .watching import Watch
 
 MODES = ("eval", "train")
@@ -142,6 +142,8 @@ class Subject:
                 )
             except StaysWhole as request:
                 self._leaves.close(request.module)
+            except KeepsSomething as request:
+                self._leaves.follow(request.module)
             except Exception as error:
                 culprit = next((m for m in reversed(tracer.open_modules) if self._leaves.can_close(m)), None)
                 if culprit is not None:

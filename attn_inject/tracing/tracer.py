@@ -62,6 +62,13 @@ class StaysWhole(BaseException):
         self.module = module
 
 
+class KeepsSomething(BaseException):
+    """A module that was to stay whole notes something on itself, which code around it may take back: no graph would."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+
 class Tracer(fx.Tracer):
     """Records for every node the module whose `forward` runs it (`meta["block"]`) and the call (`meta["call"]`)."""
 
@@ -108,6 +115,7 @@ class Tracer(fx.Tracer):
 
         Raises:
             StaysWhole: a module that may stay whole decides on a size.
+            KeepsSomething: one that was to stay whole may not.
             Exception: whatever the model's code, or an operation in it, raises.
 
         """
@@ -211,6 +219,8 @@ class Tracer(fx.Tracer):
         return node
 
     def _evaluate(self, node: fx.Node) -> None:
+        closed = node.op == "call_module" and self.skeleton.get_submodule(str(node.target))
+        held = dict(vars(closed)) if closed and self.leaves.is_closed(closed) else {}
         self.evaluated = node
         try:
             with nullcontext() if self._is_torchs(node) else self._draws.undone():
@@ -222,6 +232,8 @@ class Tracer(fx.Tracer):
             raise
         finally:
             self.evaluated = None
+        if held and closed and any(held.get(name) is not value for name, value in vars(closed).items()):
+            raise KeepsSomething(closed)
 
     def _is_torchs(self, node: fx.Node) -> bool:
         """Whether the node runs nobody else's code, which might draw numbers."""
