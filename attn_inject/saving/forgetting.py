@@ -30,19 +30,20 @@ def without_last_run(patched: nn.Module, inputs: Inputs) -> nn.Module | None:
     earlier = [dict(vars(module)) for module in runs_again.modules()]
     try:
         # Three times the size divides as the size does.
-        _given(runs_again, inputs.on_meta().resized(3, 0).real(inputs.tensors[0].device))
+        _, later = _given(runs_again, inputs.on_meta().resized(3, 0).real(inputs.tensors[0].device))
     except Exception:  # It takes no other size, so that none can be wanted.
         return None
     changed = False
-    for module, run, held in zip(forgotten.modules(), runs_again.modules(), earlier, strict=True):
+    for module, now, held in zip(forgotten.modules(), later, earlier, strict=True):
         for name in _first_values(type(module)) & held.keys():
-            if vars(run).get(name) is not held[name]:
+            if now.get(name) is not held[name]:
                 del vars(module)[name]
                 changed = True
     if not changed:
         return None
     # A run makes it remember again.
-    pairs = zip(_given(before, inputs), _given(alias(forgotten), inputs), strict=True)
+    (wanted, _), (given, _) = _given(before, inputs), _given(alias(forgotten), inputs)
+    pairs = zip(wanted, given, strict=True)
     return forgotten if all(equal_to_the_bit(*pair) for pair in pairs) else None
 
 
@@ -52,6 +53,8 @@ def _first_values(kind: type) -> set[str]:
     return {name for each in own for name in vars(each)}
 
 
-def _given(model: nn.Module, inputs: Inputs) -> list[Any]:
+def _given(model: nn.Module, inputs: Inputs) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
+    """(what the model gives, what each of its modules has after that)."""
     with Runs(without_hooks(model)).run("eval"), torch.no_grad():
-        return list(tensors_in(inputs.given_to(model)))
+        given = list(tensors_in(inputs.given_to(model)))
+        return given, [dict(vars(module)) for module in model.modules()]

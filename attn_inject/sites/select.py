@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from ..tracing.nodes import block_of, value_of
+from ..tracing.nodes import block_of, leaves_torch, value_of
 from ..tracing.trace import Trace
 from ..types import Kind, Site, Sites, Skipped
 from .agreement import agreed
@@ -53,8 +53,8 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
 
 
 def _live(output: fx.Node) -> set[fx.Node]:
-    """The nodes from which a value reaches the output, or leaves for numpy, after which no trace sees it."""
-    live = {output, *(node for node in output.graph.nodes if type(value_of(node)).__module__ == "numpy")}
+    """The nodes from which a value reaches the output, or leaves as an array or numbers, which no trace sees."""
+    live = {output, *(node for node in output.graph.nodes if leaves_torch(str(node.target), value_of(node)))}
     pending = list(live)
     while pending:
         sources = [source for source in pending.pop().all_input_nodes if source not in live]

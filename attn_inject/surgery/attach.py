@@ -133,7 +133,8 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     blocks = Blocks(located)
     ways = ways_of(located, blocks, todo)
     if len(ways.left_out) == len(todo):
-        raise PlanError(f"{next(iter(ways.left_out.values()))}: attach cannot reach it; use inject")
+        hint = "" if located.trace.recorded else "; use inject"
+        raise PlanError(f"{next(iter(ways.left_out.values()))}: attach cannot reach it{hint}")
     plan = replace(
         plan,
         insertions=tuple(insertion for insertion in plan.insertions if insertion.module not in ways.left_out),

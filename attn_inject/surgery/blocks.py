@@ -113,7 +113,8 @@ class Blocks:
 
     def _inputs(self, path: str, module: nn.Module) -> Inputs | None:
         calls = next(iter(self.located.trace.calls.values()))
-        args, kwargs = calls[path, 0].values
+        # Its code may have caught what a first call raised.
+        args, kwargs = next(call for (each, _), call in calls.items() if each == path and call.has_ended).values
         return inputs_of_call(module.forward, args, kwargs)
 
     def _problem(self, spot: Spot) -> str:
@@ -145,6 +146,9 @@ class Blocks:
                     None if seen.readers is None else tuple(keys[reader] for reader in seen.readers),
                     None if seen.replaced is None else keys[seen.replaced],
                 )
+                # Through which call a value comes is not the same for one that a call gives back as it was.
+                if any(found[mode].value not in reader.all_input_nodes for reader in found[mode].readers or ()):
+                    raise KeyError
             except KeyError:
                 raise AttnInjectError(
                     f"{block_name(spot.path)} does something else by itself than in the model, in {mode} mode"

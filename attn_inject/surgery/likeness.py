@@ -185,7 +185,9 @@ def _let_gates_do_something(insertions: Sequence[Insertion], *aliases: nn.Module
     chosen: dict[str, nn.Parameter] = {}
     for name, first in aliases[0].named_parameters():
         if first.is_floating_point() and (name.startswith(new) or (first.numel() and first.abs().max() < _FAINT)):
-            values = torch.randn(first.shape, generator=generator).to(device=first.device, dtype=first.dtype)
+            values = torch.randn(first.shape, generator=generator, device="cpu").to(
+                device=first.device, dtype=first.dtype
+            )
             chosen[name] = nn.Parameter(values, requires_grad=False)
     for aliased in aliases:
         held = {id(parameter): chosen[name] for name, parameter in aliased.named_parameters() if name in chosen}
@@ -225,10 +227,11 @@ def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequ
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
     if not same_values(expected, given):
         wrong.append("it gives something else where no gate does anything")
-    figure = "; ".join((*wrong[:4], "use inject")) if wrong else f"{len(wanted)} modules run as planned in eval mode"
+    figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
     return Likeness(Check("calls", passed=not wrong, figure=figure), ("in train mode there is no graph to run beside",))
 
 
 def _in_eval_mode(model: nn.Module, real: Inputs, *, gradients: bool = False) -> list[torch.Tensor]:
-    with Runs(model).run("eval"), torch.set_grad_enabled(gradients):
+    # No graph tells whether it writes into its weights.
+    with Runs(model, writes=True).run("eval"), torch.set_grad_enabled(gradients):
         return list(tensors_in(real.fresh().given_to(model)))

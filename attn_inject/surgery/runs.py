@@ -12,6 +12,7 @@ from torch import fx, nn
 from ..sites.operations import name_of
 from ..tracing.alias import own_tensor
 from ..tracing.factories import Draws
+from ..tracing.hooks import Hooks
 from ..tracing.restoring import as_it_was
 from ..tracing.values import fetch
 
@@ -47,6 +48,7 @@ class Runs:
             table[name] = own[id(tensor)] if id(tensor) in own else own.setdefault(id(tensor), own_tensor(tensor))
         with (
             as_it_was(self.model, mode) as noted,
+            Hooks(self.model, followed=True).restored(),
             from_one_seed((*self.model.parameters(), *own.values())),
             torch.no_grad(),
         ):

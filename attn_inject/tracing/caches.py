@@ -26,17 +26,19 @@ _Seen = dict[int, tuple[int, Any]]
 
 
 @contextmanager
-def nothing_kept(model: nn.Module, functions: Iterable[Callable[..., Any]] = ()) -> Iterator[None]:
+def nothing_kept(
+    model: nn.Module, functions: Iterable[Callable[..., Any]] = (), *, real: bool = False
+) -> Iterator[None]:
     """Take back, at the end, what the code of `model` and of `functions` keeps of a pass of `model` meanwhile.
 
     A function's cache that holds something of the pass is emptied. A table, and a name in a file, a class, a closure or
-    a helper object, has again what it had.
+    a helper object, has again what it had. With `real`, the pass computes: each new tensor is of it.
     """
     before = _Before(Reach(model, functions))
     try:
         yield
     finally:
-        before.restore({id(module) for module in model.modules()})
+        before.restore({id(module) for module in model.modules()}, real=real)
 
 
 class _Before:
@@ -48,9 +50,9 @@ class _Before:
         tables = {id(part): part for table in reach.tables for part in tables_in(table)}
         self._tables = [(table, copy.copy(table)) for table in tables.values()]
 
-    def restore(self, modules: set[int]) -> None:
-        """Put back what now holds a proxy, a meta tensor or one of `modules`, by their ids."""
-        of_the_pass = partial(_is_of_the_pass, modules, {})
+    def restore(self, modules: set[int], *, real: bool) -> None:
+        """Put back what now holds a proxy, a meta (or any) tensor or one of `modules`, by their ids."""
+        of_the_pass = partial(_is_of_the_pass, modules, {}, _any if real else _is_meta)
         for cache, misses in self._misses:
             # It shows what it holds to nobody but the garbage collector.
             if cache.cache_info().misses != misses and any(map(of_the_pass, gc.get_referents(cache))):
@@ -83,20 +85,30 @@ def _put_back(owner: Any, name: str, value: Any) -> None:
         setattr(owner, name, value)
 
 
-def _is_of_the_pass(modules: set[int], seen: _Seen, value: Any, levels: int = _LEVELS) -> bool:
-    """Whether a value is, or holds, a proxy, a meta tensor or one of `modules`, by their ids.
+def _any(_: torch.Tensor) -> bool:
+    return True
+
+
+def _is_meta(tensor: torch.Tensor) -> bool:
+    return tensor.is_meta
+
+
+def _is_of_the_pass(
+    modules: set[int], seen: _Seen, made: Callable[[torch.Tensor], bool], value: Any, levels: int = _LEVELS
+) -> bool:
+    """Whether a value is, or holds, a proxy, a tensor that is `made` in the pass or one of `modules`, by their ids.
 
     `seen` are the values in which there was none, each with how deep that was looked for: many hold the same ones.
     """
     if isinstance(value, fx.Proxy):
         return True
     if isinstance(value, torch.Tensor):
-        return value.is_meta
+        return made(value)
     if isinstance(value, nn.Module):
         return id(value) in modules
     if levels <= 0 or seen.get(id(value), (0, None))[0] >= levels:
         return False
-    if any(_is_of_the_pass(modules, seen, part, levels - 1) for part in _parts(value)):
+    if any(_is_of_the_pass(modules, seen, made, part, levels - 1) for part in _parts(value)):
         return True
     # The value with it: another one could have its id once it is gone.
     seen[id(value)] = levels, value

@@ -29,6 +29,11 @@ class Call:
     result: Any = None
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it gave something: one that raised has neither arguments nor a result."""
+        return self.kwargs is not None
+
+    @property
     def values(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as the trace had them: tensors on the meta device, plain values."""
         return tree_map(_value, self.args), {name: tree_map(_value, held) for name, held in (self.kwargs or {}).items()}

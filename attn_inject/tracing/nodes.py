@@ -84,6 +84,14 @@ def value_of(node: fx.Node) -> Any:
     return node.meta.get(_VALUE)
 
 
+def leaves_torch(name: str, value: Any) -> bool:
+    """Whether an operation of this name, which gives this value, hands numbers to code that no trace sees."""
+    return type(value).__module__ == "numpy" or name in _TO_NUMBERS
+
+
+_TO_NUMBERS = frozenset({"item", "tolist", "__float__", "__int__", "__complex__"})
+
+
 def mark_attention(node: fx.Node, module: str) -> None:
     """Say that the node belongs to the call of a new attention module."""
     node.meta[_ATTENTION] = module

@@ -74,6 +74,6 @@ def _real(value: object, device: torch.device) -> object:
             return part
         if not part.is_floating_point():
             return torch.zeros(part.shape, dtype=part.dtype, device=device)
-        return torch.rand(part.shape, generator=generator).to(device=device, dtype=part.dtype)
+        return torch.rand(part.shape, generator=generator, device="cpu").to(device=device, dtype=part.dtype)
 
     return tree_map(filled, value)

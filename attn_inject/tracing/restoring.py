@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from torch import nn
 
 from .alias import own_tensor
 from .reach import TABLES, is_helper, tables_in
+
+# Who reads a model puts others in the place of functions of torch: one at a time.
+ALONE = threading.RLock()
 
 
 @contextmanager

@@ -22,7 +22,6 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 from __future__ import annotations
 
 import operator
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -44,15 +43,13 @@ from .nodes import Frame, has_value, mark_named, note_return, set_frame, set_pla
 from .places import place_in_code
 from .proxies import Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
-from .restoring import as_it_was, private_tensors
+from .restoring import ALONE, as_it_was, private_tensors
 from .settings import settings_noted
 from .types_asked import modules_of, types_answered
 from .values import Values
 
 # Whose functions and layers draw from torch's generator of the meta device at most.
 _NO_DRAWS = ("torch.", "torch_", "_operator", "operator", "builtins", "math", "attn_inject")
-# A trace puts others in the place of functions of torch: one at a time.
-_ALONE = threading.RLock()
 
 
 class StaysWhole(BaseException):
@@ -106,7 +103,8 @@ class Tracer(fx.Tracer):
         self._grad_mode: fx.Node | None = None
         self.calls: dict[Frame, Call] = {ROOT: Call(None)}
         self._frames: list[Frame] = [ROOT]
-        self._entries: Counter[str] = Counter()
+        # The model may call itself: its own first call is the trace.
+        self._entries = Counter({"": 1})
         self._names: dict[int, str] = {}
         self._index(skeleton)
 
@@ -120,7 +118,7 @@ class Tracer(fx.Tracer):
 
         """
         with (
-            _ALONE,
+            ALONE,
             nothing_kept(self.skeleton),
             Draws().undone(),
             as_it_was(self.skeleton, self.mode),
@@ -189,14 +187,20 @@ class Tracer(fx.Tracer):
             proxy = self.create_proxy("call_module", path, args, kwargs)
             self.hooks.see(m, "_forward_hooks", args, kwargs, proxy)
             return proxy
-        self._frames.append((path, self._entries[path]))
+        frame = path, self._entries[path]
+        self._frames.append(frame)
         self._entries[path] += 1
+        # What it was given is noted when it has ended well: code may catch what it raises.
+        self.calls[frame] = Call(self._frames[-2])
+        opened = len(self.open_modules)
         self.open_modules.append(m)
-        with self.hooks.around(m):
-            value = forward(*args, **kwargs)
-        # Not in a `finally`: after an error the open modules tell where tracing stopped.
-        self.open_modules.pop()
-        frame = self._frames.pop()
+        try:
+            with self.hooks.around(m):
+                value = forward(*args, **kwargs)
+        finally:
+            self._frames.pop()
+        # Not in the `finally`: after an error the open modules tell where tracing stopped.
+        del self.open_modules[opened:]
         self.calls[frame] = Call(self._frames[-1], *with_nodes((args, kwargs, value)))
         if isinstance(value, fx.Proxy):
             note_return(value.node, frame)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from types import FunctionType
@@ -37,19 +37,21 @@ from .caches import nothing_kept
 from .factories import Draws, scripted_as_written
 from .frames import ROOT, Call
 from .hooks import Hooks
-from .inputs import Inputs, Signature
+from .inputs import Inputs, Signature, tensors_in
 from .leaves import Leaves
-from .nodes import Frame, mark_named, note_return, set_frame, set_place, set_value
+from .nodes import Frame, leaves_torch, mark_named, note_return, set_frame, set_place, set_value
 from .places import place_in_code
 from .proxies import index_assign
-from .restoring import as_it_was, private_tensors
+from .restoring import ALONE, as_it_was, private_tensors
 from .types_asked import modules_of
 from .values import to_meta
 
 # How deep a tensor may lie in what a module gives.
 _LEVELS = 4
+# Functions that make a tensor of an array or of numbers.
+_FROM_OUTSIDE = (torch.tensor, torch.as_tensor, torch.asarray)
 _Function = Callable[..., Any]
-_Versions = list[tuple[torch.Tensor, int | None]]
+_Versions = Sequence[tuple[torch.Tensor, int | None]]
 
 
 class Watch:
@@ -68,13 +70,18 @@ class Watch:
         self._inputs = inputs
         self._mode = mode
         self._frames: list[Frame] = [ROOT]
-        self._entries: Counter[str] = Counter()
+        # The model may call itself: its own first call is that of `run`.
+        self._entries = Counter({"": 1})
         self._paths = {id(module): path for path, module in skeleton.named_modules()}
         self._weights: dict[int, str] = {}
         # Whether something runs that is one node.
         self._within = False
         self._nodes: Any = WeakTensorKeyDictionary()
         self._sources: Any = WeakTensorKeyDictionary()
+        self._memory: dict[int, tuple[torch.UntypedStorage, fx.Node, Any]] = {}
+        # What code has got as arrays and numbers, of which it may make tensors again; and what tensors it had before.
+        self._outside: dict[fx.Node, None] = {}
+        self._older = {id(part) for module in skeleton.modules() for part in tensors_in(list(vars(module).values()))}
 
     def run(self) -> None:
         """Run the model; afterwards it is as it was, and so are the caller's generators.
@@ -84,7 +91,8 @@ class Watch:
 
         """
         with ExitStack() as stack:
-            stack.enter_context(nothing_kept(self._skeleton))
+            stack.enter_context(ALONE)
+            stack.enter_context(nothing_kept(self._skeleton, real=True))
             stack.enter_context(Draws().undone())
             stack.enter_context(as_it_was(self._skeleton, self._mode))
             held = stack.enter_context(private_tensors(self._skeleton, "_parameters", "_buffers"))
@@ -178,15 +186,18 @@ class Watch:
             with self._aside():
                 before = _versions((args, kwargs))
                 output = call(module, *args, **kwargs)
-                self._node("call_module", path, args, kwargs, output)
+                self._node("call_module", path, args, kwargs, output, before)
                 self._note_written(before, output)
             return output
-        self._frames.append((path, self._entries[path]))
+        frame = path, self._entries[path]
+        self._frames.append(frame)
         self._entries[path] += 1
+        # What it was given is noted when it has ended well: code may catch what it raises.
+        self.calls[frame] = Call(self._frames[-2])
         try:
             output = call(module, *args, **kwargs)
         finally:
-            frame = self._frames.pop()
+            self._frames.pop()
         with self._aside():
             self.calls[frame] = Call(self._frames[-1], *self._as_nodes((args, kwargs, output)))
             if isinstance(output, torch.Tensor):
@@ -202,13 +213,19 @@ class Watch:
         with self._aside():
             before = _versions((args, kwargs))
             result = function(*args, **kwargs)
-            # What gives nothing back has written into something.
-            gives = next(iter(_written(before)), None) if result is None else result
+            # What gives nothing back has written into something, which inference tensors do not say.
+            written_into = args[:1] if getattr(function, "__name__", "") == "__setitem__" else _written(before)
+            gives = next(iter(written_into), None) if result is None else result
             if (attribute := _attribute(function)) is not None:
                 self._note_attribute(function.__name__, attribute, args, result)
-            elif type(gives).__module__ == "numpy" or any(True for _ in _tensors(gives)):
+            elif leaves_torch(getattr(function, "__name__", ""), gives) or any(True for _ in _tensors(gives)):
                 op, target, swapped = _spelling(function)
-                self._node(op, target, args[::-1] if swapped else args, kwargs, gives)
+                if function in _FROM_OUTSIDE and not before and gives is not None and self._brought(gives):
+                    op, target, args = "call_function", made_from, tuple(self._outside)
+                    kwargs = {}
+                node = self._node(op, target, args[::-1] if swapped else args, kwargs, gives, before)
+                if leaves_torch(str(target), gives):
+                    self._outside.update(dict.fromkeys(node.all_input_nodes))
             self._note_written(before, gives)
         return result
 
@@ -246,28 +263,36 @@ class Watch:
 
     # Nodes
 
-    def _node(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> fx.Node:
-        """A node that gives `value`, with nodes in the place of tensors among its arguments."""
+    def _node(
+        self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: _Versions = ()
+    ) -> fx.Node:
+        """A node that gives `value`, with nodes in the place of tensors among its arguments.
+
+        `before` are the tensors that it was given: one that it gives back as it was stays known as what it was.
+        """
         given, named = map_aggregate((args, kwargs), self._argument)
         node = self.graph.create_node(op, target, given, named)
         set_frame(node, self._frames[-1])
         if op in ("call_function", "call_method"):
             set_place(node, place_in_code())
-        self._bind(node, value)
+        same = {id(tensor) for tensor, version in before if version is not None and _version(tensor) == version}
+        self._bind(node, value, same)
         return node
 
-    def _bind(self, node: fx.Node, value: Any, levels: int = _LEVELS) -> None:
-        """Let the tensors in `value` be known as what `node` gives, or as parts of it."""
+    def _bind(self, node: fx.Node, value: Any, same: Collection[int], levels: int = _LEVELS) -> None:
+        """Let the tensors in `value`, but for those in `same`, be known as what `node` gives, or as parts of it."""
         set_value(node, _shapes(value))
         if isinstance(value, torch.Tensor):
-            self._nodes[value] = node
+            if id(value) not in same:
+                self._nodes[value] = node
+                self._remember(value, node)
             return
         for take, key, part in _parts(value) if levels else ():
             if any(True for _ in _tensors(part, levels - 1)):
                 inner = self.graph.create_node("call_function", take, (node, key))
                 set_frame(inner, self._frames[-1])
                 set_place(inner, place_in_code())
-                self._bind(inner, part, levels - 1)
+                self._bind(inner, part, same, levels - 1)
 
     def _argument(self, value: Any) -> Any:
         return self._node_of(value) if isinstance(value, torch.Tensor) else value
@@ -280,12 +305,37 @@ class Watch:
         if (known := self._nodes.get(tensor)) is not None:
             return known  # type: ignore[no-any-return]
         name = self._weights.get(id(tensor))
-        if name is None and (sources := self._sources.get(tensor)):
+        if name is None and (same := self._in_memory(tensor)) is not None and same[2] == _form(tensor):
+            # The same numbers by another name, or of another class.
+            return same[1]
+        if name is None and (sources := self._sources.get(tensor) or self._sharing(tensor) or self._brought(tensor)):
             return self._node("call_function", made_from, tuple(sources), {}, tensor)
         if name is None:
             name = f"_{self._mode}_constant_{len(self.constants)}"
             self.constants[name] = tensor
         return self._node("get_attr", name, (), {}, tensor)
+
+    def _remember(self, tensor: torch.Tensor, node: fx.Node) -> None:
+        """Keep what memory a node's value is in, so that nothing else can be there while the model runs."""
+        with suppress(NotImplementedError, RuntimeError):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr():
+                self._memory[storage.data_ptr()] = storage, node, _form(tensor)
+
+    def _brought(self, tensor: torch.Tensor) -> tuple[fx.Node, ...]:
+        """What a new map may have been made of outside of torch."""
+        is_map = tensor.is_floating_point() and tensor.dim() > 2
+        return tuple(self._outside) if is_map and id(tensor) not in self._older else ()
+
+    def _sharing(self, tensor: torch.Tensor) -> tuple[fx.Node, ...]:
+        """The last node whose value is in a tensor's memory."""
+        known = self._in_memory(tensor)
+        return () if known is None else (known[1],)
+
+    def _in_memory(self, tensor: torch.Tensor) -> tuple[torch.UntypedStorage, fx.Node, Any] | None:
+        with suppress(NotImplementedError, RuntimeError):
+            return self._memory.get(tensor.untyped_storage().data_ptr())
+        return None
 
 
 class _Functions(TorchFunctionMode):
@@ -297,6 +347,8 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    supports_higher_order_operators = True
+
     def __init__(self, watch: Watch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watch = watch
@@ -347,6 +399,10 @@ def _attribute(function: Any) -> str | None:
 def _in(structure: Any) -> list[torch.Tensor]:
     """The tensors among an operation's arguments or results."""
     return [part for part in tree_leaves(structure) if isinstance(part, torch.Tensor)]
+
+
+def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def _versions(given: Any) -> _Versions:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -30,6 +32,7 @@ class Net(nn.Module):
         super().__init__()
         self.stem, self.body = conv(3, 16), nn.Sequential(conv(16, 16), nn.ReLU(inplace=True), conv(16, 16))
         self.run = run
+        self.grid: Any = None
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.run(self, x)
@@ -111,6 +114,60 @@ def test_a_layer_that_writes_into_what_it_is_given_gives_the_new_value() -> None
 
 
 @pytest.mark.parametrize(
+    "another",
+    [
+        lambda x: x.as_subclass(torch.nn.Buffer),
+        lambda x: nn.Parameter(x),
+        lambda x: torch.from_numpy(x.detach().numpy()),
+        lambda x: torch.utils.dlpack.from_dlpack(x.detach()),
+        lambda x: x.contiguous(),
+        lambda x: nn.Identity()(x),
+    ],
+)
+def test_the_same_numbers_by_another_name_are_the_same_value(another: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    output, _ = _flow(lambda m, x: another(m.stem(x)) * 2)
+    (product,) = output.all_input_nodes
+    assert [node.target for node in product.all_input_nodes] in (["stem"], ["detach"])
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
+        lambda x: torch.from_numpy(np.tanh(x.detach().numpy())),
+        lambda x: torch.tensor(np.tanh(x.detach().numpy())),
+        lambda x: torch.tensor(x.tolist()),
+    ],
+)
+def test_what_is_made_of_arrays_and_numbers_may_come_of_those_that_left(outside: Callable[..., torch.Tensor]) -> None:
+    _, reached = _flow(lambda m, x: outside(m.stem(x)) * 2 + 1)
+    assert any(node.target == "stem" for node in reached)
+
+
+def test_what_the_model_held_before_is_a_constant_all_the_same() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        m.stem(x).numpy()
+        return x + m.grid
+
+    net = Net(run)
+    net.grid = torch.ones(3, 8, 8)
+    watch = Watch(net, Leaves(), Inputs((torch.rand(2, 3, 8, 8),)), "eval")
+    with torch.no_grad():
+        watch.run()
+    assert list(watch.constants.values()) == [net.grid]
+
+
+def test_inference_tensors_do_not_say_that_they_were_written() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            first, other = m.stem(x), m.body(m.stem(x))
+            first[:, :8] += other[:, :8]
+            return first
+
+    _, reached = _flow(run)
+    assert any(node.target == "body.2" for node in reached)
+
+
+@pytest.mark.parametrize(
     "hide",
     [
         torch.vmap(lambda image: image * 2),
@@ -183,6 +240,35 @@ def test_other_threads_and_the_time_after_are_not_watched() -> None:
     assert nn.Module.__call__ is call
     assert not _has_any_global_hook()
     assert [node.op for node in watch.graph.nodes] == ["placeholder", "call_module", "output"]
+
+
+def test_two_at_once_wait_for_each_other() -> None:
+    call, started = nn.Module.__call__, threading.Event()
+
+    def slow(m: Net, x: torch.Tensor) -> torch.Tensor:
+        started.set()
+        time.sleep(0.1)
+        return m.stem(x)
+
+    first = threading.Thread(target=_watched, args=[slow])
+    first.start()
+    started.wait()
+    _watched(lambda m, x: m.stem(x))
+    first.join()
+    assert nn.Module.__call__ is call
+
+
+FEATURES: list[torch.Tensor] = []
+
+
+def test_what_code_collects_beside_the_model_is_taken_back() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        FEATURES.append(m.stem(x))
+        return FEATURES[-1]
+
+    FEATURES[:] = [torch.zeros(1)]
+    _watched(run)
+    assert len(FEATURES) == 1
 
 
 def test_a_run_leaves_weights_statistics_and_generators_alone() -> None:
