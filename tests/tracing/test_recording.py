@@ -54,9 +54,9 @@ def _batched(x: torch.Tensor) -> torch.Tensor:
         _batched,
         torch.compile(lambda x: torch.tanh(x) * 2),
         torch.vmap(lambda image: image * image.sum()),
-        torch.func.grad(lambda x: x.sin().sum()),
+        lambda x: torch.func.grad(lambda y: y.sin().sum())(x) + len(x.nonzero()),
         lambda x: torch.jit.wait(torch.jit.fork(torch.tanh, x)) + len(x.nonzero()),
-        lambda x: torch.Tensor(*x.shape).zero_() + x,
+        lambda x: torch.Tensor(*x.shape).zero_() + x + len(x.nonzero()),
         lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(),
     ],
 )
