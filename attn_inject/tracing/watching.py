@@ -14,44 +14,38 @@ What is written in place flows into whatever the tensor is a view of. Tensors ar
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .caches import nothing_kept
+from .contents import LEVELS, Versions, changed, parts, shapes, tensors_given, tensors_held, unchanged, versions
 from .factories import Draws, scripted_as_written
 from .frames import ROOT, Call
 from .hooks import Hooks
-from .inputs import Inputs, Signature, tensors_in
+from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import Frame, leaves_torch, mark_named, note_return, set_frame, set_place, set_value
+from .origins import Origins
 from .places import place_in_code
-from .proxies import index_assign
 from .restoring import ALONE, as_it_was, private_tensors
+from .spelled import attribute, made_from, spelling, written
 from .types_asked import modules_of
-from .values import to_meta
 
-# How deep a tensor may lie in what a module gives.
-_LEVELS = 4
 # Functions that make a tensor of an array or of numbers.
 _FROM_OUTSIDE = (torch.tensor, torch.as_tensor, torch.asarray)
 _Function = Callable[..., Any]
-_Versions = Sequence[tuple[torch.Tensor, int | None]]
 
 
 class Watch:
@@ -76,12 +70,7 @@ class Watch:
         self._weights: dict[int, str] = {}
         # Whether something runs that is one node.
         self._within = False
-        self._nodes: Any = WeakTensorKeyDictionary()
-        self._sources: Any = WeakTensorKeyDictionary()
-        self._memory: dict[int, tuple[torch.UntypedStorage, fx.Node, Any]] = {}
-        # What code has got as arrays and numbers, of which it may make tensors again; and what tensors it had before.
-        self._outside: dict[fx.Node, None] = {}
-        self._older = {id(part) for module in skeleton.modules() for part in tensors_in(list(vars(module).values()))}
+        self._origins = Origins(skeleton)
 
     def run(self) -> None:
         """Run the model; afterwards it is as it was, and so are the caller's generators.
@@ -160,7 +149,7 @@ class Watch:
             given = self._as_nodes(result)
             if not any(isinstance(part, fx.Node) for part in tree_leaves(given)):
                 # An object of somebody's class.
-                given = tuple(self._node_of(tensor) for tensor in _tensors(result))
+                given = tuple(self._node_of(tensor) for tensor in tensors_held(result))
             self._node("output", "output", (given,), {}, None)
 
     @contextmanager
@@ -184,7 +173,7 @@ class Watch:
             return call(module, *args, **kwargs)
         if self._leaves.is_one_call(module, path):
             with self._aside():
-                before = _versions((args, kwargs))
+                before = versions((args, kwargs))
                 output = call(module, *args, **kwargs)
                 self._node("call_module", path, args, kwargs, output, before)
                 self._note_written(before, output)
@@ -211,38 +200,43 @@ class Watch:
         if self._is_hidden():
             return function(*args, **kwargs)
         with self._aside():
-            before = _versions((args, kwargs))
+            before = versions((args, kwargs))
             result = function(*args, **kwargs)
+            name = str(getattr(function, "__name__", ""))
             # What gives nothing back has written into something, which inference tensors do not say.
-            written_into = args[:1] if getattr(function, "__name__", "") == "__setitem__" else _written(before)
-            gives = next(iter(written_into), None) if result is None else result
-            if (attribute := _attribute(function)) is not None:
-                self._note_attribute(function.__name__, attribute, args, result)
-            elif leaves_torch(getattr(function, "__name__", ""), gives) or any(True for _ in _tensors(gives)):
-                op, target, swapped = _spelling(function)
-                if function in _FROM_OUTSIDE and not before and gives is not None and self._brought(gives):
-                    op, target, args = "call_function", made_from, tuple(self._outside)
-                    kwargs = {}
-                node = self._node(op, target, args[::-1] if swapped else args, kwargs, gives, before)
-                if leaves_torch(str(target), gives):
-                    self._outside.update(dict.fromkeys(node.all_input_nodes))
+            into = args[:1] if name == "__setitem__" else changed(before)
+            gives = next(iter(into), None) if result is None else result
+            if (read := attribute(function)) is not None:
+                self._note_attribute(name, read, args, result)
+            elif leaves_torch(name, gives):
+                self._origins.left(self._note_call(function, args, kwargs, gives, before).all_input_nodes)
+            elif not before and function in _FROM_OUTSIDE and (sources := self._origins.brought(result)):
+                self._node("call_function", made_from, sources, {}, gives)
+            elif any(True for _ in tensors_held(gives)):
+                self._note_call(function, args, kwargs, gives, before)
             self._note_written(before, gives)
         return result
+
+    def _note_call(
+        self, function: _Function, args: tuple[Any, ...], kwargs: dict[str, Any], gives: Any, before: Versions
+    ) -> fx.Node:
+        op, target, swapped = spelling(function)
+        return self._node(op, target, args[::-1] if swapped else args, kwargs, gives, before)
 
     def _note_attribute(self, access: str, name: str, args: tuple[Any, ...], result: Any) -> None:
         if access == "__get__" and isinstance(result, torch.Tensor):
             self._node("call_function", getattr, (args[0], name), {}, result)
         elif access == "__set__" and name == "data":
-            self._nodes[args[0]] = self._node_of(args[1])
+            self._origins.is_given_by(args[0], self._node_of(args[1]))
 
-    def _note_written(self, before: _Versions, result: Any) -> None:
+    def _note_written(self, before: Versions, result: Any) -> None:
         """What was written into, and was not given back, is another value now; so is what it is a view of."""
-        given = {id(tensor) for tensor in _tensors(result)}
-        for tensor in _written(before):
+        given = {id(tensor) for tensor in tensors_held(result)}
+        for tensor in changed(before):
             if id(tensor) not in given:
                 self._node("call_function", written, (tensor, result), {}, tensor)
             base = tensor._base
-            if base is not None and base is not tensor and (base in self._nodes or id(base) in self._weights):
+            if base is not None and base is not tensor and self._is_known(base):
                 self._node("call_function", written, (base, tensor), {}, base)
 
     # W3
@@ -251,20 +245,22 @@ class Watch:
         """Note from which nodes the results of an operator come that runs within no node."""
         if self._within:
             return
-        sources: dict[fx.Node, None] = {}
         with self._aside():
-            for tensor in _in(given):
-                if tensor in self._nodes or id(tensor) in self._weights:
-                    sources[self._node_of(tensor)] = None
-                else:
-                    sources.update(self._sources.get(tensor, {}))
-            for tensor in _in(made):
-                self._sources[tensor] = {**self._sources.get(tensor, {}), **sources}
+            sources = [
+                node
+                for tensor in tensors_given(given)
+                for node in ((self._node_of(tensor),) if self._is_known(tensor) else self._origins.made_of(tensor))
+            ]
+            for tensor in tensors_given(made):
+                self._origins.is_made_of(tensor, sources)
 
     # Nodes
 
+    def _is_known(self, tensor: torch.Tensor) -> bool:
+        return tensor in self._origins or id(tensor) in self._weights
+
     def _node(
-        self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: _Versions = ()
+        self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, before: Versions = ()
     ) -> fx.Node:
         """A node that gives `value`, with nodes in the place of tensors among its arguments.
 
@@ -275,20 +271,18 @@ class Watch:
         set_frame(node, self._frames[-1])
         if op in ("call_function", "call_method"):
             set_place(node, place_in_code())
-        same = {id(tensor) for tensor, version in before if version is not None and _version(tensor) == version}
-        self._bind(node, value, same)
+        self._bind(node, value, unchanged(before))
         return node
 
-    def _bind(self, node: fx.Node, value: Any, same: Collection[int], levels: int = _LEVELS) -> None:
+    def _bind(self, node: fx.Node, value: Any, same: Collection[int], levels: int = LEVELS) -> None:
         """Let the tensors in `value`, but for those in `same`, be known as what `node` gives, or as parts of it."""
-        set_value(node, _shapes(value))
+        set_value(node, shapes(value))
         if isinstance(value, torch.Tensor):
             if id(value) not in same:
-                self._nodes[value] = node
-                self._remember(value, node)
+                self._origins.is_given_by(value, node)
             return
-        for take, key, part in _parts(value) if levels else ():
-            if any(True for _ in _tensors(part, levels - 1)):
+        for take, key, part in parts(value) if levels else ():
+            if any(True for _ in tensors_held(part, levels - 1)):
                 inner = self.graph.create_node("call_function", take, (node, key))
                 set_frame(inner, self._frames[-1])
                 set_place(inner, place_in_code())
@@ -302,40 +296,15 @@ class Watch:
 
     def _node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that gives a tensor: noted, a weight's, of what is known to have gone into it, or a constant's."""
-        if (known := self._nodes.get(tensor)) is not None:
-            return known  # type: ignore[no-any-return]
         name = self._weights.get(id(tensor))
-        if name is None and (same := self._in_memory(tensor)) is not None and same[2] == _form(tensor):
-            # The same numbers by another name, or of another class.
-            return same[1]
-        if name is None and (sources := self._sources.get(tensor) or self._sharing(tensor) or self._brought(tensor)):
-            return self._node("call_function", made_from, tuple(sources), {}, tensor)
+        if (known := self._origins.node_of(tensor)) is not None and (name is None or tensor in self._origins):
+            return known
+        if name is None and (sources := self._origins.made_of(tensor) or self._origins.brought(tensor)):
+            return self._node("call_function", made_from, sources, {}, tensor)
         if name is None:
             name = f"_{self._mode}_constant_{len(self.constants)}"
             self.constants[name] = tensor
         return self._node("get_attr", name, (), {}, tensor)
-
-    def _remember(self, tensor: torch.Tensor, node: fx.Node) -> None:
-        """Keep what memory a node's value is in, so that nothing else can be there while the model runs."""
-        with suppress(NotImplementedError, RuntimeError):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr():
-                self._memory[storage.data_ptr()] = storage, node, _form(tensor)
-
-    def _brought(self, tensor: torch.Tensor) -> tuple[fx.Node, ...]:
-        """What a new map may have been made of outside of torch."""
-        is_map = tensor.is_floating_point() and tensor.dim() > 2
-        return tuple(self._outside) if is_map and id(tensor) not in self._older else ()
-
-    def _sharing(self, tensor: torch.Tensor) -> tuple[fx.Node, ...]:
-        """The last node whose value is in a tensor's memory."""
-        known = self._in_memory(tensor)
-        return () if known is None else (known[1],)
-
-    def _in_memory(self, tensor: torch.Tensor) -> tuple[torch.UntypedStorage, fx.Node, Any] | None:
-        with suppress(NotImplementedError, RuntimeError):
-            return self._memory.get(tensor.untyped_storage().data_ptr())
-        return None
 
 
 class _Functions(TorchFunctionMode):
@@ -357,91 +326,3 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = func(*args, **(kwargs or {}))
         self._watch.derive(made, (args, kwargs))
         return made
-
-
-def made_from(*sources: torch.Tensor) -> torch.Tensor:
-    """What operators make of `sources` that no function of torch's was called for; says what flows where."""
-    raise NotImplementedError(f"a recording is not run: {len(sources)} values")
-
-
-def written(target: torch.Tensor, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  # says what flows where
-    """`target` after something was written into `part`, a view of it."""
-    return target
-
-
-def _spelling(function: Any) -> tuple[str, Any, bool]:
-    """How a graph calls a function of torch: (op, target, whether with its two operands in turn)."""
-    if isinstance(function, OpOverload):
-        return "call_function", function.overloadpacket, False
-    name = str(getattr(function, "__name__", function))
-    if name == "__setitem__":
-        return "call_function", index_assign, False
-    if name.startswith("__") and name.endswith("__"):
-        plain = name.strip("_")
-        if hasattr(operator, plain):
-            return "call_function", getattr(operator, plain), False
-        if plain.startswith("r") and hasattr(operator, plain[1:]):
-            return "call_function", getattr(operator, plain[1:]), True
-        return "call_method", name, False
-    if getattr(torch.Tensor, name, None) is function:
-        return "call_method", name, False
-    return "call_function", function, False
-
-
-def _attribute(function: Any) -> str | None:
-    """The name of the attribute that is read or set, where the function is one's `__get__` or `__set__`."""
-    if getattr(function, "__name__", "") not in ("__get__", "__set__"):
-        return None
-    held = function.__self__
-    return str((held.fget if isinstance(held, property) else held).__name__)  # type: ignore[union-attr]
-
-
-def _in(structure: Any) -> list[torch.Tensor]:
-    """The tensors among an operation's arguments or results."""
-    return [part for part in tree_leaves(structure) if isinstance(part, torch.Tensor)]
-
-
-def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
-
-
-def _versions(given: Any) -> _Versions:
-    return [(tensor, _version(tensor)) for tensor in _in(given)]
-
-
-def _written(before: _Versions) -> list[torch.Tensor]:
-    """What was written into since."""
-    return [tensor for tensor, version in before if _version(tensor) != version]
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
-
-
-def _shapes(value: Any) -> Any:
-    """`to_meta`; a tensor whose kind has no shape (nested, quantized) is a tensor still, but no map."""
-    try:
-        return to_meta(value)
-    except (NotImplementedError, RuntimeError):
-        return torch.empty(0, device="meta")
-
-
-def _tensors(value: Any, levels: int = _LEVELS) -> Iterator[torch.Tensor]:
-    """The tensors in a structure of any kind."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif levels:
-        for _, _, part in _parts(value):
-            yield from _tensors(part, levels - 1)
-
-
-def _parts(value: Any) -> Iterator[tuple[_Function, Any, Any]]:
-    """What a value holds, each part with the function and the key that take it."""
-    if isinstance(value, (tuple, list)):
-        yield from ((operator.getitem, index, part) for index, part in enumerate(value))
-    elif isinstance(value, Mapping):
-        yield from ((operator.getitem, key, part) for key, part in value.items())
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from ((getattr, each.name, getattr(value, each.name)) for each in fields(value))
-    elif type(getattr(value, "__dict__", None)) is dict and not isinstance(value, (type, nn.Module, FunctionType)):
-        yield from ((getattr, name, part) for name, part in vars(value).items())

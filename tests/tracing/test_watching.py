@@ -19,7 +19,8 @@ from attn_inject import attach, find_sites
 from attn_inject.tracing.inputs import Inputs
 from attn_inject.tracing.leaves import Leaves
 from attn_inject.tracing.nodes import block_of, returned_by, value_of
-from attn_inject.tracing.watching import Watch, made_from, written
+from attn_inject.tracing.spelled import made_from, written
+from attn_inject.tracing.watching import Watch
 
 from ..toys import conv
 

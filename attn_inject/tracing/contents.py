@@ -1,0 +1,72 @@
+"""The tensors in a value of any kind: those that it holds, as what parts, and which of them were written."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from .values import to_meta
+
+# How deep a tensor may lie in what a module gives.
+LEVELS = 4
+Versions = Sequence[tuple[torch.Tensor, int | None]]
+
+
+def tensors_given(structure: Any) -> list[torch.Tensor]:
+    """The tensors among an operation's arguments or results."""
+    return [part for part in tree_leaves(structure) if isinstance(part, torch.Tensor)]
+
+
+def versions(given: Any) -> Versions:
+    """The tensors that something is given, each with how often it has been written."""
+    return [(tensor, _version(tensor)) for tensor in tensors_given(given)]
+
+
+def changed(before: Versions) -> list[torch.Tensor]:
+    """What was written into since. Inference tensors do not say."""
+    return [tensor for tensor, version in before if _version(tensor) != version]
+
+
+def unchanged(before: Versions) -> set[int]:
+    """The ids of those that were surely not."""
+    return {id(tensor) for tensor, version in before if version is not None and _version(tensor) == version}
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def shapes(value: Any) -> Any:
+    """`to_meta`; a tensor whose kind has no shape (nested, quantized) is a tensor still, but no map."""
+    try:
+        return to_meta(value)
+    except (NotImplementedError, RuntimeError):
+        return torch.empty(0, device="meta")
+
+
+def tensors_held(value: Any, levels: int = LEVELS) -> Iterator[torch.Tensor]:
+    """The tensors in a structure of any kind."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif levels:
+        for _, _, part in parts(value):
+            yield from tensors_held(part, levels - 1)
+
+
+def parts(value: Any) -> Iterator[tuple[Callable[..., Any], Any, Any]]:
+    """What a value holds, each part with the function and the key that take it."""
+    if isinstance(value, (tuple, list)):
+        yield from ((operator.getitem, index, part) for index, part in enumerate(value))
+    elif isinstance(value, Mapping):
+        yield from ((operator.getitem, key, part) for key, part in value.items())
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((getattr, each.name, getattr(value, each.name)) for each in fields(value))
+    elif type(getattr(value, "__dict__", None)) is dict and not isinstance(value, (type, nn.Module, FunctionType)):
+        yield from ((getattr, name, part) for name, part in vars(value).items())
