@@ -37,7 +37,7 @@ REARRANGEMENTS = {
     "permute", "transpose", "swapaxes", "movedim", "moveaxis", "contiguous", "to", "type_as", "float", "clone", "view",
     "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "roll", "detach", "requires_grad_", "t",
     "view_as", "reshape_as", "expand_as", "broadcast_to", "type", "half", "bfloat16", "double", "rearrange", "alias",
-    "as_tensor", "asarray",
+    "as_tensor", "asarray", "lift_fresh",
 }  # fmt: skip
 SLICES = {"getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select"}
 AFFINE = (

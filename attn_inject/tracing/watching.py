@@ -30,7 +30,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .caches import nothing_kept
-from .contents import LEVELS, Versions, changed, parts, shapes, tensors_given, tensors_held, unchanged, versions
+from .contents import (
+    LEVELS,
+    Versions,
+    by_another_name,
+    changed,
+    parts,
+    shapes,
+    tensors_given,
+    tensors_held,
+    unchanged,
+    versions,
+)
 from .factories import Draws, scripted_as_written
 from .frames import ROOT, Call
 from .hooks import Hooks
@@ -174,7 +185,7 @@ class Watch:
         if self._leaves.is_one_call(module, path):
             with self._aside():
                 before = versions((args, kwargs))
-                output = call(module, *args, **kwargs)
+                output = by_another_name(call(module, *args, **kwargs), before)
                 self._node("call_module", path, args, kwargs, output, before)
                 self._note_written(before, output)
             return output
@@ -203,6 +214,8 @@ class Watch:
             before = versions((args, kwargs))
             result = function(*args, **kwargs)
             name = str(getattr(function, "__name__", ""))
+            if not name.endswith("_"):
+                result = by_another_name(result, before)
             # What gives nothing back has written into something, which inference tensors do not say.
             into = args[:1] if name == "__setitem__" else changed(before)
             gives = next(iter(into), None) if result is None else result
@@ -264,7 +277,8 @@ class Watch:
     ) -> fx.Node:
         """A node that gives `value`, with nodes in the place of tensors among its arguments.
 
-        `before` are the tensors that it was given: one that it gives back as it was stays known as what it was.
+        `before` are the tensors that it was given: one that it gives back as it was, among other things, stays known as
+        what it was.
         """
         given, named = map_aggregate((args, kwargs), self._argument)
         node = self.graph.create_node(op, target, given, named)

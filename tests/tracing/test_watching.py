@@ -127,7 +127,10 @@ def test_a_layer_that_writes_into_what_it_is_given_gives_the_new_value() -> None
 def test_the_same_numbers_by_another_name_are_the_same_value(another: Callable[[torch.Tensor], torch.Tensor]) -> None:
     output, _ = _flow(lambda m, x: another(m.stem(x)) * 2)
     (product,) = output.all_input_nodes
-    assert [node.target for node in product.all_input_nodes] in (["stem"], ["detach"])
+    (source,) = product.all_input_nodes
+    # Not `made_from`: what that does to the numbers is not known.
+    assert getattr(source.target, "__name__", source.target) in ("stem", "detach", "contiguous", "lift_fresh")
+    assert any(node.target == "stem" for node in (source, *_sources(source)))
 
 
 @pytest.mark.parametrize(
