@@ -309,7 +309,18 @@ def unpacked_parts() -> nn.Module:
     return Toy(Lambda(run, a=conv(16, 16, 1), b=conv(8, 8), c=conv(8, 8), d=conv(24, 16, 1)))
 
 
-def gates_run(model: nn.Module, *inputs: Any) -> int:
+class Residual(nn.Module):
+    """x + branch(x)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+def gates_run(model: nn.Module, *inputs: Any, gradients: bool = False) -> int:
     """How often the channel gates of a patched model run in one pass."""
     ran: list[nn.Module] = []
     handles = [
@@ -317,7 +328,7 @@ def gates_run(model: nn.Module, *inputs: Any) -> int:
         for module in model.modules()
         if isinstance(module, ChannelGate)
     ]
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         model(*inputs)
     for handle in handles:
         handle.remove()

@@ -1,7 +1,7 @@
 """What one forward pass costs, counted on the meta device: shapes only, no arithmetic, no copy of any weight.
 
-The model runs once with its weights stood in for by meta tensors, under a dispatch mode that sees every ATen operation.
-For each one the mode adds up:
+The model runs once with its weights stood in for by meta tensors, under a dispatch mode that sees every ATen operation;
+one whose code decides on data may be counted on a run with random values instead. For each operation the mode adds up:
 
 * MACs and FLOPs, by the rules of `flops.py`;
 * bytes read and written, as eager PyTorch moves them: every operation reads its operands and writes its result; a view
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -31,7 +31,10 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from ..errors import TraceError, first_line
 from ..tracing.alias import alias
 from ..tracing.caches import nothing_kept
+from ..tracing.factories import Draws
 from ..tracing.inputs import Inputs, tensors_in
+from ..tracing.recording import real_inputs
+from ..tracing.restoring import as_it_was, private_tensors
 from . import flops
 from .amounts import Cost
 
@@ -42,7 +45,7 @@ class Count:
 
     `total` and `parts` leave out what is held. `parts` has the work inside each watched module and `shapes` the shape
     of what it gave last, `unknown` the operations that no rule covers with how often each ran (their arithmetic is
-    missing from `total.flops`, their bytes are not).
+    missing from `total.flops`, their bytes are not). `of_data` is whether it holds for the values of one run.
     """
 
     total: Cost
@@ -50,6 +53,7 @@ class Count:
     peak_bytes: int
     unknown: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    of_data: bool = False
 
 
 def count(
@@ -62,28 +66,52 @@ def count(
     """Count one eval-mode forward pass of `model` on tensors shaped like `inputs` (a sequence: by position).
 
     `watched` are paths of submodules to count apart. `dtype` counts the bytes as if the floating-point weights and
-    inputs had that type. The model is left as it was, its mode included. Raises `TraceError` for a model whose shapes
-    hang on values, since those cannot be known without real data.
-    """
+    inputs had that type. The model is left as it was, its mode included.
 
+    A model whose shapes hang on values runs on random ones, always the same, with copies of its weights.
+
+    Raises:
+        NeedsDataError: such a model in another type, or without weights.
+        TraceError: a model that does not take such inputs.
+
+    """
+    given = inputs if isinstance(inputs, Inputs) else Inputs(tuple(inputs))
+    try:
+        return _count(model, given, watched, dtype, real=False)
+    except NeedsDataError:
+        if dtype is not None or any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+            raise
+        return _count(model, given, watched, dtype, real=True)
+
+
+def _count(
+    model: nn.Module, given: Inputs, watched: Collection[str], dtype: torch.dtype | None, *, real: bool
+) -> Count:
     def stand_in(tensor: Tensor) -> Tensor:
         to = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         return torch.empty_like(tensor, device="meta", dtype=to, requires_grad=False)
 
-    aliased = on_meta(alias(model).eval(), stand_in)
-    given = inputs if isinstance(inputs, Inputs) else Inputs(tuple(inputs))
-    meta_inputs = given.map_tensors(stand_in)
+    aliased = alias(model).eval() if real else on_meta(alias(model).eval(), stand_in)
+    taken = real_inputs(given, aliased) if real else given.map_tensors(stand_in)
     counter = _Counter(stand_in)
-    counter.hold(meta_inputs.values)
+    counter.hold(taken.values)
     shapes: dict[str, tuple[int, ...]] = {}
-    with torch.no_grad(), nothing_kept(aliased), _watching(aliased, watched, counter.owners, shapes), counter:
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(nothing_kept(aliased, real=real))
+        stack.enter_context(Draws().undone())
+        if real:
+            stack.enter_context(as_it_was(aliased, "eval"))
+            stack.enter_context(private_tensors(aliased, "_parameters", "_buffers"))
+        stack.enter_context(_watching(aliased, watched, counter.owners, shapes))
+        stack.enter_context(counter)
         try:
-            meta_inputs.given_to(aliased)
+            taken.given_to(aliased)
         except Exception as error:
             # The model's own code refuses inputs with errors of any kind.
-            raise TraceError(refusal(error, meta_inputs)) from error
+            raise refusal(error, taken) from error
     parts = {path: counter.work.get(path, Cost()) for path in watched}
-    return Count(counter.total, parts, counter.peak, dict(counter.unknown), shapes)
+    return Count(counter.total, parts, counter.peak, dict(counter.unknown), shapes, of_data=real)
 
 
 def on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -98,12 +126,16 @@ def on_meta(aliased: nn.Module, stand_in: Callable[[Tensor], Tensor]) -> nn.Modu
     return aliased
 
 
-def refusal(error: Exception, inputs: Inputs) -> str:
+class NeedsDataError(TraceError):
+    """What a model costs hangs on the values that it is given."""
+
+
+def refusal(error: Exception, inputs: Inputs) -> TraceError:
     """Tell a model that needs values from one that does not take inputs of these shapes."""
     reason = first_line(error)
     if isinstance(error, NotImplementedError) or "meta" in reason:
-        return f"the cost cannot be counted without real data: {reason}"
-    return f"the model does not run on an input of shape {inputs.sizes}: {reason}"
+        return NeedsDataError(f"the cost cannot be counted without real data: {reason}")
+    return TraceError(f"the model does not run on an input of shape {inputs.sizes}: {reason}")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import TraceError
 from ..tracing.alias import alias
 from ..tracing.inputs import Inputs
 from .counting import on_meta, refusal
@@ -77,7 +76,7 @@ def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> int:
             outputs = given.given_to(aliased)
         except Exception as error:
             # The model's own code refuses inputs with errors of any kind.
-            raise TraceError(refusal(error, given)) from error
+            raise refusal(error, given) from error
     found = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     del outputs
     return found

@@ -73,7 +73,7 @@ def gather(
         speeds=speeds.races,
         unknown=_larger(before.unknown, after.unknown),
         diffs=subject.diffs,
-        notes=(*subject.notes, *_batch_note(inputs)),
+        notes=(*subject.notes, *_batch_note(inputs), *_data_note(before, after)),
         not_kept=subject.not_kept,
         guards=subject.guards,
         any_size=subject.any_size,
@@ -102,6 +102,12 @@ def _counted(
 
 def _batch_note(inputs: Inputs) -> tuple[str, ...]:
     return () if inputs.batch == 1 else (f"counted for a batch of {inputs.batch}: the model takes no single input",)
+
+
+def _data_note(*counts: Count) -> tuple[str, ...]:
+    if not any(each.of_data for each in counts):
+        return ()
+    return ("counted on one run with random values, since the model's code decides on data: other data cost otherwise",)
 
 
 def _cost(counted: Count, held: Holding) -> Cost:

@@ -42,10 +42,11 @@ def report(
 
     Counts are for one image of `input_size` (channels, *spatial; by default what the model was patched or made for), or
     one of each of `example_inputs` (as for `inject`; their first extent is the batch), in inference, on the meta
-    device. `convention` is `all` (every arithmetic operation counts) or `paper` (convolutions and linears only);
-    `units` says whether M and G are decimal or binary. Neither model is changed, moved or trained. Where one submodule
-    was patched (`scope`), the report is about that; where several were, about the whole, on the whole's inputs, with
-    the sites of all parts under their paths in it.
+    device; a model whose code decides on data is run on random values instead, which a note says. `convention` is `all`
+    (every arithmetic operation counts) or `paper` (convolutions and linears only); `units` says whether M and G are
+    decimal or binary. Neither model is changed, moved or trained. Where one submodule was patched (`scope`), the report
+    is about that; where several were, about the whole, on the whole's inputs, with the sites of all parts under their
+    paths in it.
 
     With `bench`, copies of both run in turns on `device` (`auto`, `cuda`, `cpu`) for at most `bench_seconds` each task:
     inference, and with `training` the training step. `batch` is by default 32 on CUDA and 1 on a CPU, 2 there with
@@ -64,7 +65,7 @@ def report(
     [(0, 3, 384), (1, 3, 1536), (2, 3, 6144)]
 
     Raises:
-        TraceError: a model that cannot be counted without real data.
+        TraceError: a model that cannot be counted without real data, in another type or on the meta device.
         AttnInjectError: settings that make no sense here.
 
     """

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..surgery.passes import equal_to_the_bit
 from ..surgery.runs import Runs, without_hooks
+from ..surgery.sameness import equal_to_the_bit
 from ..tracing.alias import alias
 from ..tracing.inputs import Inputs, tensors_in
 

@@ -17,6 +17,7 @@ from .existing import anatomy_of, existing_attention, find_attention
 from .flow import Flow
 from .found import GraphSites, Key, Located
 from .layout import channel_axes
+from .operations import name_of
 from .plain import find_plain
 from .reasons import RUNS_MODULES, TRAIN_DIFFERS
 from .residual import cells_of, find_residual
@@ -54,7 +55,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
 
 def _live(output: fx.Node) -> set[fx.Node]:
     """The nodes from which a value reaches the output, or leaves as an array or numbers, which no trace sees."""
-    live = {output, *(node for node in output.graph.nodes if leaves_torch(str(node.target), value_of(node)))}
+    live = {output, *(node for node in output.graph.nodes if leaves_torch(name_of(node), value_of(node)))}
     pending = list(live)
     while pending:
         sources = [source for source in pending.pop().all_input_nodes if source not in live]

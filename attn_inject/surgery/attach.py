@@ -45,8 +45,8 @@ from .attachment import Attachment, attachments_of, keep_attachments
 from .blocks import Blocks
 from .constants import warn_of_what_stays
 from .forwards import write_forwards
+from .learning import learning
 from .likeness import likeness
-from .passes import learning
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
 from .ways import ways_of
@@ -161,6 +161,7 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
         not_kept=(
             *ways.reasons,
             *(f"a comparison with what inject gives: {reason}" for reason in like.untried),
+            *([f"a proof that the new modules learn: {like.unproven}"] if like.unproven else []),
             *checkpoint_losses(
                 block_name(path) for path, trace in zip(ways.paths, traces, strict=True) if trace.checkpoints
             ),

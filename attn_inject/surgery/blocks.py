@@ -138,22 +138,25 @@ class Blocks:
             # A recording knows one mode; what the other one does at the same places is the same.
             seen = spot.seen.get(mode) or next(iter(spot.seen.values()))
             view = self._views.get(mode) or next(iter(self._views.values()))
-            keys = view.keys_of(graph, spot.path)
-            try:
-                found[mode] = Edit(
-                    keys[seen.value],
-                    seen.channel_axis,
-                    None if seen.readers is None else tuple(keys[reader] for reader in seen.readers),
-                    None if seen.replaced is None else keys[seen.replaced],
-                )
-                # Through which call a value comes is not the same for one that a call gives back as it was.
-                if any(found[mode].value not in reader.all_input_nodes for reader in found[mode].readers or ()):
-                    raise KeyError
-            except KeyError:
+            edit = _edit_of(seen, view.keys_of(graph, spot.path))
+            if edit is None:
                 raise AttnInjectError(
                     f"{block_name(spot.path)} does something else by itself than in the model, in {mode} mode"
-                ) from None
+                )
+            found[mode] = edit
         return found
+
+
+def _edit_of(seen: Seen, keys: Mapping[Key, fx.Node]) -> Edit | None:
+    """The edit of a graph with these keys; None if it has not all of it, or nobody would read what is gated."""
+    wanted = (seen.value, *(seen.readers or ()), *(() if seen.replaced is None else (seen.replaced,)))
+    if not all(key in keys for key in wanted):
+        return None
+    value = keys[seen.value]
+    readers = None if seen.readers is None else tuple(keys[reader] for reader in seen.readers)
+    if any(value not in reader.all_input_nodes for reader in readers or ()):
+        return None
+    return Edit(value, seen.channel_axis, readers, None if seen.replaced is None else keys[seen.replaced])
 
 
 class _View:

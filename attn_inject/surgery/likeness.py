@@ -4,13 +4,11 @@ L1. In eval mode and, under one seed, in train mode it gives what the graph give
     with new modules whose weights are random, so that every gate does something.
     And with modules in their place that give back what they get it gives what the model's own code gave: a graph may be
     wrong about that, and a forward that is written from it then too.
-L2. Where there is no graph to compare with, each new module runs as often as planned, on maps of the planned width, and
-    with modules in their place that give back what they get the part gives what it gave.
+Where there is no graph to compare with: `recorded_likeness`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,21 +19,26 @@ from torch import nn
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, arguments_of, chosen_arguments, fresh, input_values, real_values, tensors_in
-from ..tracing.recording import real_inputs
 from ..tracing.trace import MODES
 from ..types import Check, Insertion
-from .passes import KEEPS, doubled, equal_to_the_bit, same_values, size_of, smaller
+from .recorded_likeness import as_recorded
 from .runs import Runs, without_hooks, writes_weights
+from .sameness import KEEPS, equal_to_the_bit, same_values
+from .small_passes import doubled, size_of, smaller
 
 _FAINT = 1e-2
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """What was compared, with its figure, and what could not be, each with the reason."""
+    """What was compared, with its figure, and what could not be, each with the reason.
+
+    `unproven` says what is not known of the gradients of a part without a graph.
+    """
 
     check: Check | None = None
     untried: tuple[str, ...] = ()
+    unproven: str = ""
 
 
 def likeness(
@@ -43,13 +46,13 @@ def likeness(
 ) -> Likeness:
     """Compare `part`, which `attach` made from `original`, with `graph`, which `inject` makes of it.
 
-    `inputs` are what it was read on, `new` what was put in now; without a graph L2 is tried. A model that has shapes
-    only is not compared.
+    `inputs` are what it was read on, `new` what was put in now. A model that has shapes only is not compared.
     """
     if any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
         return Likeness(untried=("the model has shapes only",))
     if graph is None:
-        return _as_recorded(original, inputs, part, new)
+        check, unproven = as_recorded(original, inputs, part, new)
+        return Likeness(check, ("in train mode there is no graph to run beside",), unproven)
     return _as_the_graph(original, part, new, graph)
 
 
@@ -195,43 +198,3 @@ def _let_gates_do_something(insertions: Sequence[Insertion], *aliases: nn.Module
             for name, parameter in module._parameters.items():
                 if id(parameter) in held:
                     module._parameters[name] = held[id(parameter)]
-
-
-class _Watched(nn.Module):
-    """Gives back what it gets, and notes how wide it is."""
-
-    def __init__(self, seen: Counter[tuple[str, int]], name: str) -> None:
-        super().__init__()
-        self.seen = (seen,)
-        self.name = name
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen[0][self.name, x.shape[1]] += 1
-        return x
-
-
-def _as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequence[Insertion]) -> Likeness:
-    """L2."""
-    ours, before = without_hooks(alias(part)), without_hooks(alias(original))
-    seen: Counter[tuple[str, int]] = Counter()
-    for insertion in new:
-        home, _, child = insertion.module.rpartition(".")
-        ours.get_submodule(home)._modules[child] = _Watched(seen, insertion.module)
-    real = real_inputs(inputs, before)
-    try:
-        expected, given = _in_eval_mode(before, real), _in_eval_mode(ours, real)
-    except Exception:  # Its code may ask for gradients itself.
-        seen.clear()
-        expected, given = _in_eval_mode(before, real, gradients=True), _in_eval_mode(ours, real, gradients=True)
-    wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
-    wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
-    if not same_values(expected, given):
-        wrong.append("it gives something else where no gate does anything")
-    figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
-    return Likeness(Check("calls", passed=not wrong, figure=figure), ("in train mode there is no graph to run beside",))
-
-
-def _in_eval_mode(model: nn.Module, real: Inputs, *, gradients: bool = False) -> list[torch.Tensor]:
-    # No graph tells whether it writes into its weights.
-    with Runs(model, writes=True).run("eval"), torch.set_grad_enabled(gradients):
-        return list(tensors_in(real.fresh().given_to(model)))

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from ..sites.operations import name_of
-from ..tracing.alias import own_tensor
+from ..tracing.alias import own_once
 from ..tracing.factories import Draws
 from ..tracing.hooks import Hooks
 from ..tracing.restoring import as_it_was
@@ -21,7 +21,7 @@ _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
 class Runs:
-    """Runs of an alias, each from the statistics that it has now, under one seed, without gradients.
+    """Runs of an alias, each from the statistics that it has now, under one seed, without gradients if not asked for.
 
     With `writes`, where the code writes into its weights, each has weights of its own too.
     """
@@ -38,19 +38,19 @@ class Runs:
         return [table[name] for table, name, _ in self._buffers]
 
     @contextmanager
-    def run(self, mode: str) -> Iterator[None]:
+    def run(self, mode: str, *, gradients: bool = False) -> Iterator[None]:
         """Let the alias run in `mode`, on buffers of its own: the caller's stay as they are, and so do generators.
 
         What its code notes on itself is taken back: a run that an error ends may leave half of something.
         """
         own: dict[int, torch.Tensor] = {}
         for table, name, tensor in self._owned:
-            table[name] = own[id(tensor)] if id(tensor) in own else own.setdefault(id(tensor), own_tensor(tensor))
+            table[name] = own_once(tensor, own)
         with (
             as_it_was(self.model, mode) as noted,
             Hooks(self.model, followed=True).restored(),
             from_one_seed((*self.model.parameters(), *own.values())),
-            torch.no_grad(),
+            torch.set_grad_enabled(gradients),
         ):
             yield
             self.keeps = self.keeps or noted()

@@ -26,9 +26,10 @@ from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.parts import put_in_place, record_of
 from ..tracing.rewritten import writing_of
 from .attachment import attachments_of
-from .passes import TRIAL_EXTENTS, equal_to_the_bit
 from .pristine import without_attention
 from .runs import Runs, without_hooks
+from .sameness import equal_to_the_bit
+from .small_passes import TRIAL_EXTENTS
 
 _MEND = "use attach(), which keeps the part's own class, or inject without a scope"
 

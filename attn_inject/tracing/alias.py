@@ -119,8 +119,15 @@ def copied(model: nn.Module) -> nn.Module:
             for name, held in table.items():
                 if held is not None:
                     # A parameter of somebody's own kind is the caller's, in an alias too.
-                    table[name] = own[id(held)] if id(held) in own else own.setdefault(id(held), own_tensor(held))
+                    table[name] = own_once(held, own)
     return other
+
+
+def own_once(tensor: torch.Tensor, made: dict[int, Any]) -> Any:
+    """`own_tensor`; what was `made` of the same tensor before is it again."""
+    if id(tensor) not in made:
+        made[id(tensor)] = own_tensor(tensor)
+    return made[id(tensor)]
 
 
 def own_tensor(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .alias import own_tensor
+from .alias import own_once
 from .reach import TABLES, is_helper, tables_in
 
 # Who reads a model puts others in the place of functions of torch: one at a time.
@@ -71,7 +71,7 @@ def private_tensors(
     that writes one while it is traced must not write the caller's. What a module holds for which `but_in` stays.
     """
     swapped: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    clones: dict[int, torch.Tensor] = {}
+    clones: dict[int, Any] = {}
     named: dict[str, torch.Tensor] = {}
     for path, module in skeleton.named_modules():
         if but_in(module, path) or isinstance(module, torch.jit.ScriptModule):
@@ -80,9 +80,7 @@ def private_tensors(
             swapped.append((table, dict(table)))
             for name, held in table.items():
                 if held is not None:
-                    table[name] = (
-                        clones[id(held)] if id(held) in clones else clones.setdefault(id(held), own_tensor(held))
-                    )
+                    table[name] = own_once(held, clones)
                     named.setdefault(f"{path}.{name}" if path else name, table[name])
     try:
         yield named

@@ -173,8 +173,9 @@ class Subject:
                 except Exception:
                     # Another way may do; if none does, why there is no graph is the reason.
                     runs = False
-                if runs and not (watch.hooks.left_out and _gives_nothing(watch.graph)):
-                    return Draft(watch.graph, watch.constants, watch.fixed_arguments, watch.calls, {})
+                if runs and not (watch.hooks.left_out and _gives_nothing(watch.notes.graph)):
+                    notes = watch.notes
+                    return Draft(notes.graph, notes.constants, watch.fixed_arguments, notes.calls, {})
                 if not watch.hooks.left_out:
                     break
         return None

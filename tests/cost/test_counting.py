@@ -101,13 +101,43 @@ def test_bytes_follow_the_type() -> None:
     assert half.flops == full.flops
 
 
-def test_a_model_that_needs_values_is_refused() -> None:
-    class Values(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x[x > 0]
+class Deciding(nn.Module):
+    """Three convolutions where the brightest pixel is below 2, one where it is not; notes and draws on its way."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.ran = nn.Conv2d(2, 2, 1), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.ran += 1
+        with torch.no_grad():
+            self.conv.weight.add_(torch.rand(()))
+        for _ in range(3 if x.max() < 2 else 1):
+            x = self.conv(x)
+        return x[x > 0]
+
+
+def test_a_model_that_decides_on_values_is_counted_on_a_run_that_leaves_nothing_behind() -> None:
+    model = Deciding()
+    weights, state = model.conv.weight.detach().clone(), torch.get_rng_state()
+    made = count(model, (X,), watched=["conv"])
+    # Each is 1x1 from 2 to 2 channels.
+    assert made.parts["conv"].macs == made.total.macs == 3 * 4 * X[0, 0].numel()
+    assert made.of_data
+    assert count(model, (X,)).total == count(model, (X,)).total
+    assert not count(nn.ReLU(), (X,)).of_data
+    assert torch.equal(model.conv.weight, weights)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (model.ran, model.training) == (0, True)
+
+
+def test_a_model_that_needs_values_in_another_type_or_without_weights_is_refused() -> None:
     with pytest.raises(TraceError, match="without real data"):
-        count(Values(), (X,))
+        count(Deciding(), (X,), dtype=torch.float16)
+    with torch.device("meta"):
+        model = Deciding()
+    with pytest.raises(TraceError, match="without real data"):
+        count(model, (X,))
 
 
 def test_an_input_of_the_wrong_shape_is_refused_with_the_shape() -> None:

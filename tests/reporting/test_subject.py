@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import attn_inject
-from attn_inject import PlanError, TraceError, attach, inject, report
+from attn_inject import PlanError, attach, inject, report
 from attn_inject.reporting import schema
 from attn_inject.reporting.views.console import to_text
 from attn_inject.types import Source
@@ -178,7 +178,7 @@ def test_its_parts_are_timed() -> None:
     assert all(row.seconds is not None for row in made.sites)
 
 
-def test_what_cannot_be_counted_as_a_whole_is_refused() -> None:
+def test_a_whole_that_decides_on_data_is_counted_on_one_run_and_says_so() -> None:
     class Choosing(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             made = super().forward(x)
@@ -188,8 +188,13 @@ def test_what_cannot_be_counted_as_a_whole_is_refused() -> None:
     both: nn.Module = model
     for scope, channels in (("first", 3), ("second", 16)):
         both = inject(both, "eca", scope=scope, input_size=(channels, 16, 16))
-    with pytest.raises(TraceError, match="the cost cannot be counted without real data"):
-        report(model, both, bench=False)
+    made = report(model, both, bench=False)
+    said = "counted on one run with random values, since the model's code decides on data: other data cost otherwise"
+    assert said in made.notes
+    assert made.total("MACs").difference == sum(row.added.macs for row in made.sites) > 0
+    parts = [report(model.get_submodule(each), both.get_submodule(each), bench=False) for each in ("first", "second")]
+    assert [row.added.macs for row in made.sites] == [row.added.macs for part in parts for row in part.sites]
+    assert not any(said in part.notes for part in parts)
     with pytest.raises(PlanError, match=r"^first is patched, and Part has no such submodule"):
         report(Part(3), inject(model, "eca", scope="first", input_size=SIZE), bench=False)
     assert attn_inject.report(model.first, both.get_submodule("first"), bench=False).sites

@@ -11,16 +11,7 @@ from torch import nn
 from attn_inject import RewriteError, attach, inject
 
 from .. import toys
-
-
-class Residual(nn.Module):
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*layers)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.body(x)
-
+from ..toys import Residual
 
 WAYS = [pytest.param(inject, id="inject"), pytest.param(attach, id="attach")]
 SIZE = (16, 8, 8)
@@ -62,6 +53,7 @@ def test_a_layer_that_the_model_clears_starts_anew_in_each_call(put: Any) -> Non
     with torch.no_grad():
         assert torch.equal(patched(x), model(x))
         assert torch.equal(patched(x), model(x))
+        assert toys.gates_run(patched, x) == 2
         # Two halves: one after the other they are not the same as by themselves.
         assert not torch.equal(model(x)[:, :, 4:], model(torch.cat([x[:, :, 4:]] * 2, 2))[:, :, :4])
 
@@ -103,6 +95,7 @@ def test_attach_goes_on_with_what_the_models_code_keeps(home: str) -> None:
     with torch.no_grad():
         for _ in range(3):
             assert torch.equal(patched(x), model(x))
+        assert toys.gates_run(patched, x) == 1
 
 
 class Forgetful(Residual):
@@ -111,7 +104,7 @@ class Forgetful(Residual):
     last: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch = self.body(x if self.last is None else x + self.last)
+        branch = self.branch(x if self.last is None else x + self.last)
         self.last = x.detach()
         return x + branch * 1.5
 
@@ -138,4 +131,5 @@ def test_what_is_only_counted_is_no_reason(put: Any) -> None:
     patched = put(model, "se", input_size=SIZE, reduction=4, init="identity")
     x = torch.randn(2, *SIZE)
     assert torch.equal(patched.eval()(x), model.eval()(x))
+    assert toys.gates_run(patched, x) == 1
     assert model[0].calls == 1

@@ -12,6 +12,7 @@ from torch import nn
 from attn_inject import RewriteError, attach, inject, verify
 
 from .. import toys
+from ..toys import Residual
 
 WAYS = [inject, attach]
 
@@ -54,15 +55,6 @@ class Scaled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x *= 255
         return self.block(x)
-
-
-class Residual(nn.Module):
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*layers)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.branch(x)
 
 
 @pytest.mark.parametrize("put", WAYS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from attn_inject import AttnInjectError, attach, find_sites
 
-from ..toys import conv
+from ..toys import conv, gates_run
 
 IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -92,6 +93,7 @@ def test_attention_is_at_the_same_place_in_both_or_refused(
         for name, parameter in attached.named_parameters():
             if ".eca." in name:
                 parameter.data.copy_(torch.arange(parameter.numel()).view(parameter.shape))
+        assert gates_run(attached, IMAGE) == 1
         with torch.no_grad():
             given.append(attached(IMAGE))
             assert not torch.equal(given[-1], model(IMAGE))
@@ -106,6 +108,7 @@ def test_a_model_that_calls_itself(decides: bool) -> None:
     assert (site.block, site.calls) == ("block", 2)
     same = attach(model, "se", reduction=4, init="identity", input_size=16).eval()
     assert torch.equal(same(IMAGE), model(IMAGE))
+    assert gates_run(same, IMAGE) == 2
 
 
 def test_weights_that_a_forward_writes_stay_the_callers_whatever_comes_of_it() -> None:
@@ -117,7 +120,8 @@ def test_weights_that_a_forward_writes_stay_the_callers_whatever_comes_of_it() -
     model = Net(run, decides=True).eval()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     find_sites(model, input_size=16)
-    attach(model, "eca", input_size=16)
+    attached = attach(model, "eca", input_size=16)
+    assert gates_run(copy.deepcopy(attached), IMAGE) == 1
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
@@ -125,4 +129,6 @@ def test_another_default_device_is_no_matter() -> None:
     model = Net(lambda m, x: x + m.body(x), decides=True).eval()
     with torch.device("meta"):
         assert len(find_sites(model, input_size=16)) == 1
-        attach(model, "eca", input_size=16)
+        attached = attach(model, "eca", input_size=16)
+    assert not any(parameter.is_meta for parameter in attached.parameters())
+    assert gates_run(attached.eval(), IMAGE) == 1

@@ -22,7 +22,7 @@ from attn_inject.tracing.nodes import block_of, returned_by, value_of
 from attn_inject.tracing.spelled import made_from, written
 from attn_inject.tracing.watching import Watch
 
-from ..toys import conv
+from ..toys import conv, gates_run
 
 
 class Net(nn.Module):
@@ -58,12 +58,12 @@ def _sources(node: fx.Node) -> set[fx.Node]:
 
 def _flow(run: Callable[[Net, torch.Tensor], Any]) -> tuple[fx.Node, set[fx.Node]]:
     """(the output's node, what reaches it)."""
-    output = next(iter(reversed(_watched(run).graph.nodes)))
+    output = next(iter(reversed(_watched(run).notes.graph.nodes)))
     return output, _sources(output)
 
 
 def test_nodes_are_calls_of_layers_and_functions_in_the_blocks_that_make_them() -> None:
-    graph = _watched(lambda m, x: torch.relu(m.body(m.stem(x)) - 1.0)).graph
+    graph = _watched(lambda m, x: torch.relu(m.body(m.stem(x)) - 1.0)).notes.graph
     nodes = [(node.op, getattr(node.target, "__name__", node.target), block_of(node)) for node in graph.nodes]
     assert nodes == [
         ("placeholder", "x", ""),
@@ -156,7 +156,7 @@ def test_what_the_model_held_before_is_a_constant_all_the_same() -> None:
     watch = Watch(net, Leaves(), Inputs((torch.rand(2, 3, 8, 8),)), "eval")
     with torch.no_grad():
         watch.run()
-    assert list(watch.constants.values()) == [net.grid]
+    assert list(watch.notes.constants.values()) == [net.grid]
 
 
 def test_inference_tensors_do_not_say_that_they_were_written() -> None:
@@ -188,9 +188,9 @@ def test_what_no_function_was_called_for_is_made_from_what_went_into_it(hide: Ca
 def test_a_weight_of_the_models_own_is_read_by_its_name_and_other_tensors_are_constants() -> None:
     other = torch.ones(16, 1, 1)
     watch = _watched(lambda m, x: m.stem(x) * m.stem.bias.view(-1, 1, 1) + other)
-    read = [node.target for node in watch.graph.nodes if node.op == "get_attr"]
+    read = [node.target for node in watch.notes.graph.nodes if node.op == "get_attr"]
     assert read == ["stem.bias", "_eval_constant_0"]
-    assert watch.constants == {"_eval_constant_0": other}
+    assert watch.notes.constants == {"_eval_constant_0": other}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_other_threads_and_the_time_after_are_not_watched() -> None:
     call = nn.Module.__call__
     watch = _watched(run)
     assert nn.Module.__call__ is call
-    assert [node.op for node in watch.graph.nodes] == ["placeholder", "call_module", "output"]
+    assert [node.op for node in watch.notes.graph.nodes] == ["placeholder", "call_module", "output"]
 
 
 def test_two_at_once_wait_for_each_other() -> None:
@@ -329,6 +329,7 @@ def test_blocks_are_found_and_gated_where_no_graph_can_be_had(join: Callable[...
             parameter.requires_grad = False
     assert torch.equal(same(image), net(image))
     assert not torch.equal(gated(image), net(image))
+    assert gates_run(same, image, gradients=True) == gates_run(gated, image, gradients=True) == 1
 
 
 def test_the_functions_of_a_recording_say_what_flows_where() -> None:

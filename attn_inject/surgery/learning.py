@@ -1,0 +1,139 @@
+"""V6: whether a real backward pass reaches every new parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import first_line
+from ..tracing.alias import alias, copied
+from ..tracing.injected import InjectedModule
+from ..tracing.trace import MODES
+from ..types import Check, Insertion
+from .runs import Runs, without_hooks, writes_weights
+from .small_passes import doubled, drawn_alike, floats_in, smallest_pass, what_was_traced
+
+
+def learning(part: InjectedModule, insertions: Sequence[Insertion]) -> Check | None:
+    """V6 alone, for what is compared in another way; None where no pass can be made."""
+    traced_on = what_was_traced(part)
+    if traced_on is None:
+        return None
+    aliased, new = asking_for_gradients(part, insertions)
+    try:
+        real, outputs = smallest_pass(aliased, *traced_on)
+    except Exception:  # Where it does not run, there is nothing to learn.
+        return None
+    return gradients(aliased, real, outputs, new, insertions) if new else None
+
+
+def asking_for_gradients(
+    part: InjectedModule, insertions: Sequence[Insertion]
+) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """(an alias in eval mode in which the new parameters alone want gradients, these by their names)."""
+    writes = writes_weights(part, map(part.graph_of, MODES))
+    aliased = without_hooks((copied if writes else alias)(part)).eval().requires_grad_(requires_grad=False)
+    new = {
+        f"{insertion.module}.{name}": parameter
+        for insertion in insertions
+        for name, parameter in aliased.get_submodule(insertion.module).named_parameters()
+    }
+    for parameter in new.values():
+        parameter.requires_grad = True
+    return aliased, new
+
+
+def gradients(
+    aliased: nn.Module,
+    real: tuple[Any, ...],
+    outputs: list[torch.Tensor],
+    new: dict[str, nn.Parameter],
+    insertions: Sequence[Insertion],
+) -> Check:
+    """V6: of the pass in eval mode that gave `outputs`; where that mode has no backward pass, of one in train mode.
+
+    Code for inference alone asks for no gradients, or writes where a backward pass reads.
+    """
+    with suppress(RuntimeError):
+        check = _reached_by(outputs, new, insertions)
+        if check.passed or _wants_gradients(aliased, real):
+            return check
+    try:
+        with Runs(aliased).run("train", gradients=True):
+            check = _reached_by(floats_in(aliased(*doubled(real))), new, insertions)
+            return replace(check, figure=f"{check.figure}, in train mode alone")
+    except RuntimeError as error:
+        return Check("gradients", passed=False, figure=f"no backward pass runs: {first_line(error)}")
+
+
+def _wants_gradients(aliased: nn.Module, real: tuple[Any, ...]) -> bool:
+    """Whether what it gives, in the mode it is in, has a gradient for any of its weights."""
+    frozen = [parameter for parameter in aliased.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad = parameter.is_floating_point()
+        return any(out.requires_grad for out in drawn_alike(aliased, real))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
+
+
+def _reached_by(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], insertions: Sequence[Insertion]) -> Check:
+    total = weighted_sum(outputs)
+    if total is None:
+        return Check("gradients", passed=False, figure="no output depends on a new parameter")
+    reached = _reached(total, new)
+    missing = [name for name in new if name not in reached]
+    figure = (
+        f"{len(reached)} of {len(new)} new parameters reached, {sum(reached.values())} with a gradient other than zero"
+    )
+    rest = f"; not {', '.join(missing[:4])}" if missing else ""
+    if cut := [each.site.block for each in insertions if _is_cut_off(each.module, new, reached)]:
+        rest += f"; no gradient comes back to {', '.join(cut[:4])} (is an argmax or a detach behind?): leave that out"
+    return Check("gradients", passed=not missing, figure=figure + rest)
+
+
+def weighted_sum(outputs: Iterable[torch.Tensor]) -> torch.Tensor | None:
+    """A number that hangs on all of the outputs that have a gradient; None if there are none."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        (out.float() * torch.randn(out.shape, generator=generator, device="cpu").to(out.device)).sum()
+        for out in outputs
+        if out.requires_grad and out.is_floating_point()
+    ]
+    return torch.stack([part.cpu() for part in parts]).sum() if parts else None
+
+
+def _is_cut_off(module: str, new: Collection[str], reached: Collection[str]) -> bool:
+    """Whether no parameter of an attention that has some is reached."""
+    own = [name for name in new if name.startswith(f"{module}.")]
+    return bool(own) and not any(name in reached for name in own)
+
+
+def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, bool]:
+    """Which parameters get a gradient, and whether it is other than zero; each gradient is let go at once."""
+    reached: dict[str, bool] = {}
+
+    def note(name: str) -> Callable[[torch.Tensor], None]:
+        def hook(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            reached[name] = bool(parameter.grad.any())
+            parameter.grad = None
+
+        return hook
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(note(name))  # type: ignore[no-untyped-call]
+        for name, parameter in new.items()
+    ]
+    try:
+        total.backward(inputs=list(new.values()))  # type: ignore[no-untyped-call]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reached

@@ -1,0 +1,85 @@
+"""Whether a part to which attention was attached by a recording does what was planned, seen on real runs in eval mode.
+
+L2. Each new module runs as often as planned, on maps of the planned width, and with modules in their place that give
+    back what they get the part gives what it gave.
+L3. A gradient comes back from what the part gives to what each new module gives; where none does, that is said: what a
+    detector's eval mode cuts off, its losses may reach.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..errors import first_line
+from ..tracing.alias import alias
+from ..tracing.contents import tensors_held
+from ..tracing.inputs import Inputs
+from ..tracing.recording import real_inputs
+from ..types import Check, Insertion, block_name
+from .learning import weighted_sum
+from .runs import Runs, without_hooks
+from .sameness import same_values
+
+
+class _Watched(nn.Module):
+    """Gives back what it gets, and notes how wide it is; where gradients are kept, it shows whether one comes back."""
+
+    def __init__(self, seen: Counter[tuple[str, int]], name: str) -> None:
+        super().__init__()
+        self.seen = (seen,)
+        self.name = name
+        # No parameter, in whose place a run puts another.
+        self.factor = (torch.ones((), requires_grad=True, device="cpu"),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen[0][self.name, x.shape[1]] += 1
+        return x * self.factor[0] if torch.is_grad_enabled() else x
+
+
+def as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequence[Insertion]) -> tuple[Check, str]:
+    """(L2, what L3 does not show) of `part`, which `attach` made from `original`, a run on `inputs` at hand."""
+    ours, before = without_hooks(alias(part)), without_hooks(alias(original))
+    seen: Counter[tuple[str, int]] = Counter()
+    gates: list[tuple[str, _Watched]] = []
+    for insertion in new:
+        home, _, child = insertion.module.rpartition(".")
+        gates.append((block_name(insertion.site.block), _Watched(seen, insertion.module)))
+        ours.get_submodule(home)._modules[child] = gates[-1][1]
+    real = real_inputs(inputs, before)
+    try:
+        expected, given = _in_eval_mode(before, real), _in_eval_mode(ours, real)
+    except Exception:  # Its code may ask for gradients itself.
+        seen.clear()
+        expected, given = _in_eval_mode(before, real, gradients=True), _in_eval_mode(ours, real, gradients=True)
+    wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
+    wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
+    if not same_values(expected, given):
+        wrong.append("it gives something else where no gate does anything")
+    figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
+    if not expected and not wrong:
+        figure += " (it gives no tensors to compare)"
+    return Check("calls", passed=not wrong, figure=figure), "" if wrong else _not_reached(ours, real, gates)
+
+
+def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watched]]) -> str:
+    """L3: the blocks to whose gates no gradient comes back, or why none does; empty where one comes to all."""
+    try:
+        total = weighted_sum(_in_eval_mode(ours, real, gradients=True))
+        if total is None:
+            return "what it gives in eval mode has no gradient"
+        factors = [gate.factor[0] for _, gate in gates]
+        gradients = torch.autograd.grad(total, factors, allow_unused=True)
+    except Exception as error:  # It may hand its map to numpy, or write where a backward pass reads.
+        return f"no backward pass runs in eval mode ({first_line(error)})"
+    lost = [block for (block, _), gradient in zip(gates, gradients, strict=True) if gradient is None]
+    return f"none comes to {', '.join(lost[:4])} from what it gives in eval mode" if lost else ""
+
+
+def _in_eval_mode(model: nn.Module, real: Inputs, *, gradients: bool = False) -> list[torch.Tensor]:
+    # No graph tells whether it writes into its weights.
+    with Runs(model, writes=True).run("eval", gradients=gradients):
+        return list(tensors_held(real.fresh().given_to(model)))
