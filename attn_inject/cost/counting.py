@@ -31,7 +31,8 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from ..errors import TraceError, first_line
 from ..tracing.alias import alias
 from ..tracing.caches import nothing_kept
-from ..tracing.factories import Draws
+from ..tracing.compiled import as_written
+from ..tracing.draws import Draws
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.recording import real_inputs
 from ..tracing.restoring import as_it_was, private_tensors
@@ -98,8 +99,9 @@ def _count(
     shapes: dict[str, tuple[int, ...]] = {}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(as_written())
         stack.enter_context(nothing_kept(aliased, real=real))
-        stack.enter_context(Draws().undone())
+        stack.enter_context(Draws.of(aliased).undone())
         if real:
             stack.enter_context(as_it_was(aliased, "eval"))
             stack.enter_context(private_tensors(aliased, "_parameters", "_buffers"))

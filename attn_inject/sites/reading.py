@@ -14,6 +14,7 @@ from torch import fx, nn
 from ..errors import PlanError, TraceError, nearest
 from ..tracing.alias import alias
 from ..tracing.calls import inputs_in_place
+from ..tracing.compiled import as_written
 from ..tracing.injected import InjectedModule
 from ..tracing.input_forms import InputForms
 from ..tracing.inputs import Inputs, given_inputs
@@ -103,6 +104,7 @@ def find_sites(
 
 
 @ordinary_mode()
+@as_written()
 def read(
     model: nn.Module,
     *,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import AttnInjectError, first_line
-from ..tracing.factories import Draws
+from ..tracing.draws import Draws
 from .feeds import Batch
 
 
@@ -31,7 +31,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 def undrawn(model: nn.Module) -> Iterator[None]:
     """Take back what is drawn in here, on the model's devices too."""
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), Draws().undone():
+    with torch.random.fork_rng(devices=list(devices)), Draws.of(model).undone():
         yield
 
 

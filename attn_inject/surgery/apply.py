@@ -11,6 +11,7 @@ from ..errors import RewriteError
 from ..sites.reading import LocatedModel, read
 from ..tracing.alias import alias
 from ..tracing.checkpoints import checkpoint_losses
+from ..tracing.compiled import as_written
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.prepare import not_kept
@@ -65,6 +66,7 @@ def read_for(model: nn.Module, plan: Plan, example_inputs: Any = None, *, may_re
 
 
 @ordinary_mode()
+@as_written()
 def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> InjectedModule:
     """`apply_plan` on a model that has been read."""
     must_be_apart(located.model, located.scope)

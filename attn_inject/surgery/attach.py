@@ -23,6 +23,7 @@ from ..planning.plan import locate_and_plan
 from ..sites.reading import LocatedModel, submodule
 from ..tracing.alias import alias, copied
 from ..tracing.checkpoints import checkpoint_losses
+from ..tracing.compiled import as_written, compiled_in, compiled_losses
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path
 from ..tracing.regions import ordinary_mode
@@ -118,6 +119,7 @@ def attach_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any 
 
 
 @ordinary_mode()
+@as_written()
 def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     """`attach` for a model that has been read and planned."""
     if any(isinstance(module, InjectedModule) for module in located.model.modules()):
@@ -162,6 +164,7 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
             *ways.reasons,
             *(f"a comparison with what inject gives: {reason}" for reason in like.untried),
             *([f"a proof that the new modules learn: {like.unproven}"] if like.unproven else []),
+            *compiled_losses(compiled_in(located.part, wrapped=False)),
             *checkpoint_losses(
                 block_name(path) for path, trace in zip(ways.paths, traces, strict=True) if trace.checkpoints
             ),

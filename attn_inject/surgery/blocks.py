@@ -20,6 +20,7 @@ from torch import fx, nn
 from ..errors import AttnInjectError
 from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel
+from ..tracing.alias import has_own_forward
 from ..tracing.calls import inputs_of_call
 from ..tracing.frames import nodes_in, stack_of, stack_of_node
 from ..tracing.inputs import Inputs
@@ -101,9 +102,17 @@ class Blocks:
             raise AttnInjectError(traced)
         return traced
 
+    def has_graphs(self, path: str) -> bool:
+        """Whether the module at `path` can be traced by itself."""
+        try:
+            self.graphs(path)
+        except AttnInjectError:
+            return False
+        return True
+
     def _traced(self, path: str) -> Trace:
         module = self.located.part.get_submodule(path)
-        if "forward" in vars(module):
+        if has_own_forward(module):
             raise AttnInjectError(f"{block_name(path)} has a forward of its own, beside its class's")
         inputs = self.located.trace.inputs if not path else self._inputs(path, module)
         if inputs is None:

@@ -2,8 +2,8 @@
 
 N1. A rewritten forward is made from the graph of the module alone, in which its children are single calls.
 N2. A plain Sequential whose own the attention is runs it as one more element, right after what it gates.
-N3. Whose own code knows a name under which a new module stands now (timm's `se`) is rewritten too, if another module's
-    code calls that.
+N3. Whose own code knows a name under which a new module stands now (timm's `se`), or goes over whatever stands in it
+    (a Sequential of somebody's kind), is rewritten too, if another module's code calls the new one.
 N4. Where the class's own code is what runs (a method beside the forward, a setting that is another now), what it makes
     passes through the attention, if a child returns that; if none does, it is refused.
 """
@@ -22,6 +22,7 @@ from ..tracing.parts import full_path
 from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, rewrite_forward
 from ..types import Insertion, block_name
 from .blocks import Blocks, Spot
+from .containers import goes_over_children
 from .makers import maker
 from .rewrite import edit_forward
 from .ways import Ways
@@ -38,7 +39,7 @@ def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: Collection
     """
     constants: list[str] = []
     written: dict[Any, Writing] = {}
-    taken = _taken(ways.spots, kept)
+    taken = _taken(part, ways.spots, kept)
     for path in dict.fromkeys((*ways.paths, *taken)):
         spots = [spot for spot in ways.spots if spot.path == path]
         module = part.get_submodule(path)
@@ -104,12 +105,12 @@ def _makers_of(value: fx.Node) -> Iterator[str]:
             yield from _makers_of(node)
 
 
-def _taken(spots: Iterable[Spot], kept: Collection[str]) -> dict[str, list[str]]:
-    """N3: by block, the names of new modules that other modules call, under which the block had something."""
+def _taken(part: nn.Module, spots: Iterable[Spot], kept: Collection[str]) -> dict[str, list[str]]:
+    """N3: by block, the names of new modules that other modules call, and its own code might."""
     taken: dict[str, list[str]] = {}
     for spot in spots:
         home, _, child = spot.insertion.module.rpartition(".")
-        if spot.path != home and spot.insertion.module in kept:
+        if spot.path != home and (spot.insertion.module in kept or goes_over_children(part.get_submodule(home))):
             taken.setdefault(home, []).append(child)
     return taken
 

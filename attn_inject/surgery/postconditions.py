@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import TraceError
+from ..tracing.compiled import as_written
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, tensors_in
 from ..tracing.nodes import frame_of, has_frame, value_of
@@ -27,6 +28,7 @@ from .passes import passes
 
 
 @ordinary_mode()
+@as_written()
 def verify_part(original: nn.Module, patched: InjectedModule, *, fresh: bool = False) -> Verification:
     """`verify` for the patched part of a model and what it was made from.
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from ..sites.operations import name_of
 from ..tracing.alias import own_once
-from ..tracing.factories import Draws
+from ..tracing.draws import Draws, own_generators, reseed
 from ..tracing.hooks import Hooks
 from ..tracing.restoring import as_it_was
 from ..tracing.values import fetch
@@ -49,7 +49,7 @@ class Runs:
         with (
             as_it_was(self.model, mode) as noted,
             Hooks(self.model, followed=True).restored(),
-            from_one_seed((*self.model.parameters(), *own.values())),
+            from_one_seed(self.model),
             torch.set_grad_enabled(gradients),
         ):
             yield
@@ -63,14 +63,17 @@ def _held(aliased: nn.Module, kind: str) -> list[tuple[dict[str, Any], str, torc
 
 
 @contextmanager
-def from_one_seed(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Let what runs on the devices of `tensors` draw what every other such run draws, and the caller's draws be.
+def from_one_seed(model: nn.Module) -> Iterator[None]:
+    """Let `model` draw in here what every other such run draws, and the caller's draws be.
 
     Some networks draw in eval mode too: an autoencoder samples around its code.
     """
+    tensors = (*model.parameters(), *model.buffers())
     devices = {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), Draws().undone():
+    own = own_generators(model)
+    with torch.random.fork_rng(devices=list(devices)), Draws(own).undone():
         torch.manual_seed(0)
+        reseed(own)
         yield
 
 

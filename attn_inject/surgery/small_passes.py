@@ -56,7 +56,7 @@ def smallest_pass(
 
 def drawn_alike(aliased: nn.Module, real: tuple[Any, ...]) -> list[torch.Tensor]:
     """What it gives, with the numbers that the original's run draws."""
-    with from_one_seed((*aliased.parameters(), *aliased.buffers())):
+    with from_one_seed(aliased):
         return floats_in(aliased(*fresh(real)))
 
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from ..errors import PlanError
 from ..sites.reading import LocatedModel
+from ..tracing.alias import has_own_forward
 from ..types import Insertion, block_name
 from .blocks import Blocks, Spot
+from .containers import goes_over_children
 from .makers import maker
 
 
@@ -43,17 +45,20 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
     left_out: dict[str, str] = {}
     for insertion in insertions:
         spot = blocks.spot(insertion)
+        block = block_name(insertion.site.block)
+        home, _, name = insertion.module.rpartition(".")
+        holder = located.part.get_submodule(home)
+        if isinstance(spot, Spot) and spot.path != home and goes_over_children(holder) and not blocks.has_graphs(home):
+            left_out[insertion.module] = f"{block}: its own code goes over its children, and would run the attention"
+            continue
         if isinstance(spot, Spot) and not blocks.graphs(spot.path).guards:
             spots.append(spot)
             continue
-        block = block_name(insertion.site.block)
         try:
             child, order = maker(located, insertion)
-            home, _, name = insertion.module.rpartition(".")
-            holder = located.part.get_submodule(home)
-            if hasattr(holder, name):
+            if hasattr(holder, name) or goes_over_children(holder):
                 raise PlanError(f"{block}: its own code may run what is called {name!r}")
-            if "forward" in vars(holder):
+            if has_own_forward(holder):
                 raise PlanError(f"{block}: it has a forward of its own, which its class's does not change")
         except PlanError:
             if isinstance(spot, Spot):

@@ -51,7 +51,29 @@ def alias(model: nn.Module) -> nn.Module:
     other = _copy_of(model, modules, memo)
     for module in modules:
         _copy_slots(module, memo)
+        if (forward := compiled_forward(module)) is not None:
+            held = vars(memo[id(module)])
+            held["forward"] = types.MethodType(forward.__func__, memo[id(module)])
+            if not has_own_forward(module):
+                del held["forward"]
     return other
+
+
+def compiled_forward(module: nn.Module) -> types.MethodType | None:
+    """The method that was compiled where `module.forward = torch.compile(module.forward)`, which no copy runs on the
+    copy's own weights.
+    """
+    method = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
+    if not isinstance(method, types.MethodType):
+        # Around the methods of torch's own layers torch puts a function.
+        method = getattr(method, "__wrapped__", None)
+    return method if isinstance(method, types.MethodType) and method.__self__ is module else None
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether another forward than that of its class runs."""
+    compiled = compiled_forward(module)
+    return "forward" in vars(module) and (compiled is None or compiled.__func__ is not type(module).forward)
 
 
 def _copy_of(model: nn.Module, modules: list[nn.Module], memo: dict[int, Any]) -> nn.Module:

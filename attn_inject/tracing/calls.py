@@ -13,8 +13,8 @@ from torch import nn
 
 from .alias import alias
 from .caches import nothing_kept
+from .draws import Draws
 from .face import is_plain
-from .factories import Draws
 from .inputs import Inputs, tensors_in
 from .shapes import inputs_to_try
 
@@ -30,7 +30,7 @@ def usual_inputs(model: nn.Module) -> Iterator[Inputs]:
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:
     """What `model`, which is on the meta device, gives: shapes without arithmetic, and no number is drawn by it."""
-    with torch.no_grad(), torch.device("meta"), Draws().undone(), nothing_kept(model):
+    with torch.no_grad(), torch.device("meta"), Draws.of(model).undone(), nothing_kept(model):
         return inputs.given_to(model)
 
 

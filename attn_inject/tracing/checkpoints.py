@@ -20,17 +20,27 @@ _SHOWN = 3
 
 @contextmanager
 def checkpoints_noted(note: Callable[[], None]) -> Iterator[None]:
-    """Call `note` for each checkpoint that is entered in here; no graph has those of `use_reentrant=True`."""
+    """Call `note` for each checkpoint that is entered in here.
+
+    One of `use_reentrant=True` is an autograd function, which would be one node; here it runs what it is given.
+    """
     kept: list[tuple[Any, str, Any]] = [(saved_tensors_hooks, "__enter__", saved_tensors_hooks.__enter__)]
     if hasattr(checkpoint, _ENTERED):
         kept.append((checkpoint, _ENTERED, getattr(checkpoint, _ENTERED)))
     for home, name, function in kept:
         setattr(home, name, _noted(function, note))
+    checkpoint.CheckpointFunction.apply = _noted(_run, note)
     try:
         yield
     finally:
+        del checkpoint.CheckpointFunction.apply
         for home, name, function in kept:
             setattr(home, name, function)
+
+
+def _run(run_function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:  # noqa: FBT001
+    """What `CheckpointFunction.apply` is given, run without it."""
+    return run_function(*args)
 
 
 def _noted(function: Callable[..., Any], note: Callable[[], None]) -> Callable[..., Any]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import fields, is_dataclass
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .values import to_meta
 
 # How deep a tensor may lie in what a module gives.
 LEVELS = 4
+# Whose objects hold no tensors in such places.
+_NO_SLOTS = frozenset({"builtins", "torch", "functools", "enum", "types", "abc", "collections.abc", "typing"})
 Versions = Sequence[tuple[torch.Tensor, int | None]]
 
 
@@ -60,6 +63,11 @@ def shapes(value: Any) -> Any:
         return torch.empty(0, device="meta")
 
 
+def read_out(result: Any) -> Any:
+    """What a model gives, with lists in the place of iterators: the code of a generator runs when it is read."""
+    return tree_map(lambda part: list(part) if isinstance(part, Iterator) else part, result)
+
+
 def tensors_held(value: Any, levels: int = LEVELS) -> Iterator[torch.Tensor]:
     """The tensors in a structure of any kind."""
     if isinstance(value, torch.Tensor):
@@ -71,11 +79,30 @@ def tensors_held(value: Any, levels: int = LEVELS) -> Iterator[torch.Tensor]:
 
 def parts(value: Any) -> Iterator[tuple[Callable[..., Any], Any, Any]]:
     """What a value holds, each part with the function and the key that take it."""
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list, deque, ValuesView)):
         yield from ((operator.getitem, index, part) for index, part in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        # By what they hold: two runs of one model give two orders.
+        yield from ((operator.getitem, index, part) for index, part in enumerate(sorted(value, key=_order)))
     elif isinstance(value, Mapping):
         yield from ((operator.getitem, key, part) for key, part in value.items())
     elif is_dataclass(value) and not isinstance(value, type):
         yield from ((getattr, each.name, getattr(value, each.name)) for each in fields(value))
     elif type(getattr(value, "__dict__", None)) is dict and not isinstance(value, (type, nn.Module, FunctionType)):
         yield from ((getattr, name, part) for name, part in vars(value).items())
+        yield from _slots(value)
+    elif not isinstance(value, type):
+        yield from _slots(value)
+
+
+def _slots(value: Any) -> Iterator[tuple[Callable[..., Any], Any, Any]]:
+    """The attributes that a class has places for."""
+    slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__ if kind.__module__ not in _NO_SLOTS]
+    names = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
+    yield from ((getattr, name, getattr(value, name)) for name in names if hasattr(value, name))
+
+
+def _order(part: Any) -> tuple[Any, ...]:
+    if not isinstance(part, torch.Tensor):
+        return 0, repr(part)
+    return 1, part.shape, part.is_meta or float(part.detach().abs().sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from .guards import MACHINERY
 from .proxies import Unfollowable
 
 _NO_GRADIENT = "does not require grad"
+# What fx says of an argument, or an output, that no node may have.
+_OBJECT = re.compile(r"argument of type: <(class '[^']*')>")
 
 
 class SizeError(TraceError):
@@ -47,6 +50,8 @@ class CodeError(TraceError):
         reason = first_line(error)
         if _NO_GRADIENT in reason:
             reason = "it asks for gradients within its forward"
+        elif (held := _OBJECT.match(reason)) is not None:
+            reason = f"it hands on an object of {held[1]}, which no graph holds"
         elif is_data_dependent(error) and not isinstance(error, Unfollowable):
             # What torch says of meta tensors is about its own machinery.
             reason = "what it gives depends on the data"

@@ -6,8 +6,6 @@ followed that it was made of.
 
 from __future__ import annotations
 
-import random
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,6 @@ from torch.autograd import Variable
 from torch.jit import ScriptFunction
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
-from ..errors import TraceError
 from .nodes import value_of
 
 # Their arguments are parsed before torch, or older versions of it, asks whether somebody else wants to answer.
@@ -206,48 +203,3 @@ def _has_proxies(value: Any) -> bool:
     if kind is slice:
         return any(_has_proxies(part) for part in (value.start, value.stop, value.step))
     return False
-
-
-class Draws:
-    """The states of the generators that a model's code may draw from while it is traced."""
-
-    def __init__(self) -> None:
-        self._before = _states()
-
-    @contextmanager
-    def undone(self) -> Iterator[None]:
-        """Take back what is drawn in here: by code that draws anew whenever the graph runs it."""
-        before = _states()
-        try:
-            yield
-        finally:
-            after = _states()
-            if before != after:
-                random.setstate(before["Python's random"])
-                torch.set_rng_state(torch.frombuffer(bytearray(before["torch"]), dtype=torch.uint8))
-                if (numpy := sys.modules.get("numpy")) is not None and "numpy.random" in before:
-                    kind, keys, *rest = before["numpy.random"]
-                    numpy.random.set_state((kind, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
-
-    def refuse_new_ones(self) -> None:
-        """Compare the states with those of now.
-
-        Raises:
-            TraceError: something was drawn, which the graph would hold for ever.
-
-        """
-        after = _states()
-        drawn = [name for name, state in self._before.items() if state != after[name]]
-        if drawn:
-            raise TraceError(
-                f"the model's code draws from {' and '.join(drawn)} in its forward, which a graph would freeze: "
-                "draw them with torch's own functions, or use attach(), which runs the model's own code"
-            )
-
-
-def _states() -> dict[str, Any]:
-    states: dict[str, Any] = {"Python's random": random.getstate(), "torch": bytes(torch.get_rng_state().numpy())}
-    if (numpy := sys.modules.get("numpy")) is not None:
-        kind, keys, *rest = numpy.random.get_state()
-        states["numpy.random"] = (kind, keys.tobytes(), *rest)
-    return states

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..errors import TraceError
+from .compiled import compiled_in, compiled_losses
 from .face import face_of, is_answered
 from .inputs import Inputs
 from .methods import methods_for_graph
@@ -52,7 +53,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             )
         if _is_quantized(module):
             raise TraceError(f"{where} is quantized: inject into the float model and quantize the result")
-        if isinstance(module, nn.parallel.DistributedDataParallel) or (name and hasattr(module, "_orig_mod")):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
             raise TraceError(
                 f"{where} is wrapped ({type(module).__name__}): unwrap it first, wrap the patched model after"
             )
@@ -99,6 +100,7 @@ def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Mapp
                 for attribute, title in _HOOKS.items()
                 if getattr(module, attribute, None)
             ]
+    losses += compiled_losses(compiled_in(model, wrapped=True))
     losses += [
         f"parameter hook on {name}" for name, p in model.named_parameters() if getattr(p, "_backward_hooks", None)
     ]

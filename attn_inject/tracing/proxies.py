@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -123,6 +123,15 @@ class DictProxy(FollowingProxy):
         return self[key] if key in known else default
 
 
+class SequenceProxy(FollowingProxy):
+    """A tuple or a list: sizes, parts of a split, what a module gives."""
+
+
+# What `match` asks before it takes something apart.
+Mapping.register(DictProxy)
+Sequence.register(SequenceProxy)
+
+
 class NumberProxy(FollowingProxy):
     """A number that comes of sizes. What Python itself needs as a number is decided, and so a guard."""
 
@@ -196,6 +205,8 @@ def proxy_for(node: fx.Node, tracer: fx.Tracer) -> fx.Proxy:
         return NumberProxy(node, tracer)
     if isinstance(value, (torch.device, torch.dtype)):
         return PlaceProxy(node, tracer)
+    if isinstance(value, (tuple, list)):
+        return SequenceProxy(node, tracer)
     return (DictProxy if isinstance(value, dict) else FollowingProxy)(node, tracer)
 
 

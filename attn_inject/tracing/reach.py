@@ -114,7 +114,7 @@ class Reach:
             self._meet(contents_of(cell).get(CONTENTS))
         for value in (*(code.__defaults__ or ()), *(code.__kwdefaults__ or {}).values(), *vars(code).values()):
             self._meet(value)
-        names = set(_names_in(code.__code__))
+        names = set(names_in(code.__code__))
         known = self._homes.get(id(code.__globals__))
         if known is None:
             known = self._homes[id(code.__globals__)] = set()
@@ -160,11 +160,12 @@ def _parts_of_few(table: Any) -> list[Any]:
     return [] if len(table) > _FEW else list(table.values() if isinstance(table, dict) else table)
 
 
-def _names_in(code: CodeType) -> Iterator[str]:
+def names_in(code: CodeType) -> Iterator[str]:
+    """The names that code, and the code in it, speaks of."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names_in(constant)
+            yield from names_in(constant)
 
 
 def contents_of(cell: CellType) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import fx, nn
 from ..errors import PlanError
 from .code import code_of
 from .face import may_be_fixed, must_be_as_fixed, must_be_as_written, parameters_of
+from .generated import kept_as_rewritten
 from .nodes import is_named
 from .own_code import (
     Gate,
@@ -94,6 +95,7 @@ class Rewritten:
             "__reduce_ex__": _reduced,
             WRITING: self,
             **(methods_around(base, self.own) if self.own != OwnCode() else {}),
+            **kept_as_rewritten(base),
         }
         if f"{_SELF}.{HOLDER}." in self.source:
             # Where it is not called, a property would be in torch.jit's way.

@@ -16,6 +16,7 @@ from torch import fx, nn
 from ..errors import TraceError
 from ..types import Guard
 from .alias import alias
+from .compiled import calling_what_they_wrap
 from .explain import CodeError, SizeError, is_data_dependent
 from .frames import Calls
 from .guards import guards_of
@@ -101,7 +102,7 @@ class Subject:
     """A model under trace: its alias, and what tracing it has found out so far."""
 
     def __init__(self, model: nn.Module, whole: Collection[str] | None = None) -> None:
-        self.skeleton = alias(model)
+        self.skeleton = calling_what_they_wrap(alias(model))
         self.first_convolution: nn.Module | None = None
         self._follows_hooks = False
         self._leaves = Leaves()

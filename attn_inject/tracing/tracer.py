@@ -33,7 +33,9 @@ from torch import fx, nn
 
 from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
-from .factories import Draws, factories_followed
+from .compiled import as_written
+from .draws import Draws
+from .factories import factories_followed
 from .frames import ROOT, Call, with_nodes
 from .guards import guarded, line_of_code
 from .hooks import Hooks
@@ -120,7 +122,7 @@ class Tracer(fx.Tracer):
         with (
             ALONE,
             nothing_kept(self.skeleton),
-            Draws().undone(),
+            Draws.of(self.skeleton).undone(),
             as_it_was(self.skeleton, self.mode),
             private_tensors(self.skeleton, "_buffers", but_in=self.is_leaf_module) as buffers,
             self.hooks.restored(),
@@ -135,10 +137,11 @@ class Tracer(fx.Tracer):
     def _following(self) -> Iterator[None]:
         """All that lets this trace see what plain fx does not, while it runs."""
         record = partial(self.create_proxy, "call_function")
-        self._draws = Draws()
+        self._draws = Draws.of(self.skeleton)
         homes = [vars(module) for module in (*self.skeleton.modules(), *modules_of(self.skeleton))]
         with (
             ordinary_mode(),
+            as_written(),
             types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
             factories_followed(record, lambda: self.evaluated is not None, homes),
@@ -326,6 +329,8 @@ class Tracer(fx.Tracer):
             return a.node
         if isinstance(a, (torch.Tensor, nn.Module)) and (name := self._names.get(id(a))) is not None:
             return self.create_node("get_attr", name, (), {})
+        if isinstance(a, torch.Generator):
+            raise Unfollowable("it draws from a generator of its own, which no graph holds")
         if isinstance(a, torch.Tensor):
             name = f"_{self.mode}_constant_{len(self.constants)}"
             self.constants[name] = a

@@ -22,18 +22,20 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .caches import nothing_kept
+from .compiled import as_written
 from .contents import (
     by_another_name,
+    read_out,
     tensors_held,
     versions,
 )
-from .factories import Draws, scripted_as_written
+from .draws import Draws
+from .factories import scripted_as_written
 from .hooks import Hooks
 from .inputs import Inputs, Signature
 from .leaves import Leaves
@@ -73,7 +75,7 @@ class Watch:
         with ExitStack() as stack:
             stack.enter_context(ALONE)
             stack.enter_context(nothing_kept(self._skeleton, real=True))
-            stack.enter_context(Draws().undone())
+            stack.enter_context(Draws.of(self._skeleton).undone())
             stack.enter_context(as_it_was(self._skeleton, self._mode))
             held = stack.enter_context(private_tensors(self._skeleton, "_parameters", "_buffers"))
             self._weights.update({id(tensor): path for path, tensor in reversed(held.items())})
@@ -94,9 +96,8 @@ class Watch:
 
         nn.Module.__call__ = called  # type: ignore[method-assign]
         try:
-            # Compiled functions run as they are written.
             with (
-                torch.compiler.set_stance("force_eager"),
+                as_written(),
                 scripted_as_written(lambda *_: not self._is_hidden()),
                 _Operators(self),
                 _Functions(self),
@@ -135,13 +136,13 @@ class Watch:
                 self.notes.node("placeholder", name, (), {}, value)
             for name, value in signature.named:
                 mark_named(self.notes.node("placeholder", name, (), {}, value))
-        result = self._inputs.given_to(self._skeleton.forward)
+        result = read_out(self._inputs.given_to(self._skeleton.forward))
         with self._aside():
             given = self.notes.as_nodes(result)
-            if not any(isinstance(part, fx.Node) for part in tree_leaves(given)):
+            output = self.notes.node("output", "output", (given,), {}, None)
+            if not output.all_input_nodes:
                 # An object of somebody's class.
-                given = tuple(self.notes.node_of(tensor) for tensor in tensors_held(result))
-            self.notes.node("output", "output", (given,), {}, None)
+                output.args = (tuple(self.notes.node_of(tensor) for tensor in tensors_held(result)),)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import checkpoint
 
-from attn_inject import attach, inject
+from attn_inject import attach, attention_parameters, find_sites, inject
 from attn_inject.surgery.records import records_of
 from attn_inject.tracing.checkpoints import checkpoint_losses
 
@@ -20,34 +20,58 @@ SIZE = (3, 16, 16)
 
 
 class Block(nn.Module):
-    def __init__(self, *, thrifty: bool) -> None:
+    def __init__(self, *, thrifty: bool, reentrant: bool = False) -> None:
         super().__init__()
-        self.a, self.b, self.thrifty = conv(16, 16), conv(16, 16), thrifty
+        self.a, self.b, self.thrifty, self.reentrant = conv(16, 16), conv(16, 16), thrifty, reentrant
 
     def branch(self, x: torch.Tensor) -> torch.Tensor:
         return self.b(torch.relu(self.a(x)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.thrifty and self.training:
-            return x + checkpoint.checkpoint(self.branch, x, use_reentrant=False)
+            return x + checkpoint.checkpoint(self.branch, x, use_reentrant=self.reentrant)
         return x + self.branch(x)
 
 
-def _net(*, thrifty: bool) -> nn.Module:
-    return nn.Sequential(conv(3, 16), Block(thrifty=thrifty), Block(thrifty=thrifty), nn.Flatten(), nn.Linear(4096, 4))
+def _net(*, thrifty: bool, reentrant: bool = False) -> nn.Module:
+    blocks = (Block(thrifty=thrifty, reentrant=reentrant) for _ in range(2))
+    return nn.Sequential(conv(3, 16), *blocks, nn.Flatten(), nn.Linear(4096, 4))
 
 
+def _seams() -> list[Any]:
+    names = {name: value for name, value in vars(checkpoint).items() if name != "__warningregistry__"}
+    return [saved_tensors_hooks.__enter__, names, dict(vars(checkpoint.CheckpointFunction))]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("patch", [inject, attach])
-def test_checkpoints_that_were_on_are_said_to_be_gone(patch: Any) -> None:
-    seams = [saved_tensors_hooks.__enter__, dict(vars(checkpoint))]
-    lost = [loss for loss in _lost(patch(_net(thrifty=True), "se", input_size=SIZE)) if "checkpoint" in loss]
+def test_checkpoints_that_were_on_are_said_to_be_gone(patch: Any, reentrant: bool) -> None:
+    seams = _seams()
+    model = _net(thrifty=True, reentrant=reentrant)
+    lost = [loss for loss in _lost(patch(model, "se", input_size=SIZE)) if "checkpoint" in loss]
     assert lost == ["activation checkpointing, which was on in 1, 2: what it would work out again is kept"]
-    assert seams == [saved_tensors_hooks.__enter__, dict(vars(checkpoint))]
+    assert seams == _seams()
     assert not [loss for loss in _lost(patch(_net(thrifty=False), "se", input_size=SIZE)) if "checkpoint" in loss]
 
 
 def _lost(patched: nn.Module) -> tuple[str, ...]:
     return tuple(loss for _, record in records_of(patched) for loss in record.not_kept)
+
+
+@pytest.mark.parametrize("patch", [inject, attach])
+def test_a_block_within_a_checkpoint_that_is_an_autograd_function_is_gated(patch: Any) -> None:
+    class Net(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self:
+                x = checkpoint.checkpoint(block, x, use_reentrant=True)
+            return x
+
+    model, x = Net(*(Block(thrifty=False) for _ in range(2))), torch.randn(2, 16, 8, 8, requires_grad=True)
+    assert [site.block for site in find_sites(model, input_size=(16, 8, 8))] == ["0", "1"]
+    patched = patch(model, "se", input_size=(16, 8, 8), reduction=4, init="identity")
+    assert torch.equal(patched(x), model(x))
+    patched(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in attention_parameters(patched))
 
 
 def test_many_are_counted() -> None:

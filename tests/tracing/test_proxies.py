@@ -21,7 +21,7 @@ from attn_inject import TraceError
 from attn_inject.tracing.guards import guarded
 from attn_inject.tracing.inputs import tensors_in
 from attn_inject.tracing.shapes import trace_at_a_size
-from attn_inject.tracing.trace import Trace
+from attn_inject.tracing.trace import Trace, trace
 
 from ..sites.graphs import Net
 from ..toys import conv
@@ -190,6 +190,26 @@ def test_same_padding() -> None:
     assert trace.any_size
     assert agrees(net, trace, 1, 3, 20, 30)
     assert agrees(net, trace, 1, 3, 7, 9)
+
+
+def test_sizes_and_tables_may_be_matched() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv(3, 8)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            match x.shape:
+                case (_, 3, _, _):
+                    out = {"maps": self.conv(x)}
+                case _:
+                    raise ValueError
+            match out:
+                case {"maps": maps}:
+                    return maps.relu()
+
+    graph = trace(Net(), inputs=(torch.empty(2, 3, 8, 8),)).graphs["eval"]
+    assert [node.name for node in graph.nodes if node.op in ("call_module", "call_method")] == ["conv", "relu"]
 
 
 def test_numpy_may_be_handed_sizes() -> None:

@@ -52,7 +52,7 @@ def _batched(x: torch.Tensor) -> torch.Tensor:
         lambda x: x[..., : np.int64(np.argmax([0, 1]) * 16)] if x.max() > -1e9 else x,
         _brightest,
         _batched,
-        torch.compile(lambda x: torch.tanh(x) * 2),
+        lambda x: torch.compile(lambda y: torch.tanh(y) * 2)(x) + len(x.nonzero()),
         torch.vmap(lambda image: image * image.sum()),
         lambda x: torch.func.grad(lambda y: y.sin().sum())(x) + len(x.nonzero()),
         lambda x: torch.jit.wait(torch.jit.fork(torch.tanh, x)) + len(x.nonzero()),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import GeneratorType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from attn_inject.tracing.nodes import block_of, returned_by, value_of
 from attn_inject.tracing.spelled import made_from, written
 from attn_inject.tracing.watching import Watch
 
-from ..toys import conv, gates_run
+from ..toys import Residual, conv, gates_run
 
 
 class Net(nn.Module):
@@ -193,6 +194,13 @@ def test_a_weight_of_the_models_own_is_read_by_its_name_and_other_tensors_are_co
     assert watch.notes.constants == {"_eval_constant_0": other}
 
 
+class Slotted:
+    __slots__ = ("maps", "number", "unset")
+
+    def __init__(self, maps: torch.Tensor, number: int) -> None:
+        self.maps, self.number = maps, number
+
+
 @pytest.mark.parametrize(
     "wrapped",
     [
@@ -200,11 +208,39 @@ def test_a_weight_of_the_models_own_is_read_by_its_name_and_other_tensors_are_co
         lambda x: Normal(x, torch.ones_like(x)),
         lambda x: {"maps": [x, (x + 1,)]},
         lambda x: SimpleNamespace(inner=SimpleNamespace(maps=[x])),
+        lambda x: Slotted(x, 1),
+        lambda x: {x, x + 1},
+        lambda x: deque([x]),
+        lambda x: {"maps": x}.values(),
+        lambda x: iter([x]),
+        lambda x: (part for part in x.chunk(2, 1)),
+        lambda x: [zip("ab", x.chunk(2, 1), strict=True)],
     ],
 )
 def test_outputs_may_be_objects_of_any_class(wrapped: Callable[[torch.Tensor], Any]) -> None:
     _, reached = _flow(lambda m, x: wrapped(m.stem(x)))
     assert any(node.target == "stem" for node in reached)
+
+
+def test_the_code_of_a_generator_runs_when_it_is_read() -> None:
+    class Levels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Residual(conv(16, 16), nn.ReLU(), conv(16, 16)) for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+            for block in self.blocks:
+                x = block(x)
+                yield x
+
+    model, x = Levels().eval(), torch.rand(2, 16, 8, 8)
+    sites = find_sites(model, input_size=(16, 8, 8))
+    assert [site.block for site in sites] == ["blocks.0", "blocks.1"]
+    assert "hands on an object of class 'generator', which no graph holds" in sites.recorded
+    attached = attach(model, "se", input_size=(16, 8, 8), reduction=4, init="identity").eval()
+    assert isinstance(attached(x), GeneratorType)
+    assert all(map(torch.equal, attached(x), model(x)))
+    assert "it gives no tensors to compare" not in str(attached.injection)
 
 
 def test_results_of_several_parts_are_taken_apart() -> None:

@@ -1,0 +1,121 @@
+"""Random numbers that a model's code draws from generators outside of torch's operations, or from its own."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import TraceError
+from .reach import TABLES, is_helper, tables_in
+
+_OWN = "a generator of its own"
+
+
+class Draws:
+    """The states of the generators that a model's code may draw from while it is traced.
+
+    `own` are generators that the model holds, or its files do.
+    """
+
+    def __init__(self, own: Iterable[Any] = ()) -> None:
+        self._own = tuple(own)
+        self._before = self._states()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Draws:
+        """Those of the generators that `model` has of its own, too."""
+        return cls(own_generators(model))
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Take back what is drawn in here: by code that draws anew whenever the graph runs it."""
+        before = self._states()
+        try:
+            yield
+        finally:
+            after = self._states()
+            if before != after:
+                random.setstate(before["Python's random"])
+                torch.set_rng_state(torch.frombuffer(bytearray(before["torch"]), dtype=torch.uint8))
+                if (numpy := sys.modules.get("numpy")) is not None and "numpy.random" in before:
+                    kind, keys, *rest = before["numpy.random"]
+                    numpy.random.set_state((kind, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
+                for generator, state in zip(self._own, before[_OWN], strict=True):
+                    _set_state(generator, pickle.loads(state))
+
+    def refuse_new_ones(self) -> None:
+        """Compare the states with those of now.
+
+        Raises:
+            TraceError: something was drawn, which the graph would hold for ever.
+
+        """
+        after = self._states()
+        drawn = [name for name, state in self._before.items() if state != after[name]]
+        if drawn:
+            raise TraceError(
+                f"the model's code draws from {' and '.join(drawn)} in its forward, which a graph would freeze: "
+                "draw them with torch's own functions, or use attach(), which runs the model's own code"
+            )
+
+    def _states(self) -> dict[str, Any]:
+        states: dict[str, Any] = {"Python's random": random.getstate(), "torch": bytes(torch.get_rng_state().numpy())}
+        if (numpy := sys.modules.get("numpy")) is not None:
+            kind, keys, *rest = numpy.random.get_state()
+            states["numpy.random"] = (kind, keys.tobytes(), *rest)
+        # Pickled, since arrays are not equal to one another.
+        states[_OWN] = [pickle.dumps(_state(generator)) for generator in self._own]
+        return states
+
+
+def own_generators(model: nn.Module) -> list[Any]:
+    """The random generators that `model`'s modules, their helpers, or the files of their classes hold."""
+    files = {base.__module__ for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
+    held = [vars(sys.modules[name]) for name in files if name in sys.modules and name.partition(".")[0] != "torch"]
+    values = [value for home in (*held, *map(vars, model.modules())) for value in list(home.values())]
+    values += [part for value in values if is_helper(value) for part in vars(value).values()]
+    tables = [table for value in values if type(value) in TABLES for table in tables_in(value)]
+    values += [part for table in tables for part in (table.values() if isinstance(table, dict) else table)]
+    return list({id(value): value for value in values if isinstance(value, _kinds())}.values())
+
+
+def reseed(generators: Iterable[Any]) -> None:
+    """Let each draw what every other of its kind draws after this."""
+    for generator in generators:
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(0)
+        elif hasattr(generator, "bit_generator"):
+            generator.bit_generator.state = type(generator.bit_generator)(0).state
+        else:
+            generator.seed(0)
+
+
+def _kinds() -> tuple[type, ...]:
+    numpy = sys.modules.get("numpy")
+    return torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ())
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return bytes(generator.get_state().numpy())
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.bit_generator.state if hasattr(generator, "bit_generator") else generator.get_state()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif hasattr(generator, "bit_generator"):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)

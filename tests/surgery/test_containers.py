@@ -1,0 +1,78 @@
+"""Blocks whose own code goes over its children: attention that stands among them runs where it was planned only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attn_inject import PlanError, attach
+from attn_inject.surgery.containers import goes_over_children
+
+from .. import toys
+
+SIZE = (16, 8, 8)
+X = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))
+
+
+class Applied(nn.Sequential):
+    """A layer of a network that was once written in another framework: a function of what its children give."""
+
+    def __init__(self, function: Callable[..., Any], *children: nn.Module) -> None:
+        super().__init__(*children)
+        self.function = function
+
+    def prepared(self, x: Any) -> Any:
+        return [module(x) for module in self._modules.values()] or x
+
+
+class Table(Applied):
+    def forward(self, x: Any) -> Any:
+        return list(map(self.function, self.prepared(x)))
+
+
+class Reduced(Applied):
+    def forward(self, x: Any) -> Any:
+        return reduce(self.function, self.prepared(x))
+
+
+class Deciding(nn.Module):
+    """Its own code is what runs: it decides on the data."""
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        if parts[0].sum() > 1e9:
+            return parts[0]
+        for child in self.children():
+            parts = [child(part) for part in parts]
+        return parts[0] + parts[1]
+
+
+def _net(add: Callable[[], nn.Module]) -> nn.Module:
+    body = nn.Sequential(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+    return nn.Sequential(Table(lambda x: x, body, nn.Identity()), add(), nn.ReLU()).eval()
+
+
+def test_a_container_that_runs_what_stands_in_it_does_not_run_the_attention() -> None:
+    model = _net(lambda: Reduced(lambda x, y: x + y))
+    same = attach(model, "se", input_size=SIZE, reduction=4, init="identity").eval()
+    gated = attach(model, "se", input_size=SIZE, reduction=4).eval()
+    assert "1.se.fc1.weight" in gated.state_dict()
+    assert toys.gates_run(gated, X) == 1
+    with torch.no_grad():
+        assert torch.equal(same(X), model(X))
+        expected = model[2](gated[1].se(model[0][0](X)) + X)
+        torch.testing.assert_close(gated(X), expected)
+
+
+def test_where_its_own_code_is_what_runs_it_is_left_out_with_the_reason() -> None:
+    with pytest.raises(PlanError, match="1: its own code goes over its children, and would run the attention"):
+        attach(_net(Deciding), "se", input_size=SIZE, reduction=4)
+
+
+def test_which_code_goes_over_its_children() -> None:
+    assert all(map(goes_over_children, (nn.Sequential(), nn.ModuleList(), Reduced(max), Deciding())))
+    assert not any(map(goes_over_children, (toys.Residual(), toys.conv(1, 1), nn.ReLU())))
