@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import first_line
 from ..tracing.alias import alias
+from ..tracing.branches import BothBranches
 from ..tracing.contents import read_out, tensors_held
 from ..tracing.inputs import Inputs
 from ..tracing.recording import real_inputs
@@ -81,5 +82,5 @@ def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watc
 
 def _in_eval_mode(model: nn.Module, real: Inputs, *, gradients: bool = False) -> list[torch.Tensor]:
     # No graph tells whether it writes into its weights.
-    with Runs(model, writes=True).run("eval", gradients=gradients):
+    with Runs(model, writes=True).run("eval", gradients=gradients), BothBranches():
         return list(tensors_held(read_out(real.fresh().given_to(model))))

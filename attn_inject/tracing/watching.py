@@ -26,6 +26,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .branches import COND, both_run
 from .caches import nothing_kept
 from .compiled import as_written
 from .contents import (
@@ -182,6 +183,9 @@ class Watch:
         """What a function of torch gives, noted as a node."""
         if self._is_hidden():
             return function(*args, **kwargs)
+        if function is COND:
+            with _Functions(self):
+                return both_run(*args, **kwargs)
         with self._aside():
             before = versions((args, kwargs))
             result = function(*args, **kwargs)
