@@ -39,10 +39,29 @@ class FollowingProxy(fx.Proxy):
     def _changed(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Proxy:
         after = self.tracer.create_proxy(op, target, args, kwargs)
         self.node = after.node
+        self._written()
         return self
 
     def __getitem__(self, index: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+        part = self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+        if isinstance(part, FollowingProxy) and isinstance(value_of(self.node), torch.Tensor) and _is_view(index):
+            vars(part)["_part_of"] = self, index
+        return part
+
+    def _written(self) -> None:
+        """Note that what this is a part of has changed: who reads that from here on reads the change."""
+        part = self
+        while (whole := vars(part).get("_part_of")) is not None:
+            vars(whole[0]).setdefault("_rewritten", {})[id(part)] = part
+            part = whole[0]
+
+    def settle(self) -> None:
+        """Let the node be that of the value as it is now, after what was written into parts of it."""
+        for part in vars(self).pop("_rewritten", {}).values():
+            part.settle()
+            _, index = vars(part)["_part_of"]
+            # As `x[index] += y` is spelled, which writes back what it has written in place.
+            self.node = self.tracer.create_proxy("call_function", index_assign, (self, index, part), {}).node
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._updated(operator.iadd, other)
@@ -57,7 +76,11 @@ class FollowingProxy(fx.Proxy):
         return self._updated(operator.itruediv, other)
 
     def _updated(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
+        after = self.tracer.create_proxy("call_function", function, (self, other), {})
+        if (whole := vars(self).get("_part_of")) is not None:
+            vars(after)["_part_of"] = whole
+            after._written()
+        return after
 
     @property
     def __iter__(self) -> Callable[[], Iterator[Any]]:
@@ -96,7 +119,17 @@ class FollowingProxy(fx.Proxy):
         return any(item is part or item == part for part in self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        # What `x[index] += y` has written in place is written back here.
+        vars(self).get("_rewritten", {}).pop(id(value), None)
         self._changed("call_function", index_assign, (self, index, value), {})
+
+
+def _is_view(index: Any) -> bool:
+    """Whether what is taken shares memory with what it is taken from: not by tensors, nor lists."""
+    return all(
+        part is None or part is Ellipsis or isinstance(part, (int, slice, NumberProxy))
+        for part in (index if isinstance(index, tuple) else (index,))
+    )
 
 
 class DictProxy(FollowingProxy):

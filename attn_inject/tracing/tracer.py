@@ -43,7 +43,7 @@ from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import Frame, has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
-from .proxies import Unfollowable, WeightProxy, proxy_for
+from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors
 from .settings import settings_noted
@@ -202,6 +202,8 @@ class Tracer(fx.Tracer):
                 value = forward(*args, **kwargs)
         finally:
             self._frames.pop()
+        if isinstance(value, FollowingProxy):
+            value.settle()
         # Not in the `finally`: after an error the open modules tell where tracing stopped.
         del self.open_modules[opened:]
         self.calls[frame] = Call(self._frames[-1], *with_nodes((args, kwargs, value)))
@@ -326,6 +328,8 @@ class Tracer(fx.Tracer):
         if issubclass(type(a), fx.Proxy):
             if a.tracer is not self:
                 raise Unfollowable("a value of an earlier pass is used")
+            if isinstance(a, FollowingProxy):
+                a.settle()
             return a.node
         if isinstance(a, (torch.Tensor, nn.Module)) and (name := self._names.get(id(a))) is not None:
             return self.create_node("get_attr", name, (), {})

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import RewriteError, attach, inject, verify
+from attn_inject import RewriteError, attach, find_sites, inject, verify
 
 from .. import toys
 from ..toys import Residual
@@ -164,3 +164,67 @@ def test_weights_of_a_scope_that_training_writes_stay_the_callers(put: Any) -> N
     patched = put(model, "se", scope="1", example_inputs=torch.randn(2, 16, 8, 8), reduction=4)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert toys.gates_run(patched.eval(), torch.randn(2, 3, 8, 8)) == 1
+
+
+def _by_augmented(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    y[:, :4] += x[:, :4]
+    return y
+
+
+def _by_method(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    y[:, :4].add_(x[:, :4])
+    return y
+
+
+def _by_name(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    part = y[:, :4]
+    part += x[:, :4]
+    return y
+
+
+def _part_of_a_part(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    y[:, :6][:, :4].add_(x[:, :4])
+    return y.relu()
+
+
+def _twice(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    part = y[:, :4]
+    part += x[:, :4]
+    part *= 2
+    return y
+
+
+def _into_the_shortcut(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x = x.clone()
+    part = x[:, :4]
+    part.add_(y[:, :4])
+    return x
+
+
+class Joined(nn.Module):
+    def __init__(self, join: Any, *, decides: bool) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+        self.join, self.decides = join, decides
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.decides and x.sum() > 1e9:
+            return x
+        return self.join(x, self.branch(x))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(
+    "join", [_by_augmented, _by_method, _by_name, _part_of_a_part, _twice, _into_the_shortcut], ids=lambda f: f.__name__
+)
+def test_an_add_into_a_part_of_a_map_is_an_add_to_the_map(join: Any, recorded: bool) -> None:
+    model, x = Joined(join, decides=recorded).eval(), torch.randn(2, 16, 8, 8)
+    sites = find_sites(model, example_inputs=x)
+    assert [(site.block, site.node) for site in sites] == [("", "branch_2")]
+    assert bool(sites.recorded) is recorded
+    for put in [attach] if recorded else WAYS:
+        same = put(model, "se", example_inputs=x, reduction=4, init="identity").eval()
+        gated = put(model, "se", example_inputs=x, reduction=4).eval()
+        with torch.no_grad():
+            assert torch.equal(same(x), model(x))
+            torch.testing.assert_close(gated(x), join(x, gated.se(model.branch(x))))
