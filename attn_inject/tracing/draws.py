@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import random
 import sys
@@ -77,13 +78,34 @@ class Draws:
 
 def own_generators(model: nn.Module) -> list[Any]:
     """The random generators that `model`'s modules, their helpers, or the files of their classes hold."""
-    files = {base.__module__ for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
-    held = [vars(sys.modules[name]) for name in files if name in sys.modules and name.partition(".")[0] != "torch"]
-    values = [value for home in (*held, *map(vars, model.modules())) for value in list(home.values())]
-    values += [part for value in values if is_helper(value) for part in vars(value).values()]
-    tables = [table for value in values if type(value) in TABLES for table in tables_in(value)]
-    values += [part for table in tables for part in (table.values() if isinstance(table, dict) else table)]
-    return list({id(value): value for value in values if isinstance(value, _kinds())}.values())
+    somebodys = [module for module in model.modules() if not type(module).__module__.startswith("torch.")]
+    files = {base.__module__ for kind in set(map(type, somebodys)) for base in kind.__mro__} - _NOBODYS
+    found = [value for name in files & sys.modules.keys() for value in list(vars(sys.modules[name]).values())]
+    for value in [held for module in somebodys for name, held in vars(module).items() if name not in _EVERYONES]:
+        found.append(value)
+        if type(value) in TABLES:
+            found += [part for table in tables_in(value) for part in _contents(table)]
+        elif is_helper(value):
+            found += vars(value).values()
+    kinds: list[Any] = list(map(type, found))
+    return list({id(value): value for value, kind in zip(found, kinds, strict=True) if _is_generator(kind)}.values())
+
+
+@functools.cache
+def _is_generator(kind: Any) -> bool:
+    # Of a class, and once for each: torch's answer to `isinstance` is Python code.
+    numpy = sys.modules.get("numpy")
+    kinds = {torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ())}
+    return not kinds.isdisjoint(kind.__mro__)
+
+
+def _contents(table: Any) -> list[Any]:
+    return list(table.values() if isinstance(table, dict) else table)
+
+
+# What every module has, and the files of its base classes.
+_EVERYONES = frozenset(vars(nn.Module()))
+_NOBODYS = frozenset({"builtins", "torch.nn.modules.module"})
 
 
 def reseed(generators: Iterable[Any]) -> None:
@@ -95,11 +117,6 @@ def reseed(generators: Iterable[Any]) -> None:
             generator.bit_generator.state = type(generator.bit_generator)(0).state
         else:
             generator.seed(0)
-
-
-def _kinds() -> tuple[type, ...]:
-    numpy = sys.modules.get("numpy")
-    return torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ())
 
 
 def _state(generator: Any) -> Any:

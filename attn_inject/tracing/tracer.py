@@ -119,10 +119,11 @@ class Tracer(fx.Tracer):
             Exception: whatever the model's code, or an operation in it, raises.
 
         """
+        self._draws = Draws.of(self.skeleton)
         with (
             ALONE,
             nothing_kept(self.skeleton),
-            Draws.of(self.skeleton).undone(),
+            self._draws.undone(),
             as_it_was(self.skeleton, self.mode),
             private_tensors(self.skeleton, "_buffers", but_in=self.is_leaf_module) as buffers,
             self.hooks.restored(),
@@ -137,7 +138,6 @@ class Tracer(fx.Tracer):
     def _following(self) -> Iterator[None]:
         """All that lets this trace see what plain fx does not, while it runs."""
         record = partial(self.create_proxy, "call_function")
-        self._draws = Draws.of(self.skeleton)
         homes = [vars(module) for module in (*self.skeleton.modules(), *modules_of(self.skeleton))]
         with (
             ordinary_mode(),
