@@ -14,7 +14,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.inputs import arguments_of, chosen_arguments, fresh, tensors_in
 from ..tracing.nodes import value_of
 from ..tracing.trace import MODES
-from ..tracing.values import fetch
+from ..tracing.values import as_given, fetch
 from .runs import Runs, without_hooks, writes_weights
 
 # What gives the same for the same input, and does nothing else: most of the time of a network is in these.
@@ -146,6 +146,9 @@ class _Replay(fx.Interpreter):
     def __init__(self, model: nn.Module, graph: fx.Graph, calls: _Calls) -> None:
         super().__init__(model, garbage_collect_values=False, graph=graph)
         self._calls = calls
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return as_given(*super().fetch_args_kwargs_from_env(n))
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         known = None if kwargs else self._calls.same(self.fetch_attr(target), args)

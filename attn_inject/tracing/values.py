@@ -89,7 +89,8 @@ class Values:
         if known is not None:
             return known
         with self._stood_in(module.modules()), Remembered():
-            return module.forward(*_mutable(args), **_mutable(kwargs))
+            args, kwargs = as_given(args, kwargs)
+            return module.forward(*args, **kwargs)
 
     @contextmanager
     def _stood_in(self, modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -136,17 +137,18 @@ def _call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     return getattr(target, name)(*rest, **kwargs)
 
 
+def as_given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A node's arguments as the code of a graph hands them on: its lists and dicts may be changed."""
+    return tuple(map(_mutable, args)), {name: _mutable(value) for name, value in kwargs.items()}
+
+
 def _mutable(value: Any) -> Any:
-    """The lists and dicts of a node's arguments as a module gets them when the graph runs, which may change them."""
     if type(value) is immutable_list:
         return [_mutable(part) for part in value]
     if type(value) is immutable_dict:
         return {key: _mutable(part) for key, part in value.items()}
-    if type(value) in (tuple, dict):
-        parts = value.values() if isinstance(value, dict) else value
-        made = [_mutable(part) for part in parts]
-        return dict(zip(value, made, strict=True)) if isinstance(value, dict) else tuple(made)
-    return value
+    # Any other list or dict is what a node gave.
+    return tuple(map(_mutable, value)) if type(value) is tuple else value
 
 
 def fetch(root: nn.Module, path: str) -> Any:

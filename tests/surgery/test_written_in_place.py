@@ -228,3 +228,27 @@ def test_an_add_into_a_part_of_a_map_is_an_add_to_the_map(join: Any, recorded: b
         with torch.no_grad():
             assert torch.equal(same(x), model(x))
             torch.testing.assert_close(gated(x), join(x, gated.se(model.branch(x))))
+
+
+class Pathways(nn.Module):
+    """Two maps in a list, which passes through a layer, and in which the block writes, as SlowFast's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fusion = nn.Identity()
+        self.blocks = nn.ModuleList(Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16)) for _ in range(2))
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        maps = self.fusion([maps[0] * 2, maps[1]])
+        for index, block in enumerate(self.blocks):
+            maps[index] = block(maps[index])
+        return maps[0] + maps[1]
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_a_list_that_a_layer_hands_on_may_be_written_into(put: Any) -> None:
+    model, maps = Pathways().eval(), [torch.randn(2, 16, 8, 8) for _ in range(2)]
+    patched = put(model, "se", example_inputs=(maps,), reduction=4, init="identity").eval()
+    assert toys.gates_run(patched, list(maps)) == 2
+    with torch.no_grad():
+        assert torch.equal(patched(list(maps)), model(list(maps)))
