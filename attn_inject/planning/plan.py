@@ -12,7 +12,7 @@ from torch import nn
 from ..attention.base import Attention
 from ..attention.gating import unmixed
 from ..attention.registry import resolve
-from ..errors import AttentionError, PlanError
+from ..errors import AttentionError, PlanError, TraceError
 from ..sites.anatomy import Anatomy
 from ..sites.found import GraphSites
 from ..sites.placement import Edit, edit_for
@@ -82,13 +82,19 @@ def make_plan(
 
 
 def locate_and_plan(
-    model: nn.Module, choices: Choices, *, example_inputs: Any = None, may_record: bool = False
+    model: nn.Module,
+    choices: Choices,
+    *,
+    example_inputs: Any = None,
+    may_record: bool = False,
+    no_graph: TraceError | None = None,
 ) -> tuple[LocatedModel, Plan]:
-    """Read a model as the choices want it read, and plan what they ask for."""
+    """Read a model as the choices want it read (`read` says how else), and plan what they ask for."""
     located = read(
         model,
         example_inputs=example_inputs,
         may_record=may_record,
+        no_graph=no_graph,
         input_size=choices.input_size,
         kinds=choices.wanted_kinds,
         scope=choices.scope,

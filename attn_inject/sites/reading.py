@@ -114,21 +114,31 @@ def read(
     kinds: Sequence[Kind] = DEFAULT_KINDS,
     scope: str | None = None,
     may_record: bool = False,
+    no_graph: TraceError | None = None,
 ) -> LocatedModel:
     """Trace `model` (or its submodule `scope`) in both modes and find its sites; arguments and errors of `find_sites`.
 
     `batch` is that of the inputs which are made where none are given; `may_record` is whether the data flow of one run
-    will do where there is no graph. The model is left as it was.
+    will do where there is no graph, and `no_graph` why a graph that there is would not. The model is left as it was.
     """
+    how = _How(may_record=may_record, no_graph=no_graph)
     if not isinstance(example_inputs, InputForms):
-        return _read(model, example_inputs, input_size, batch, checked_kinds(kinds), scope, may_record=may_record)
+        return _read(model, example_inputs, input_size, batch, checked_kinds(kinds), scope, how)
     failure: TraceError | None = None
     for inputs in example_inputs.alternatives(submodule(unwrap(model), scope), batch):
         try:
-            return _read(model, inputs, None, batch, checked_kinds(kinds), scope, may_record=may_record)
+            return _read(model, inputs, None, batch, checked_kinds(kinds), scope, how)
         except TraceError as error:
             failure = failure or error
     raise failure or TraceError("no inputs are given")
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a model is read: see `read`."""
+
+    may_record: bool
+    no_graph: TraceError | None
 
 
 def _read(
@@ -138,8 +148,7 @@ def _read(
     batch: int,
     kinds: tuple[Kind, ...],
     scope: str | None,
-    *,
-    may_record: bool,
+    how: _How,
 ) -> LocatedModel:
     model = unwrap(model)
     inputs = given_inputs(submodule(model, scope), example_inputs)
@@ -152,9 +161,11 @@ def _read(
         traced = annotate(retrace(part), inputs=inputs, input_size=shape)
     else:
         try:
+            if how.no_graph is not None:
+                raise how.no_graph
             traced = trace_at_a_size(part, inputs=inputs, input_size=shape, batch=batch)
         except TraceError as reason:
-            if not may_record:
+            if not how.may_record:
                 raise
             traced = record(part, inputs or _of_size(part, shape), reason)
     found = locate(traced, kinds)

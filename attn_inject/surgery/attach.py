@@ -51,6 +51,7 @@ from .likeness import likeness
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
 from .ways import ways_of
+from .wrong_traces import wrong_trace
 
 
 @explaining_choices
@@ -115,7 +116,15 @@ def attach(
 
 def attach_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> nn.Module:
     """`attach` with its arguments as one value."""
-    return attach_plan(*locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True))
+    located, plan = locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True)
+    try:
+        return attach_plan(located, plan)
+    except RewriteError:
+        if located.trace.recorded or located.earlier or (wrong := wrong_trace(located, plan)) is None:
+            raise
+    # The graph is not what the model's code does, which one run shows all the same.
+    again = locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True, no_graph=wrong)
+    return attach_plan(*again)
 
 
 @ordinary_mode()

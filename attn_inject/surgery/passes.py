@@ -43,7 +43,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         raise _ending(source, part, real_values(inputs, device), error) from error
     checks, plain = [], None
     if not isinstance(source, InjectedModule):
-        traced, plain = _is_the_model(source, part, real, device)
+        traced, plain = is_the_model(source, part, real, device)
         checks.append(traced)
     bad = sum(int((~torch.isfinite(out)).sum()) for out in outputs)
     if plain is None and (bad or plan.init == "identity"):
@@ -66,7 +66,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     return checks
 
 
-def _is_the_model(
+def is_the_model(
     source: nn.Module, part: InjectedModule, real: tuple[Any, ...], device: torch.device
 ) -> tuple[Check, list[torch.Tensor] | None]:
     """V4, and what the model gives in eval mode."""

@@ -23,7 +23,7 @@ from ..tracing.recording import real_inputs
 from ..types import Check, Insertion, block_name
 from .learning import weighted_sum
 from .runs import Runs, without_hooks
-from .sameness import same_values
+from .sameness import KEEPS, same_values
 
 
 class _Watched(nn.Module):
@@ -51,15 +51,21 @@ def as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Seque
         gates.append((block_name(insertion.site.block), _Watched(seen, insertion.module)))
         ours.get_submodule(home)._modules[child] = gates[-1][1]
     real = real_inputs(inputs, before)
+    gradients = False
     try:
-        expected, given = _in_eval_mode(before, real), _in_eval_mode(ours, real)
+        (expected, keeps), (given, _) = _in_eval_mode(before, real), _in_eval_mode(ours, real)
     except Exception:  # Its code may ask for gradients itself.
         seen.clear()
-        expected, given = _in_eval_mode(before, real, gradients=True), _in_eval_mode(ours, real, gradients=True)
+        gradients = True
+        (expected, keeps), (given, _) = (_in_eval_mode(each, real, gradients=True) for each in (before, ours))
     wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
     if not same_values(expected, given):
         wrong.append("it gives something else where no gate does anything")
+    elif keeps and not same_values(
+        *(_in_eval_mode(each, real, gradients=gradients, calls=2)[0] for each in (before, ours))
+    ):
+        wrong.append(f"eval: {KEEPS}")
     figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
     if not expected and not wrong:
         figure += " (it gives no tensors to compare)"
@@ -69,7 +75,7 @@ def as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Seque
 def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watched]]) -> str:
     """L3: the blocks to whose gates no gradient comes back, or why none does; empty where one comes to all."""
     try:
-        total = weighted_sum(_in_eval_mode(ours, real, gradients=True))
+        total = weighted_sum(_in_eval_mode(ours, real, gradients=True)[0])
         if total is None:
             return "what it gives in eval mode has no gradient"
         factors = [gate.factor[0] for _, gate in gates]
@@ -80,7 +86,13 @@ def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watc
     return f"none comes to {', '.join(lost[:4])} from what it gives in eval mode" if lost else ""
 
 
-def _in_eval_mode(model: nn.Module, real: Inputs, *, gradients: bool = False) -> list[torch.Tensor]:
+def _in_eval_mode(
+    model: nn.Module, real: Inputs, *, gradients: bool = False, calls: int = 1
+) -> tuple[list[torch.Tensor], bool]:
+    """(what the last of so many calls gives, whether the model keeps something from one to the next)."""
     # No graph tells whether it writes into its weights.
-    with Runs(model, writes=True).run("eval", gradients=gradients), BothBranches():
-        return list(tensors_held(read_out(real.fresh().given_to(model))))
+    runs = Runs(model, writes=True)
+    with runs.run("eval", gradients=gradients), BothBranches():
+        for _ in range(calls):
+            given = read_out(real.fresh().given_to(model))
+    return list(tensors_held(given)), runs.keeps

@@ -17,12 +17,12 @@ from .proxies import FollowingProxy
 
 @contextmanager
 def types_answered(model: nn.Module) -> Iterator[None]:
-    """Let `isinstance` and `callable` in the code of `model`'s packages say of a proxy what they will say of the value.
+    """Let `isinstance`, `type`, `callable` in the code of `model`'s packages say of a proxy what they say of a value.
 
     The names are given to the packages' modules: a proxy that bore its value's class would be taken for a tensor by
     compiled code too, which then reads its memory, and torch's compiler knows the builtin by its identity.
     """
-    answers = {"isinstance": _is_instance, "callable": _is_callable}
+    answers = {"isinstance": _is_instance, "callable": _is_callable, "type": _Type}
     packages = [vars(module) for module in modules_of(model)]
     homes = [(home, name) for home in packages for name in answers if name not in home]
     is_tensor, of_script = torch.is_tensor, torch.jit.isinstance
@@ -61,6 +61,25 @@ def _named_in(homes: set[str]) -> set[str]:
 
 def _is_instance(value: Any, kinds: Any) -> bool:
     return isinstance(value, kinds) or (isinstance(value, FollowingProxy) and isinstance(_known(value), kinds))
+
+
+class _AsType(type):
+    """A class that is what `type` is: a function of a value, a class to ask for, one to make classes with."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1:
+            return type(_known(args[0]) if isinstance(args[0], FollowingProxy) else args[0])
+        return type(*args, **kwargs)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+    def __subclasscheck__(cls, kind: Any) -> bool:
+        return issubclass(kind, type)
+
+
+class _Type(metaclass=_AsType):
+    """What stands in the place of `type`."""
 
 
 def _is_callable(value: Any) -> bool:

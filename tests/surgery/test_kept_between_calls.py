@@ -109,8 +109,16 @@ class Forgetful(Residual):
         return x + branch * 1.5
 
 
-def test_attach_refuses_a_block_that_would_forget() -> None:
-    model = nn.Sequential(Forgetful(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16)))
+class Decides(nn.Sequential):
+    """Has no graph, but a recording."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 1e9 else super().forward(x)
+
+
+@pytest.mark.parametrize("around", [nn.Sequential, Decides])
+def test_attach_refuses_a_block_that_would_forget(around: Any) -> None:
+    model = around(Forgetful(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16)))
     with pytest.raises(RewriteError, match="not what was planned: eval: a second call gives something else"):
         attach(model, "se", input_size=SIZE, reduction=4)
 

@@ -633,8 +633,8 @@ def test_a_block_may_run_more_often_in_train_mode() -> None:
 
 
 def test_a_graph_that_is_not_the_model_is_found() -> None:
-    """What code may ask that no trace answers truly: the exact type of a value."""
-    model = Block16(lambda m, x: m.block(x) if type(x) is torch.Tensor else m.block(x) * 2)
+    """What code may ask that no trace answers truly: the class that a value says it is of."""
+    model = Block16(lambda m, x: m.block(x) if x.__class__ is torch.Tensor else m.block(x) * 2)
     with pytest.raises(RewriteError, match=r"verification of trace failed: in eval mode the graph and the model's own"):
         inject(model, "eca", input_size=SIZE)
 
