@@ -55,24 +55,29 @@ def gradients(
     new: dict[str, nn.Parameter],
     insertions: Sequence[Insertion],
 ) -> Check:
-    """V6: of the pass in eval mode that gave `outputs`; where that mode has no backward pass, of one in train mode.
+    """V6: of the pass in eval mode that gave `outputs`; where it reaches not all, of one in train mode.
 
-    Code for inference alone asks for no gradients, or writes where a backward pass reads.
+    Code for inference alone asks for no gradients, writes where a backward pass reads, or rounds what it lets gradients
+    through when it is trained (a codebook).
     """
+    in_eval: Check | None = None
     with suppress(RuntimeError):
         check = _reached_by(outputs, new, insertions)
-        if check.passed or _wants_gradients(aliased, real):
+        if check.passed:
             return check
+        in_eval = check if _wants_gradients(aliased, real) else None
     failure = ""
     # A function with a backward of its own may ask there for the gradients of all the weights that it runs with.
     for asking in (nullcontext(), _all_asking(aliased)):
         try:
             with asking, Runs(aliased).run("train", gradients=True):
                 check = _reached_by(floats_in(aliased(*doubled(real))), new, insertions)
-                return replace(check, figure=f"{check.figure}, in train mode alone")
+                if check.passed or in_eval is None:
+                    return replace(check, figure=f"{check.figure}, in train mode alone")
+                return in_eval
         except RuntimeError as error:
             failure = failure or first_line(error)
-    return Check("gradients", passed=False, figure=f"no backward pass runs: {failure}")
+    return in_eval or Check("gradients", passed=False, figure=f"no backward pass runs: {failure}")
 
 
 def _wants_gradients(aliased: nn.Module, real: tuple[Any, ...]) -> bool:

@@ -36,8 +36,11 @@ def unwrap(model: nn.Module) -> nn.Module:
         TraceError: for scripted, quantized and other modules whose code cannot be read.
 
     """
-    if not isinstance(model, nn.Module):
-        raise TraceError(f"expected an nn.Module, got {type(model).__name__}")
+    if not issubclass(type(model), nn.Module):
+        held = [f".{name}" for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
+        hint = f": pass the module that it holds, {' or '.join(held)}" if held else ""
+        # It may say of itself that it is one.
+        raise TraceError(f"expected an nn.Module, got {type(model).__name__}{hint}")
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -107,7 +110,9 @@ def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Mapp
     defaults = {name: p.default for name, p in inspect.signature(model.forward).parameters.items()}
     for name, value in fixed_arguments.items():
         why = (
-            "its default" if defaults.get(name, inspect.Parameter.empty) is value else "what the model around gives it"
+            "its default"
+            if defaults.get(name, inspect.Parameter.empty) is value
+            else "what it was given when it was read"
         )
         losses.append(f"argument {name}={value!r}: fixed at {why}")
     base, face = set(dir(nn.Module)), face_of(model)

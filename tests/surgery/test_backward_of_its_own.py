@@ -54,3 +54,54 @@ def test_what_the_gradient_has_to_come_through_may_ask_for_that_of_its_own_weigh
     assert all(parameter.grad is not None for parameter in attention_parameters(patched))
     # The flags are as they were.
     assert all(parameter.requires_grad for parameter in patched.parameters())
+
+
+class Mixed(torch.autograd.Function):
+    """Two branches by random weights, other ones in the backward pass, as in Shake-Shake."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return 0.25 * a + 0.75 * b
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return 0.5 * grad, 0.5 * grad
+
+
+class Shaken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (nn.Sequential(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16)) for _ in range(2))
+        self.mix = Mixed.apply
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = self.one(x), self.other(x)
+        return x + (self.mix(one, other) if self.training else 0.5 * (one + other))
+
+
+@pytest.mark.parametrize("put", [inject, attach])
+def test_a_function_of_somebodys_own_may_make_the_branch(put: Any) -> None:
+    patched = put(nn.Sequential(Shaken(), Shaken()), "se", input_size=SIZE, reduction=4)
+    x = torch.randn(2, *SIZE)
+    assert toys.gates_run(patched.train(), x) == toys.gates_run(patched.eval(), x) == 2
+
+
+class Rounded(nn.Module):
+    """Lets gradients through what it rounds when it is trained, as a codebook does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = toys.Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+        self.after = toys.Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block(x)
+        rounded = x.detach().round()
+        return self.after(x + (rounded - x).detach() if self.training else rounded)
+
+
+@pytest.mark.parametrize("put", [inject, attach])
+def test_what_gradients_come_through_in_train_mode_alone_learns(put: Any) -> None:
+    patched = put(Rounded(), "se", input_size=SIZE, reduction=4)
+    checks = {check.name: check.figure for check in patched.injection.verification.checks}
+    assert checks["gradients"].endswith(", in train mode alone")

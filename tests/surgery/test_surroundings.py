@@ -275,7 +275,7 @@ def test_a_whole_that_needs_its_hooks_is_tried_with_them() -> None:
 def test_an_argument_that_the_graph_was_not_made_with_is_refused_when_it_runs() -> None:
     model = whole(lambda part, x, scale=2.0: part(x, scale=scale))
     patched: nn.Module = inject(model, "se", reduction=4, scope="part")
-    assert "argument scale=2.0: fixed at what the model around gives it" in patched.injection.not_kept
+    assert "argument scale=2.0: fixed at what it was given when it was read" in patched.injection.not_kept
     assert "argument as_output=False: fixed at its default" in patched.injection.not_kept
     patched.eval()(IMAGE)
     for scale in (3.0, 2, None):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import TraceError, attach, find_sites, inject
+from attn_inject import AttnInjectError, TraceError, attach, find_sites, inject
 from attn_inject.tracing.inputs import Inputs, Signature, given_inputs, tensors_in
 
+from .. import toys
 from ..toys import conv
 
 IMAGE = torch.zeros(1, 3, 16, 16)
@@ -115,3 +116,30 @@ def test_patched_models_take_the_inputs_of_the_original(model: nn.Module, exampl
 def test_several_inputs_must_be_given() -> None:
     with pytest.raises(TraceError, match=r"takes 2 inputs \(batch, views\): pass example_inputs"):
         find_sites(Listed())
+
+
+class Heads(nn.Module):
+    """Gives what the head of a name makes of its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = toys.Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+        self.heads = nn.ModuleDict({"small": nn.Conv2d(16, 2, 1), "large": nn.Conv2d(16, 8, 1)})
+
+    def forward(self, x: torch.Tensor, head: str = "small") -> torch.Tensor:
+        assert head in self.heads
+        return self.heads[head](self.block(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("put", [inject, attach])
+def test_a_text_is_fixed(put: Any) -> None:
+    model, x = Heads().eval(), torch.randn(2, 16, 8, 8)
+    patched = put(model, "se", example_inputs={"x": x, "head": "large"}, reduction=4, init="identity").eval()
+    with torch.no_grad():
+        assert torch.equal(patched(x, head="large"), model(x, head="large"))
+        if put is attach:
+            assert torch.equal(patched(x), model(x))
+        else:
+            assert "argument head='large': fixed at what it was given when it was read" in patched.injection.not_kept
+            with pytest.raises(AttnInjectError, match="head"):
+                patched(x, head="small")

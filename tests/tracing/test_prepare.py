@@ -68,6 +68,21 @@ def test_what_is_no_module_is_refused() -> None:
         unwrap("resnet50")
 
 
+def test_what_says_that_it_is_a_module_and_is_none_is_refused_with_what_it_holds() -> None:
+    class StandIn:
+        def __init__(self, model: nn.Module) -> None:
+            self.model = model
+
+        @property
+        def __class__(self) -> Any:
+            return nn.Sequential
+
+    with pytest.raises(
+        TraceError, match=r"expected an nn\.Module, got StandIn: pass the module that it holds, \.model$"
+    ):
+        unwrap(cast(nn.Module, StandIn(nn.ReLU())))
+
+
 def test_lazy_modules_see_the_inputs_once_in_a_copy() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     assert materialised(model, None) is model
@@ -117,7 +132,7 @@ def test_what_is_not_kept_is_named() -> None:
         f"backward hook on block.1: {again}",
         f"backward pre-hook on block.1: {again}",
         "parameter hook on head.bias",
-        "argument mask=None: fixed at what the model around gives it",
+        "argument mask=None: fixed at what it was given when it was read",
         "method features(): it runs the class's own code",
     )
 
