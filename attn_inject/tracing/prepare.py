@@ -109,11 +109,8 @@ def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Mapp
     ]
     defaults = {name: p.default for name, p in inspect.signature(model.forward).parameters.items()}
     for name, value in fixed_arguments.items():
-        why = (
-            "its default"
-            if defaults.get(name, inspect.Parameter.empty) is value
-            else "what it was given when it was read"
-        )
+        is_default = defaults.get(name, inspect.Parameter.empty) is value
+        why = "its default" if is_default else "what it was given when it was read"
         losses.append(f"argument {name}={value!r}: fixed at {why}")
     base, face = set(dir(nn.Module)), face_of(model)
     if not issubclass(face, fx.GraphModule):

@@ -128,7 +128,7 @@ class Heads(nn.Module):
 
     def forward(self, x: torch.Tensor, head: str = "small") -> torch.Tensor:
         assert head in self.heads
-        return self.heads[head](self.block(x))  # type: ignore[no-any-return]
+        return self.heads[head](self.block(x))
 
 
 @pytest.mark.parametrize("put", [inject, attach])

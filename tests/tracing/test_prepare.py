@@ -73,13 +73,9 @@ def test_what_says_that_it_is_a_module_and_is_none_is_refused_with_what_it_holds
         def __init__(self, model: nn.Module) -> None:
             self.model = model
 
-        @property
-        def __class__(self) -> Any:
-            return nn.Sequential
+        __class__: Any = property(lambda _: nn.Sequential)
 
-    with pytest.raises(
-        TraceError, match=r"expected an nn\.Module, got StandIn: pass the module that it holds, \.model$"
-    ):
+    with pytest.raises(TraceError, match=r"an nn\.Module, got StandIn: pass the module that it holds, \.model$"):
         unwrap(cast(nn.Module, StandIn(nn.ReLU())))
 
 
