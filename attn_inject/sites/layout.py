@@ -5,7 +5,8 @@ Rules, applied in graph order:
  2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays. A
     channel axis that `unflatten` divides is the last of its parts: the channels within each group.
  3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
- 4. Matrix products between two values leave the axis unknown.
+ 4. Matrix products between two values leave the axis unknown; an `einsum` that only scales one of its operands, letter
+    by letter, has that one's.
  5. Everything else keeps the axis of its first input, where rank and extent stay; an unknown function that gives a
     tuple leaves it unknown. A concat or a stack whose first part is unknown has the axis of the first that is known.
  6. Axes that come and go move it: `stack` puts one in front of it or behind, `sum`, `mean`, `amax`, `unbind` and an
@@ -72,6 +73,8 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
         return None
     if (settled := _settled(operations, node, value.dim())) is not None:
         return settled
+    if name_of(node) == "einsum" and (scaled := _scaled(node)) is not None:
+        return axes.get(scaled)
     if name_of(node) in _MIXING:
         return None
     first = operations.sources(node)[0]
@@ -101,6 +104,19 @@ def _undone(operations: Operations, node: fx.Node) -> fx.Node | None:
         step = alike[0]
     earlier = operations.sources(step)[0]
     return earlier if getattr(value_of(earlier), "shape", None) == value_of(node).shape else None
+
+
+def _scaled(node: fx.Node) -> fx.Node | None:
+    """Rule 4: the operand of an `einsum` whose letters are those of the result, where no letter is summed over."""
+    equation, *operands = node.args
+    if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
+        operands = list(operands[0])
+    given, arrow, made = str(equation).replace(" ", "").partition("->")
+    terms = given.split(",")
+    if not arrow or any(set(term) - set(made) for term in terms):
+        return None
+    alike = [operand for term, operand in zip(terms, operands, strict=False) if term == made]
+    return next((operand for operand in alike if isinstance(operand, fx.Node)), None)
 
 
 def _settled(operations: Operations, node: fx.Node, rank: int) -> int | None:

@@ -205,6 +205,21 @@ MIXING: dict[str, Run] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("run", "axis"),
+    [
+        (lambda m, x: torch.einsum("nchw,c->nchw", x, x.new_ones(6)), 1),
+        (lambda m, x: torch.einsum("c, n h w c -> n h w c", x.new_ones(6), x.permute(0, 2, 3, 1)), 3),
+        (lambda m, x: torch.einsum("nchw,nc->nchw", [x, x.mean((2, 3))]), 1),
+        (lambda m, x: torch.einsum("nc...,c->nc...", x, x.new_ones(6)), 1),
+        (lambda m, x: torch.einsum("nchw,ck->nkhw", x, x.new_ones(6, 6)), None),
+        (lambda m, x: torch.einsum("nchw,c", x, x.new_ones(6)), None),
+    ],
+)
+def test_an_einsum_that_scales_one_value_has_its_axis(run: Run, axis: int | None) -> None:
+    assert _axis(run) == axis
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_products_of_values_leave_the_axis_unknown(name: str) -> None:
     # The first extent of every product is the channels' still.
