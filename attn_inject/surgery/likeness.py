@@ -51,8 +51,8 @@ def likeness(
     if any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
         return Likeness(untried=("the model has shapes only",))
     if graph is None:
-        check, unproven = as_recorded(original, inputs, part, new)
-        return Likeness(check, ("in train mode there is no graph to run beside",), unproven)
+        check, untried, unproven = as_recorded(original, inputs, part, new)
+        return Likeness(check, (untried,) if untried else (), unproven)
     return _as_the_graph(original, part, new, graph)
 
 

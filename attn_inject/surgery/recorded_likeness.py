@@ -1,7 +1,7 @@
-"""Whether a part to which attention was attached by a recording does what was planned, seen on real runs in eval mode.
+"""Whether a part to which attention was attached by a recording does what was planned, seen on real runs.
 
 L2. Each new module runs as often as planned, on maps of the planned width, and with modules in their place that give
-    back what they get the part gives what it gave.
+    back what they get the part gives what it gave; in train mode too, where it runs on the same inputs.
 L3. A gradient comes back from what the part gives to what each new module gives; where none does, that is said: what a
     detector's eval mode cuts off, its losses may reach.
 """
@@ -9,7 +9,8 @@ L3. A gradient comes back from what the part gives to what each new module gives
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from ..tracing.recording import real_inputs
 from ..types import Check, Insertion, block_name
 from .learning import weighted_sum
 from .runs import Runs, without_hooks
-from .sameness import KEEPS, same_values
+from .sameness import KEEPS, equal_to_the_bit, same_values
 
 
 class _Watched(nn.Module):
@@ -41,8 +42,13 @@ class _Watched(nn.Module):
         return x * self.factor[0] if torch.is_grad_enabled() else x
 
 
-def as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequence[Insertion]) -> tuple[Check, str]:
-    """(L2, what L3 does not show) of `part`, which `attach` made from `original`, a run on `inputs` at hand."""
+def as_recorded(
+    original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequence[Insertion]
+) -> tuple[Check, str, str]:
+    """(L2, why it was not seen in train mode, what L3 does not show) of `part`, which `attach` made from `original`.
+
+    `inputs` are what a run is at hand on.
+    """
     ours, before = without_hooks(alias(part)), without_hooks(alias(original))
     seen: Counter[tuple[str, int]] = Counter()
     gates: list[tuple[str, _Watched]] = []
@@ -53,29 +59,52 @@ def as_recorded(original: nn.Module, inputs: Inputs, part: nn.Module, new: Seque
     real = real_inputs(inputs, before)
     gradients = False
     try:
-        (expected, keeps), (given, _) = _in_eval_mode(before, real), _in_eval_mode(ours, real)
+        expected, given = _ran(before, real), _ran(ours, real)
     except Exception:  # Its code may ask for gradients itself.
         seen.clear()
         gradients = True
-        (expected, keeps), (given, _) = (_in_eval_mode(each, real, gradients=True) for each in (before, ours))
+        expected, given = _ran(before, real, gradients=True), _ran(ours, real, gradients=True)
     wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
-    if not same_values(expected, given):
+    if not same_values(expected.outputs, given.outputs):
         wrong.append("it gives something else where no gate does anything")
-    elif keeps and not same_values(
-        *(_in_eval_mode(each, real, gradients=gradients, calls=2)[0] for each in (before, ours))
+    elif expected.keeps and not same_values(
+        *(_ran(each, real, gradients=gradients, calls=2).outputs for each in (before, ours))
     ):
         wrong.append(f"eval: {KEEPS}")
+    untried = ""
+    if not wrong and not (trained := _alike_in_train_mode(before, ours, real, gradients=gradients)):
+        one, other = (without_hooks(alias(original)) for _ in range(2))
+        if trained is None:
+            untried = "in train mode its own code does not run on what it was recorded on"
+        elif not _alike_in_train_mode(one, other, real, gradients=gradients):
+            untried = "in train mode its own code gives something else each time"
+        else:
+            wrong.append("it gives something else in train mode where no gate does anything")
     figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
-    if not expected and not wrong:
+    if not expected.outputs and not wrong:
         figure += " (it gives no tensors to compare)"
-    return Check("calls", passed=not wrong, figure=figure), "" if wrong else _not_reached(ours, real, gates)
+    elif not wrong and not untried:
+        figure += "; train equal to the bit"
+    check = Check("calls", passed=not wrong, figure=figure)
+    return check, untried, "" if wrong else _not_reached(ours, real, gates)
+
+
+def _alike_in_train_mode(one: nn.Module, other: nn.Module, real: Inputs, *, gradients: bool) -> bool | None:
+    """Whether both give the same, outputs and statistics; None where the first does not run, as without targets."""
+    try:
+        expected = _ran(one, real, "train", gradients=gradients)
+    except Exception:
+        return None
+    given = _ran(other, real, "train", gradients=gradients)
+    statistics = [(held, given.statistics[name]) for name, held in expected.statistics.items()]
+    return same_values(expected.outputs, given.outputs) and all(equal_to_the_bit(*pair) for pair in statistics)
 
 
 def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watched]]) -> str:
     """L3: the blocks to whose gates no gradient comes back, or why none does; empty where one comes to all."""
     try:
-        total = weighted_sum(_in_eval_mode(ours, real, gradients=True)[0])
+        total = weighted_sum(_ran(ours, real, gradients=True).outputs)
         if total is None:
             return "what it gives in eval mode has no gradient"
         factors = [gate.factor[0] for _, gate in gates]
@@ -86,13 +115,18 @@ def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watc
     return f"none comes to {', '.join(lost[:4])} from what it gives in eval mode" if lost else ""
 
 
-def _in_eval_mode(
-    model: nn.Module, real: Inputs, *, gradients: bool = False, calls: int = 1
-) -> tuple[list[torch.Tensor], bool]:
-    """(what the last of so many calls gives, whether the model keeps something from one to the next)."""
+class _Ran(NamedTuple):
+    """What the last call gives, the buffers after it, and whether the model keeps something from call to call."""
+
+    outputs: list[torch.Tensor]
+    statistics: Mapping[str, torch.Tensor]
+    keeps: bool
+
+
+def _ran(model: nn.Module, real: Inputs, mode: str = "eval", *, gradients: bool = False, calls: int = 1) -> _Ran:
     # No graph tells whether it writes into its weights.
     runs = Runs(model, writes=True)
-    with runs.run("eval", gradients=gradients), BothBranches():
+    with runs.run(mode, gradients=gradients), BothBranches():
         for _ in range(calls):
             given = read_out(real.fresh().given_to(model))
-    return list(tensors_held(given)), runs.keeps
+    return _Ran(list(tensors_held(given)), dict(model.named_buffers()), runs.keeps)

@@ -96,7 +96,8 @@ def _is_generator(kind: Any) -> bool:
     # Of a class, and once for each: torch's answer to `isinstance` is Python code.
     numpy = sys.modules.get("numpy")
     kinds = {torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ())}
-    return not kinds.isdisjoint(kind.__mro__)
+    # The system's numbers have no state.
+    return not kinds.isdisjoint(kind.__mro__) and not issubclass(kind, random.SystemRandom)
 
 
 def _contents(table: Any) -> list[Any]:

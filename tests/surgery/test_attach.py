@@ -490,9 +490,19 @@ def test_a_copy_of_somebodys_own_kind_of_parameter_is_a_copy() -> None:
 
 
 def test_what_could_not_be_compared_is_said() -> None:
-    recorded: Any = attach(Drawing().eval(), "se", reduction=4, input_size=SMALL)
-    said = "a comparison with what inject gives: in train mode there is no graph to run beside"
-    assert said in recorded.injection.not_kept
+    class WantsTargets(Drawing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return super().forward(x)
+
+    recorded: Any = attach(WantsTargets().eval(), "se", reduction=4, input_size=SMALL)
+    assert recorded.injection.not_kept == (
+        "a comparison with what inject gives: in train mode its own code does not run on what it was recorded on",
+    )
+    recorded = attach(Drawing().eval(), "se", reduction=4, input_size=SMALL)
+    assert recorded.injection.not_kept == ()
+    (check,) = recorded.injection.verification.checks
+    assert check.figure == "1 modules run as planned in eval mode; train equal to the bit"
     with torch.device("meta"):
         model = Toy(_residual())
     shapes: Any = attach(model, "se", reduction=4, input_size=SMALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -67,10 +68,27 @@ def test_what_is_not_known_of_the_gradients_is_said(
     assert gates_run(attached, IMAGE) == 2
 
 
+def _new_numbers(x: torch.Tensor) -> torch.Tensor:
+    """Draws from a generator that nobody can bring back."""
+    return x * random.SystemRandom().random()
+
+
+class Trained(Net):
+    def forward(self, x: torch.Tensor) -> Any:
+        return _new_numbers(super().forward(x)) if self.training else super().forward(x)
+
+
+def test_what_is_never_the_same_is_not_compared() -> None:
+    attached: Any = attach(Trained(_same, _same).eval(), "se", reduction=4, input_size=SIZE)
+    assert attached.injection.not_kept == (
+        "a comparison with what inject gives: in train mode its own code gives something else each time",
+    )
+
+
 @pytest.mark.parametrize(
     ("after", "figure"),
     [
-        (_same, "2 modules run as planned in eval mode"),
+        (_same, "2 modules run as planned in eval mode; train equal to the bit"),
         (lambda x: [float(x.mean())], "2 modules run as planned in eval mode (it gives no tensors to compare)"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from attn_inject import TraceError, attach, find_sites, inject
+from attn_inject.tracing.draws import own_generators
 
 from .. import toys
 from ..toys import Residual
@@ -57,6 +58,12 @@ def test_no_graph_holds_a_draw_and_no_reading_draws(kind: str) -> None:
     if kind == "of the file":
         OF_THE_FILE.seed(3)
     assert [model.draw(model.own) for _ in range(4)] == numbers
+
+
+def test_the_systems_numbers_have_no_state() -> None:
+    model: Any = Noisy("python")
+    model.own = random.SystemRandom()
+    assert own_generators(model) == [OF_THE_FILE]
 
 
 def test_noise_by_a_generator_is_recorded() -> None:
