@@ -22,6 +22,7 @@ from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel
 from ..tracing.alias import has_own_forward
 from ..tracing.calls import inputs_of_call
+from ..tracing.factories import Applied
 from ..tracing.frames import nodes_in, stack_of, stack_of_node
 from ..tracing.inputs import Inputs
 from ..tracing.nodes import Frame, frame_of, place_of
@@ -300,7 +301,9 @@ def _numbered(nodes: list[fx.Node], canonical: Any) -> dict[Key, fx.Node]:
         if node.op == "call_module":
             key = ("module", canonical(str(node.target)))
         elif node.op in ("call_function", "call_method"):
-            key = (node.op, node.target, place_of(node))
+            # Each call of a function of somebody's own is a target of its own.
+            target = node.target.function if isinstance(node.target, Applied) else node.target
+            key = (node.op, target, place_of(node))
         else:
             key = (node.op, str(node.target))
         keys[(*key, counts[key])] = node

@@ -172,12 +172,6 @@ class Applied:
         """Run it."""
         return self.function.apply(*args, **kwargs)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Applied) and other.function is self.function
-
-    def __hash__(self) -> int:
-        return hash(self.function)
-
     def __repr__(self) -> str:
         return f"{self.function.__module__}.{self.function.__qualname__}.apply"
 
