@@ -96,7 +96,7 @@ def _all_asking(aliased: nn.Module) -> Iterator[None]:
         yield
     finally:
         for parameter in frozen:
-            parameter.requires_grad = False
+            parameter.requires_grad, parameter.grad = False, None
 
 
 def _reached_by(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], insertions: Sequence[Insertion]) -> Check:
@@ -148,7 +148,8 @@ def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, boo
         for name, parameter in new.items()
     ]
     try:
-        total.backward(inputs=list(new.values()))  # type: ignore[no-untyped-call]
+        # Not with `inputs`, which a checkpoint that is an autograd function does not take.
+        total.backward()  # type: ignore[no-untyped-call]
     finally:
         for handle in handles:
             handle.remove()

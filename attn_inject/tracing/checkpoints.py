@@ -29,11 +29,21 @@ def checkpoints_noted(note: Callable[[], None]) -> Iterator[None]:
         kept.append((checkpoint, _ENTERED, getattr(checkpoint, _ENTERED)))
     for home, name, function in kept:
         setattr(home, name, _noted(function, note))
-    checkpoint.CheckpointFunction.apply = _noted(_run, note)
+    own = checkpoint.CheckpointFunction
+    kept_apply = vars(own).get("apply")
+    general = own.apply.__func__
+
+    def apply(cls: type, *args: Any) -> Any:
+        return _noted(_run, note)(*args) if cls is own else general(cls, *args)
+
+    own.apply = classmethod(apply)
     try:
         yield
     finally:
-        del checkpoint.CheckpointFunction.apply
+        if kept_apply is None:
+            del own.apply
+        else:
+            own.apply = kept_apply
         for home, name, function in kept:
             setattr(home, name, function)
 

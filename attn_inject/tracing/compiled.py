@@ -27,7 +27,7 @@ def as_written() -> Iterator[None]:
 
 def is_compiled_wrapper(module: nn.Module) -> bool:
     """Whether the module is what `torch.compile` makes of another one."""
-    return "_orig_mod" in module._modules
+    return "_orig_mod" in module._modules and "dynamo_ctx" in vars(module)
 
 
 def calling_what_they_wrap(skeleton: nn.Module) -> nn.Module:

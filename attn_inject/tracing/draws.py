@@ -7,7 +7,7 @@ import pickle
 import random
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -114,10 +114,12 @@ def reseed(generators: Iterable[Any]) -> None:
     for generator in generators:
         if isinstance(generator, torch.Generator):
             generator.manual_seed(0)
-        elif hasattr(generator, "bit_generator"):
-            generator.bit_generator.state = type(generator.bit_generator)(0).state
-        else:
+        elif not hasattr(generator, "bit_generator"):
             generator.seed(0)
+        else:
+            # One of somebody's own kind may want more than a seed; then it goes on from where it is.
+            with suppress(TypeError):
+                generator.bit_generator.state = type(generator.bit_generator)(0).state
 
 
 def _state(generator: Any) -> Any:

@@ -18,7 +18,14 @@ def kept_as_rewritten(base: type[nn.Module]) -> dict[str, Any]:
     """The methods that a subclass of `base` with another forward needs beside it: of a `GraphModule`, what keeps it."""
     if not issubclass(base, fx.GraphModule):
         return {}
-    return {"__deepcopy__": _copied, "__reduce_ex__": _not_here, "recompile": _not_here}
+    copies = {"__copy__": _shallow, "__deepcopy__": _copied}
+    return {**copies, "__reduce_ex__": _not_here, "recompile": _not_here, "delete_all_unused_submodules": _not_here}
+
+
+def _shallow(self: nn.Module) -> nn.Module:
+    made = object.__new__(type(self))
+    vars(made).update(vars(self))
+    return made
 
 
 def _copied(self: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -168,7 +168,7 @@ def tensor_paths(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def given_inputs(model: nn.Module, example_inputs: Any) -> Inputs | None:
     """`example_inputs` as people write them: one value, a tuple of values, or a dict of argument names and values.
 
-    A dict whose keys are no names of arguments is one value. A text given by name is fixed: code looks things up by it.
+    A dict whose keys are no names of arguments is one value.
     """
     if example_inputs is None or isinstance(example_inputs, Inputs):
         return example_inputs
@@ -176,10 +176,7 @@ def given_inputs(model: nn.Module, example_inputs: Any) -> Inputs | None:
         parameters = inspect.signature(model.forward).parameters.values()
         names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if set(example_inputs) <= names or any(p.kind is p.VAR_KEYWORD for p in parameters):
-            texts = {name: value for name, value in example_inputs.items() if type(value) is str}
-            return Inputs(
-                named={name: value for name, value in example_inputs.items() if name not in texts}, fixed=texts
-            )
+            return Inputs(named=dict(example_inputs))
     return Inputs(tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,))
 
 

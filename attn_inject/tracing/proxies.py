@@ -60,8 +60,7 @@ class FollowingProxy(fx.Proxy):
         for part in vars(self).pop("_rewritten", {}).values():
             part.settle()
             _, index = vars(part)["_part_of"]
-            # As `x[index] += y` is spelled, which writes back what it has written in place.
-            self.node = self.tracer.create_proxy("call_function", index_assign, (self, index, part), {}).node
+            self.node = self.tracer.create_proxy("call_function", part_written, (self, index, part), {}).node
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._updated(operator.iadd, other)
@@ -74,6 +73,15 @@ class FollowingProxy(fx.Proxy):
 
     def __itruediv__(self, other: Any) -> fx.Proxy:
         return self._updated(operator.itruediv, other)
+
+    def __ifloordiv__(self, other: Any) -> fx.Proxy:
+        return self._updated(operator.ifloordiv, other)
+
+    def __imod__(self, other: Any) -> fx.Proxy:
+        return self._updated(operator.imod, other)
+
+    def __ipow__(self, other: Any) -> fx.Proxy:
+        return self._updated(operator.ipow, other)
 
     def _updated(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
         after = self.tracer.create_proxy("call_function", function, (self, other), {})
@@ -125,11 +133,15 @@ class FollowingProxy(fx.Proxy):
 
 
 def _is_view(index: Any) -> bool:
-    """Whether what is taken shares memory with what it is taken from: not by tensors, nor lists."""
+    """Whether what is taken surely shares memory with what it is taken from: by numbers and slices alone."""
     return all(
-        part is None or part is Ellipsis or isinstance(part, (int, slice, NumberProxy))
+        part is None or part is Ellipsis or isinstance(part, slice) or _is_whole_number(part)
         for part in (index if isinstance(index, tuple) else (index,))
     )
+
+
+def _is_whole_number(part: Any) -> bool:
+    return type(value_of(part.node) if isinstance(part, NumberProxy) else part) is int
 
 
 class DictProxy(FollowingProxy):
@@ -278,6 +290,14 @@ class WeightProxy(FollowingProxy):
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def part_written(target: torch.Tensor, index: Any, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """`target` after something was written into `part`, which is `target[index]`: says what flows where.
+
+    It writes nothing: autograd may keep what is there.
+    """
+    return target
 
 
 def index_assign(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:

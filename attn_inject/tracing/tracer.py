@@ -103,6 +103,7 @@ class Tracer(fx.Tracer):
         self._values = Values(skeleton, self.constants)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode: fx.Node | None = None
+        self._texts: list[tuple[fx.Node, str]] = []
         self.calls: dict[Frame, Call] = {ROOT: Call(None)}
         self._frames: list[Frame] = [ROOT]
         # The model may call itself: its own first call is the trace.
@@ -294,11 +295,11 @@ class Tracer(fx.Tracer):
         self.fixed_arguments = signature.fixed
         chosen = {} if self.inputs is None else self.inputs.fixed
         positional = [self._placeholder(name, value) for name, value in signature.positional]
-        named = [self._placeholder(name, value) for name, value in signature.named]
-        for proxy in named:
-            mark_named(proxy.node)
+        named = [self._placeholder(name, value, is_named=True) for name, value in signature.named]
 
         def call(_root: nn.Module, *values: Any) -> Any:
+            for node, text in self._texts:
+                self.create_node("call_function", guarded, (node, text, f"the argument {node.target}"), {})
             given = zip((name for name, _ in signature.named), values[len(positional) :], strict=True)
             return forward(*values[: len(positional)], **dict(given), **chosen)
 
@@ -308,11 +309,17 @@ class Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return proxy_for(node, self)
 
-    def _placeholder(self, name: str, value: Any) -> fx.Proxy:
+    def _placeholder(self, name: str, value: Any, *, is_named: bool = False) -> Any:
         node = self.create_node("placeholder", name, (), {})
+        if is_named:
+            mark_named(node)
         if self.inputs is not None:
             set_value(node, value)
-        return self.proxy(node)
+        if type(value) is not str:
+            return self.proxy(node)
+        # Code looks things up by it.
+        self._texts.append((node, value))
+        return value
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:  # noqa: ARG002
         if self.evaluated is not None:

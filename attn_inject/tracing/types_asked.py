@@ -64,12 +64,22 @@ def _is_instance(value: Any, kinds: Any) -> bool:
 
 
 class _AsType(type):
-    """A class that is what `type` is: a function of a value, a class to ask for, one to make classes with."""
+    """Lets a class do what `type` does: tell a value's class, be asked for, make classes, equal `type`."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1:
-            return type(_known(args[0]) if isinstance(args[0], FollowingProxy) else args[0])
-        return type(*args, **kwargs)
+        if len(args) != 1:
+            return type(*args, **kwargs)
+        kind = type(_known(args[0]) if isinstance(args[0], FollowingProxy) else args[0])
+        return cls if kind is type else kind
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is type
+
+    def __hash__(cls) -> int:
+        return hash(type)
+
+    def __getitem__(cls, item: Any) -> Any:
+        return type[item]
 
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, type)

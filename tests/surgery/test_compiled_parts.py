@@ -119,6 +119,26 @@ def test_a_block_that_fx_made_keeps_its_attention(make: Any, tmp_path: Any) -> N
         assert torch.equal(detach(attached)(x), model(x))
 
 
+def test_a_shallow_copy_of_such_a_block_has_the_attention_too() -> None:
+    block: Any = attach(_with_graph_module(), "se", input_size=SIZE, reduction=4)[0]
+    assert toys.gates_run(copy.copy(block), torch.randn(2, *SIZE)) == 1
+
+
+class Renamed(nn.Module):
+    """A child of this name is no sign of anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = nn.Sequential(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self._orig_mod(x)
+
+
+def test_a_name_makes_no_compiled_wrapper() -> None:
+    assert [site.block for site in find_sites(nn.Sequential(Renamed()), input_size=SIZE)] == ["0"]
+
+
 def test_what_would_make_its_code_anew_is_refused() -> None:
     attached = attach(_with_graph_module(), "se", input_size=SIZE, reduction=4)
     with pytest.raises(PlanError, match=r"code that is not that of its graph: .* save\(\), or detach\(\)"):

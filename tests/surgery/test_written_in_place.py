@@ -252,3 +252,42 @@ def test_a_list_that_a_layer_hands_on_may_be_written_into(put: Any) -> None:
     assert toys.gates_run(patched, list(maps)) == 2
     with torch.no_grad():
         assert torch.equal(patched(list(maps)), model(list(maps)))
+
+
+def _saturated(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    y[:, :4].sigmoid_()
+    return (x + y).relu()
+
+
+def _read_before(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    part = y[:, :4]
+    part.add_(1)
+    return x + y * part.square().mean()
+
+
+def _without_gradients(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        y[:, :4].clamp_(-0.1, 0.1)
+    return x + y
+
+
+def _a_copy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    y[True].add_(1)
+    return x + y
+
+
+@pytest.mark.parametrize("put", WAYS)
+@pytest.mark.parametrize(
+    "join", [_saturated, _read_before, _without_gradients, _a_copy], ids=lambda join: join.__name__
+)
+def test_what_is_noted_of_a_write_writes_nothing(join: Any, put: Any) -> None:
+    """Gradients come back as in the model's own code, to the bit."""
+    torch.manual_seed(0)
+    model, x = Joined(join, decides=False), torch.randn(2, 16, 8, 8)
+    patched = put(model, "se", example_inputs=x, reduction=4, init="identity", copy=True)
+    for each in (model, patched):
+        each(x).square().sum().backward()
+    grads = {name: parameter.grad for name, parameter in patched.named_parameters()}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, grads[name])

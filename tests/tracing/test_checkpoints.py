@@ -74,6 +74,37 @@ def test_a_block_within_a_checkpoint_that_is_an_autograd_function_is_gated(patch
     assert all(parameter.grad is not None for parameter in attention_parameters(patched))
 
 
+class Doubling(checkpoint.CheckpointFunction):
+    """Somebody's own kind, which does more than run what it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Any, preserve: bool, *args: Any) -> Any:
+        return 2 * checkpoint.CheckpointFunction.forward(ctx, run, preserve, *args)
+
+
+def test_somebodys_own_kind_of_checkpoint_does_what_it_does() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.last = Block(thrifty=False), conv(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = Doubling.apply(self.last, True, self.block(x))
+            return out
+
+    model, x = Net().eval(), torch.randn(2, 16, 8, 8)
+    patched = attach(model, "se", input_size=(16, 8, 8), reduction=4, init="identity").eval()
+    with torch.no_grad():
+        assert torch.equal(patched(x), model(x))
+
+
+def test_what_somebody_put_in_its_place_is_there_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = classmethod(lambda _cls, run, _preserve, *args: run(*args))
+    monkeypatch.setattr(checkpoint.CheckpointFunction, "apply", mine, raising=False)
+    find_sites(_net(thrifty=True, reentrant=True), input_size=SIZE)
+    assert vars(checkpoint.CheckpointFunction)["apply"] is mine
+
+
 def test_many_are_counted() -> None:
     assert checkpoint_losses(()) == ()
     (lost,) = checkpoint_losses(["a", "b", "a", "c", "d", "e"])

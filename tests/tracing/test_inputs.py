@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import AttnInjectError, TraceError, attach, find_sites, inject
+from attn_inject import GuardError, TraceError, attach, find_sites, inject
 from attn_inject.tracing.inputs import Inputs, Signature, given_inputs, tensors_in
 
 from .. import toys
@@ -132,14 +132,17 @@ class Heads(nn.Module):
 
 
 @pytest.mark.parametrize("put", [inject, attach])
-def test_a_text_is_fixed(put: Any) -> None:
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_text_is_a_decision(put: Any, by_name: bool) -> None:
     model, x = Heads().eval(), torch.randn(2, 16, 8, 8)
-    patched = put(model, "se", example_inputs={"x": x, "head": "large"}, reduction=4, init="identity").eval()
+    given = {"x": x, "head": "large"} if by_name else (x, "large")
+    patched = put(model, "se", example_inputs=given, reduction=4, init="identity").eval()
     with torch.no_grad():
         assert torch.equal(patched(x, head="large"), model(x, head="large"))
         if put is attach:
             assert torch.equal(patched(x), model(x))
         else:
-            assert "argument head='large': fixed at what it was given when it was read" in patched.injection.not_kept
-            with pytest.raises(AttnInjectError, match="head"):
+            with pytest.raises(
+                GuardError, match="where the argument head came to large, and this input makes it small"
+            ):
                 patched(x, head="small")

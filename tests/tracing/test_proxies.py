@@ -101,6 +101,8 @@ def agrees(net: Net, trace: Trace, *size: int) -> bool:
         lambda m, x: m.conv(x) if type(x) is torch.Tensor and type(x) in (torch.Tensor, list) else x,
         lambda m, x: m.conv(x) if type(x.shape) is torch.Size and type(x.size(0)) is int else x,
         lambda m, x: m.conv(x) if isinstance(type(x), type) and issubclass(type(x), torch.Tensor) else x,
+        lambda m, x: m.conv(x) if type(type(m.conv)) is type and type(nn.ReLU) == type else x,  # noqa: E721
+        lambda m, x: m.conv(x) if {type: 1}[type(int)] == 1 and str(type[int]) == "type[int]" else x,
         lambda m, x: type("Doubled", (), {"of": lambda self, y: y * 2})().of(m.conv(x)),
         lambda m, x: m.conv(x) if hasattr(x, "shape") and not hasattr(x, "tensors") else x,
         lambda m, x: sum([part * 2 for part in m.conv(x).split(2, 1)]),
@@ -123,6 +125,18 @@ def test_what_stays_symbolic(run: Callable[[Any, Any], Any]) -> None:
     assert trace.guards == ()
     assert agrees(net, trace)
     assert agrees(net, trace, 3, 3, 10, 16)
+
+
+def test_operators_that_write_in_place_do() -> None:
+    def run(m: Any, x: Any) -> Any:
+        kept = y = m.conv(x)
+        y **= 2
+        y %= 3
+        y //= 0.5
+        return kept
+
+    net, trace = traced(run)
+    assert agrees(net, trace)
 
 
 # The code decides: right where it comes to the same, refused where it does not.
