@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from ..errors import first_line
 from ..tracing.alias import alias, copied
@@ -65,6 +65,8 @@ def gradients(
         check = _reached_by(outputs, new, insertions)
         if check.passed:
             return check
+        if not _are_read(aliased, insertions):
+            return check
         in_eval = check if _wants_gradients(aliased, real) else None
     failure = ""
     # A function with a backward of its own may ask there for the gradients of all the weights that it runs with.
@@ -78,6 +80,16 @@ def gradients(
         except RuntimeError as error:
             failure = failure or first_line(error)
     return in_eval or Check("gradients", passed=False, figure=f"no backward pass runs: {failure}")
+
+
+def _are_read(part: Any, insertions: Sequence[Insertion]) -> bool:
+    """Whether what each new module gives goes on to what the part gives in eval mode."""
+    read: set[fx.Node] = set()
+    for node in reversed(part.graph_of("eval").nodes):
+        if node.op == "output" or node in read:
+            read.update((node, *node.all_input_nodes))
+    called = {node.target for node in read if node.op == "call_module"}
+    return all(insertion.module in called for insertion in insertions)
 
 
 def _wants_gradients(aliased: nn.Module, real: tuple[Any, ...]) -> bool:
