@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from attn_inject import PlanError, RewriteError, attach, inject
+from attn_inject.planning.choices import Choices
+from attn_inject.planning.plan import locate_and_plan
+from attn_inject.surgery.wrong_traces import wrong_trace
 
 from .. import toys
 
@@ -73,3 +76,19 @@ def test_attach_follows_a_run_where_the_graph_is_not_the_model(name: str) -> Non
 def test_what_is_wrong_for_another_reason_is_not_tried_again() -> None:
     with pytest.raises(PlanError, match="no sites"):
         attach(nn.Sequential(toys.conv(16, 16)), "se", input_size=SIZE)
+
+
+def test_whether_a_graph_is_the_model_is_asked_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = locate_and_plan(Net(lambda _, x: x), Choices(attention="se", input_size=SIZE))
+    assert wrong_trace(*right) is None
+    wrong = locate_and_plan(Net(ASKS["match"]), Choices(attention="se", input_size=SIZE))
+    assert "is not what its code does" in str(wrong_trace(*wrong))
+    with torch.device("meta"):
+        shapes = locate_and_plan(Net(lambda _, x: x), Choices(attention="se", input_size=SIZE))
+    assert wrong_trace(*shapes) is None
+
+    def fails(*_: object) -> None:
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr("attn_inject.surgery.wrong_traces.smallest_pass", fails)
+    assert str(wrong_trace(*right)) == "the graph of Net does not run: no such thing"
