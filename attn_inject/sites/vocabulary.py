@@ -49,7 +49,7 @@ AFFINE = (
         "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "lp_pool2d", "pad", "pixel_unshuffle",
         "channel_shuffle", "mean", "sum", "stack", "zeros_pad", "unfold", "fold", "avg_pool2d_same", "flip", "bias_add",
         "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put",
-        "repeat_interleave", "tile", "identity", "part_written",
+        "repeat_interleave", "tile", "identity", "written",
     }
 )  # fmt: skip
 # Operations that look only at a value's shape, dtype or device, or make a new tensor like it.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .contents import filled_slots
 from .inputs import tensors_in
 
 # What `copy.deepcopy` gives back as it is.
@@ -122,11 +123,8 @@ def with_history(module: nn.Module) -> dict[int, Any]:
 
 def _copy_slots(module: nn.Module, memo: dict[int, Any]) -> None:
     """Copy what `__slots__` of somebody's class hold, which torch's own copies leave out."""
-    for kind in type(module).__mro__:
-        if vars(kind).get("__slots__"):
-            for name, slot in vars(kind).items():
-                if isinstance(slot, types.MemberDescriptorType) and hasattr(module, name):
-                    slot.__set__(memo[id(module)], copy.deepcopy(slot.__get__(module), memo))
+    for _, slot in filled_slots(module):
+        slot.__set__(memo[id(module)], copy.deepcopy(slot.__get__(module), memo))
 
 
 def copied(model: nn.Module) -> nn.Module:

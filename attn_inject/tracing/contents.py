@@ -6,7 +6,7 @@ import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import fields, is_dataclass
-from types import FunctionType
+from types import FunctionType, MemberDescriptorType
 from typing import Any
 
 import torch
@@ -17,8 +17,6 @@ from .values import to_meta
 
 # How deep a tensor may lie in what a module gives.
 LEVELS = 4
-# Whose objects hold no tensors in such places.
-_NO_SLOTS = frozenset({"builtins", "torch", "functools", "enum", "types", "abc", "collections.abc", "typing"})
 Versions = Sequence[tuple[torch.Tensor, int | None]]
 
 
@@ -90,19 +88,24 @@ def parts(value: Any) -> Iterator[tuple[Callable[..., Any], Any, Any]]:
         yield from ((getattr, each.name, getattr(value, each.name)) for each in fields(value))
     elif type(getattr(value, "__dict__", None)) is dict and not isinstance(value, (type, nn.Module, FunctionType)):
         yield from ((getattr, name, part) for name, part in vars(value).items())
-        yield from _slots(value)
+        yield from _in_slots(value)
     elif not isinstance(value, type):
-        yield from _slots(value)
+        yield from _in_slots(value)
 
 
-def _slots(value: Any) -> Iterator[tuple[Callable[..., Any], Any, Any]]:
-    """The attributes that a class has places for."""
-    slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__ if kind.__module__ not in _NO_SLOTS]
-    names = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
-    yield from ((getattr, name, getattr(value, name)) for name in names if hasattr(value, name))
+def _in_slots(value: Any) -> Iterator[tuple[Callable[..., Any], Any, Any]]:
+    yield from ((getattr, name, slot.__get__(value)) for name, slot in filled_slots(value))
+
+
+def filled_slots(value: Any) -> Iterator[tuple[str, MemberDescriptorType]]:
+    """The attributes that `__slots__` of somebody's classes have places for, of those that `value` has."""
+    for kind in type(value).__mro__:
+        for name, slot in vars(kind).items() if vars(kind).get("__slots__") else ():
+            if isinstance(slot, MemberDescriptorType) and hasattr(value, name):
+                yield name, slot
 
 
 def _order(part: Any) -> tuple[Any, ...]:
     if not isinstance(part, torch.Tensor):
         return 0, repr(part)
-    return 1, part.shape, part.is_meta or float(part.detach().abs().sum())
+    return 1, part.shape, [] if part.is_meta else part.detach().flatten().tolist()

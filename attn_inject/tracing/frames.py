@@ -6,7 +6,9 @@ asks here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +42,38 @@ class Call:
 
 
 Calls = Mapping[Frame, Call]
+
+
+class CallStack:
+    """The calls that code has gone into while it is followed, and where it is now."""
+
+    def __init__(self) -> None:
+        self.calls: dict[Frame, Call] = {ROOT: Call(None)}
+        self._open: list[Frame] = [ROOT]
+        # The model may call itself: its own first call is that of the trace.
+        self._entries = Counter({"": 1})
+
+    @property
+    def innermost(self) -> Frame:
+        """The call whose own code runs."""
+        return self._open[-1]
+
+    @contextmanager
+    def within(self, path: str) -> Iterator[Frame]:
+        """What runs in here runs in a call of the module at `path`, which is given."""
+        frame = path, self._entries[path]
+        # What it was given is noted when it has ended well: code may catch what it raises.
+        self.calls[frame] = Call(self.innermost)
+        self._open.append(frame)
+        self._entries[path] += 1
+        try:
+            yield frame
+        finally:
+            self._open.pop()
+
+    def ended(self, frame: Frame, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Note what a call made from here was given and gave."""
+        self.calls[frame] = Call(self.innermost, args, kwargs, result)
 
 
 def with_nodes(structure: Any) -> Any:

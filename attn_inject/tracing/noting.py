@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,11 +11,12 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_map_only
 
 from .contents import LEVELS, Versions, changed, parts, shapes, tensors_given, tensors_held, unchanged
-from .frames import ROOT, Call
+from .frames import CallStack
 from .nodes import Frame, leaves_torch, note_return, set_frame, set_place, set_value
 from .origins import Origins
 from .places import place_in_code
-from .spelled import attribute, made_from, spelling, written
+from .spelled import attribute, made_from, spelling
+from .writes import written
 
 # Functions that make a tensor of an array or of numbers.
 _FROM_OUTSIDE = (torch.tensor, torch.as_tensor, torch.asarray)
@@ -33,30 +32,14 @@ class Notes:
     def __init__(self, model: nn.Module, mode: str, weights: Mapping[int, str]) -> None:
         self.graph = fx.Graph()
         self.constants: dict[str, torch.Tensor] = {}
-        self.calls: dict[Frame, Call] = {ROOT: Call(None)}
+        self.stack = CallStack()
         self._mode = mode
         self._weights = weights
-        self._frames: list[Frame] = [ROOT]
-        # The model may call itself: its own first call is that of the run.
-        self._entries = Counter({"": 1})
         self._origins = Origins(model)
-
-    @contextmanager
-    def within(self, path: str) -> Iterator[Frame]:
-        """What is noted in here runs in a call of the module at `path`, which is given."""
-        frame = path, self._entries[path]
-        self._frames.append(frame)
-        self._entries[path] += 1
-        # What it was given is noted when it has ended well: code may catch what it raises.
-        self.calls[frame] = Call(self._frames[-2])
-        try:
-            yield frame
-        finally:
-            self._frames.pop()
 
     def ended(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Note what a call was given and gave."""
-        self.calls[frame] = Call(self._frames[-1], *self.as_nodes((args, kwargs, output)))
+        self.stack.ended(frame, *self.as_nodes((args, kwargs, output)))
         if isinstance(output, torch.Tensor):
             note_return(self.node_of(output), frame)
 
@@ -123,7 +106,7 @@ class Notes:
         """
         given, named = map_aggregate((args, kwargs), self._argument)
         node = self.graph.create_node(op, target, given, named)
-        set_frame(node, self._frames[-1])
+        set_frame(node, self.stack.innermost)
         if op in ("call_function", "call_method"):
             set_place(node, place_in_code())
         self._bind(node, value, unchanged(before))
@@ -139,7 +122,7 @@ class Notes:
         for take, key, part in parts(value) if levels else ():
             if any(True for _ in tensors_held(part, levels - 1)):
                 inner = self.graph.create_node("call_function", take, (node, key))
-                set_frame(inner, self._frames[-1])
+                set_frame(inner, self.stack.innermost)
                 set_place(inner, place_in_code())
                 self._bind(inner, part, same, levels - 1)
 

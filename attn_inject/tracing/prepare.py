@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..errors import TraceError
-from .compiled import compiled_in, compiled_losses
+from .compiled import compiled_in, compiled_losses, is_compiled_wrapper
 from .face import face_of, is_answered
 from .inputs import Inputs
 from .methods import methods_for_graph
@@ -44,8 +44,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif hasattr(model, "_orig_mod") and isinstance(model._orig_mod, nn.Module):
-            model = model._orig_mod
+        elif is_compiled_wrapper(model):
+            model = model.get_submodule("_orig_mod")
         else:
             break
     for name, module in model.named_modules():

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from .nodes import has_value, value_of
+from .writes import index_assign, written
 
 
 class Unfollowable(Exception):  # noqa: N818  # what it says is a fact of the model's code
@@ -45,22 +46,21 @@ class FollowingProxy(fx.Proxy):
     def __getitem__(self, index: Any) -> Any:
         part = self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
         if isinstance(part, FollowingProxy) and isinstance(value_of(self.node), torch.Tensor) and _is_view(index):
-            vars(part)["_part_of"] = self, index
+            vars(part)["_part_of"] = self
         return part
 
     def _written(self) -> None:
         """Note that what this is a part of has changed: who reads that from here on reads the change."""
         part = self
         while (whole := vars(part).get("_part_of")) is not None:
-            vars(whole[0]).setdefault("_rewritten", {})[id(part)] = part
-            part = whole[0]
+            vars(whole).setdefault("_rewritten", {})[id(part)] = part
+            part = whole
 
     def settle(self) -> None:
         """Let the node be that of the value as it is now, after what was written into parts of it."""
         for part in vars(self).pop("_rewritten", {}).values():
             part.settle()
-            _, index = vars(part)["_part_of"]
-            self.node = self.tracer.create_proxy("call_function", part_written, (self, index, part), {}).node
+            self.node = self.tracer.create_proxy("call_function", written, (self, part), {}).node
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self._updated(operator.iadd, other)
@@ -290,17 +290,3 @@ class WeightProxy(FollowingProxy):
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def part_written(target: torch.Tensor, index: Any, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
-    """`target` after something was written into `part`, which is `target[index]`: says what flows where.
-
-    It writes nothing: autograd may keep what is there.
-    """
-    return target
-
-
-def index_assign(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
-    """`target[index] = value`, as a function that gives the changed tensor back, so that a graph can follow it."""
-    target[index] = value
-    return target

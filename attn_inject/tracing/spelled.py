@@ -8,17 +8,12 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from .proxies import index_assign
+from .writes import index_assign
 
 
 def made_from(*sources: torch.Tensor) -> torch.Tensor:
     """What operators make of `sources` that no function of torch's was called for; says what flows where."""
     raise NotImplementedError(f"a recording is not run: {len(sources)} values")
-
-
-def written(target: torch.Tensor, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  # says what flows where
-    """`target` after something was written into `part`, a view of it."""
-    return target
 
 
 def spelling(function: Any) -> tuple[str, Any, bool]:

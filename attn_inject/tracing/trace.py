@@ -137,7 +137,7 @@ class Subject:
                     tracer.graph,
                     tracer.constants,
                     tracer.fixed_arguments,
-                    tracer.calls,
+                    tracer.stack.calls,
                     tracer.settings,
                     tuple(tracer.checkpoints),
                 )
@@ -176,7 +176,7 @@ class Subject:
                     runs = False
                 if runs and not (watch.hooks.left_out and _gives_nothing(watch.notes.graph)):
                     notes = watch.notes
-                    return Draft(notes.graph, notes.constants, watch.fixed_arguments, notes.calls, {})
+                    return Draft(notes.graph, notes.constants, watch.fixed_arguments, notes.stack.calls, {})
                 if not watch.hooks.left_out:
                     break
         return None

@@ -22,7 +22,6 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -36,12 +35,12 @@ from .checkpoints import checkpoints_noted
 from .compiled import as_written
 from .draws import Draws
 from .factories import factories_followed
-from .frames import ROOT, Call, with_nodes
+from .frames import CallStack, with_nodes
 from .guards import guarded, line_of_code
 from .hooks import Hooks
 from .inputs import Inputs, Signature
 from .leaves import Leaves
-from .nodes import Frame, has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
+from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
@@ -104,10 +103,7 @@ class Tracer(fx.Tracer):
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode: fx.Node | None = None
         self._texts: list[tuple[fx.Node, str]] = []
-        self.calls: dict[Frame, Call] = {ROOT: Call(None)}
-        self._frames: list[Frame] = [ROOT]
-        # The model may call itself: its own first call is the trace.
-        self._entries = Counter({"": 1})
+        self.stack = CallStack()
         self._names: dict[int, str] = {}
         self._index(skeleton)
 
@@ -191,23 +187,15 @@ class Tracer(fx.Tracer):
             proxy = self.create_proxy("call_module", path, args, kwargs)
             self.hooks.see(m, "_forward_hooks", args, kwargs, proxy)
             return proxy
-        frame = path, self._entries[path]
-        self._frames.append(frame)
-        self._entries[path] += 1
-        # What it was given is noted when it has ended well: code may catch what it raises.
-        self.calls[frame] = Call(self._frames[-2])
         opened = len(self.open_modules)
         self.open_modules.append(m)
-        try:
-            with self.hooks.around(m):
-                value = forward(*args, **kwargs)
-        finally:
-            self._frames.pop()
+        with self.stack.within(path) as frame, self.hooks.around(m):
+            value = forward(*args, **kwargs)
         if isinstance(value, FollowingProxy):
             value.settle()
-        # Not in the `finally`: after an error the open modules tell where tracing stopped.
+        # Not where an error comes by: after one the open modules tell where tracing stopped.
         del self.open_modules[opened:]
-        self.calls[frame] = Call(self._frames[-1], *with_nodes((args, kwargs, value)))
+        self.stack.ended(frame, *with_nodes((args, kwargs, value)))
         if isinstance(value, fx.Proxy):
             note_return(value.node, frame)
         return value
@@ -221,7 +209,7 @@ class Tracer(fx.Tracer):
 
     def _new_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
-        set_frame(node, self._frames[-1])
+        set_frame(node, self.stack.innermost)
         if node.op in ("call_function", "call_method"):
             set_place(node, place_in_code())
         if self.inputs is not None and node.op != "placeholder":

@@ -171,7 +171,7 @@ class Watch:
                 self.notes.node("call_module", path, args, kwargs, output, before)
                 self.notes.written(before, output)
             return output
-        with self.notes.within(path) as frame:
+        with self.notes.stack.within(path) as frame:
             output = call(module, *args, **kwargs)
         with self._aside():
             self.notes.ended(frame, args, kwargs, output)

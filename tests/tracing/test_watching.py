@@ -20,8 +20,9 @@ from attn_inject import attach, find_sites
 from attn_inject.tracing.inputs import Inputs
 from attn_inject.tracing.leaves import Leaves
 from attn_inject.tracing.nodes import block_of, returned_by, value_of
-from attn_inject.tracing.spelled import made_from, written
+from attn_inject.tracing.spelled import made_from
 from attn_inject.tracing.watching import Watch
+from attn_inject.tracing.writes import written
 
 from ..toys import Residual, conv, gates_run
 
@@ -195,10 +196,10 @@ def test_a_weight_of_the_models_own_is_read_by_its_name_and_other_tensors_are_co
 
 
 class Slotted:
-    __slots__ = ("maps", "number", "unset")
+    __slots__ = ("__maps", "number", "unset")
 
     def __init__(self, maps: torch.Tensor, number: int) -> None:
-        self.maps, self.number = maps, number
+        self.__maps, self.number = maps, number
 
 
 @pytest.mark.parametrize(
