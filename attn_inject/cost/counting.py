@@ -30,7 +30,9 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from ..errors import TraceError, first_line
 from ..tracing.alias import alias
+from ..tracing.branches import Branches, taken_run
 from ..tracing.caches import nothing_kept
+from ..tracing.checkpoints import quiet_checkpoints
 from ..tracing.compiled import as_written
 from ..tracing.draws import Draws
 from ..tracing.inputs import Inputs, tensors_in
@@ -100,6 +102,8 @@ def _count(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(as_written())
+        stack.enter_context(quiet_checkpoints())
+        stack.enter_context(Branches(taken_run))
         stack.enter_context(nothing_kept(aliased, real=real))
         stack.enter_context(Draws.of(aliased).undone())
         if real:

@@ -29,6 +29,8 @@ from .sameness import KEEPS, distance, largest_distance, same_values
 from .small_passes import doubled, drawn_alike, size_of, smallest_pass, what_was_traced
 from .trial import Trial
 
+ADVICE = ": use attach()"
+
 
 def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
     """V4 to V7."""
@@ -99,11 +101,11 @@ def is_the_model(
         if not same_values(before, after):
             pairs = [pair for pair in zip(before, after, strict=False) if pair[0].shape == pair[1].shape]
             apart = max((distance(a, b) for a, b in pairs), default=0.0)
-            wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart: use attach()")
+            wrong.append(f"in {mode} mode the graph and the model's own code are up to {apart:g} apart{ADVICE}")
         elif trial.keeps and not same_values(
             trial.of_code(mode, inputs, calls=2), trial.of_graph(mode, inputs, calls=2)
         ):
-            wrong.append(f"in {mode} mode {KEEPS}: use attach()")
+            wrong.append(f"in {mode} mode {KEEPS}{ADVICE}")
         figures.append(f"{mode} equal to the bit on {size_of(inputs)}")
     return Check("trace", passed=not wrong, figure="; ".join(wrong or figures)), plain
 

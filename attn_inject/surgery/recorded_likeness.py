@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import first_line
 from ..tracing.alias import alias
-from ..tracing.branches import BothBranches
+from ..tracing.branches import Branches, both_run
 from ..tracing.contents import read_out, tensors_held
 from ..tracing.inputs import Inputs
 from ..tracing.recording import real_inputs
@@ -104,14 +104,15 @@ def _alike_in_train_mode(one: nn.Module, other: nn.Module, real: Inputs, *, grad
 def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watched]]) -> str:
     """L3: the blocks to whose gates no gradient comes back, or why none does; empty where one comes to all."""
     try:
-        total = weighted_sum(_ran(ours, real, gradients=True).outputs)
-        if total is None:
-            return "what it gives in eval mode has no gradient"
-        factors = [gate.factor[0] for _, gate in gates]
-        gradients = torch.autograd.grad(total, factors, allow_unused=True)
+        # What is run again within a backward pass runs as it did, and `inputs` are nothing for such a checkpoint.
+        with Runs(ours, writes=True).run("eval", gradients=True), Branches(both_run):
+            total = weighted_sum(tensors_held(read_out(real.fresh().given_to(ours))))
+            if total is None:
+                return "what it gives in eval mode has no gradient"
+            total.backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # It may hand its map to numpy, or write where a backward pass reads.
         return f"no backward pass runs in eval mode ({first_line(error)})"
-    lost = [block for (block, _), gradient in zip(gates, gradients, strict=True) if gradient is None]
+    lost = [block for block, gate in gates if gate.factor[0].grad is None]
     return f"none comes to {', '.join(lost[:4])} from what it gives in eval mode" if lost else ""
 
 
@@ -126,7 +127,7 @@ class _Ran(NamedTuple):
 def _ran(model: nn.Module, real: Inputs, mode: str = "eval", *, gradients: bool = False, calls: int = 1) -> _Ran:
     # No graph tells whether it writes into its weights.
     runs = Runs(model, writes=True)
-    with runs.run(mode, gradients=gradients), BothBranches():
+    with runs.run(mode, gradients=gradients), Branches(both_run):
         for _ in range(calls):
             given = read_out(real.fresh().given_to(model))
     return _Ran(list(tensors_held(given)), dict(model.named_buffers()), runs.keeps)

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from ..sites.operations import name_of
 from ..tracing.alias import own_once
+from ..tracing.checkpoints import quiet_checkpoints
 from ..tracing.draws import Draws, own_generators, reseed
 from ..tracing.hooks import Hooks
 from ..tracing.restoring import as_it_was
@@ -71,7 +72,7 @@ def from_one_seed(model: nn.Module) -> Iterator[None]:
     tensors = (*model.parameters(), *model.buffers())
     devices = {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
     own = own_generators(model)
-    with torch.random.fork_rng(devices=list(devices)), Draws(own).undone():
+    with torch.random.fork_rng(devices=list(devices)), Draws(own).undone(), quiet_checkpoints():
         torch.manual_seed(0)
         reseed(own)
         yield

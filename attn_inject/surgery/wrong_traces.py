@@ -8,7 +8,7 @@ from ..errors import TraceError, first_line
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
 from ..types import Plan
-from .passes import is_the_model
+from .passes import ADVICE, is_the_model
 from .rewrite import rewrite
 from .runs import without_hooks
 from .small_passes import smallest_pass, what_was_traced
@@ -26,4 +26,5 @@ def wrong_trace(located: LocatedModel, plan: Plan) -> TraceError | None:
         check, _ = is_the_model(located.part, part, real, traced_on[1])
     except Exception as error:
         return TraceError(f"the graph of {name} does not run: {first_line(error)}")
-    return None if check.passed else TraceError(f"the graph of {name} is not what its code does: {check.figure}")
+    figure = check.figure.replace(ADVICE, "")
+    return None if check.passed else TraceError(f"the graph of {name} is not what its code does: {figure}")

@@ -1,4 +1,4 @@
-"""Both branches of `torch.cond`, which runs one: where a model is read, the other one's blocks are blocks too."""
+"""The branches of `torch.cond`, which runs one: where a model is read, the other one's blocks are blocks too."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ def both_run(pred: torch.Tensor, true_fn: Callable[..., Any], false_fn: Callable
     return tree_map(chosen, true_fn(*operands), false_fn(*operands))
 
 
-class BothBranches(TorchFunctionMode):
-    """Within it, both run."""
+def taken_run(pred: torch.Tensor, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Any = ()) -> Any:
+    """What `torch.cond` gives, by the code of the branch that it takes."""
+    return (true_fn if pred else false_fn)(*operands)
+
+
+class Branches(TorchFunctionMode):
+    """Within it, `run` stands in the place of `torch.cond`: one of those above."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        super().__init__()
+        self._run = run
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not COND:
             return func(*args, **(kwargs or {}))
         with self:
-            return both_run(*args, **(kwargs or {}))
+            return self._run(*args, **(kwargs or {}))

@@ -5,6 +5,7 @@ is saved is lost in the same way; both hook the tensors that autograd saves.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,14 @@ def checkpoints_noted(note: Callable[[], None]) -> Iterator[None]:
 def _run(run_function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:  # noqa: FBT001
     """What `CheckpointFunction.apply` is given, run without it."""
     return run_function(*args)
+
+
+@contextmanager
+def quiet_checkpoints() -> Iterator[None]:
+    """Leave out what checkpoints say of every run that is not to learn: such runs are ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
+        yield
 
 
 def _noted(function: Callable[..., Any], note: Callable[[], None]) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .branches import COND, both_run
 from .caches import nothing_kept
+from .checkpoints import quiet_checkpoints
 from .compiled import as_written
 from .contents import (
     by_another_name,
@@ -75,6 +76,7 @@ class Watch:
         """
         with ExitStack() as stack:
             stack.enter_context(ALONE)
+            stack.enter_context(quiet_checkpoints())
             stack.enter_context(nothing_kept(self._skeleton, real=True))
             stack.enter_context(Draws.of(self._skeleton).undone())
             stack.enter_context(as_it_was(self._skeleton, self._mode))

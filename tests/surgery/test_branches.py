@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import TraceError, attach, find_sites, inject
+from attn_inject import TraceError, attach, find_sites, inject, report
 
 from .. import toys
 
@@ -37,3 +37,15 @@ def test_both_branches_are_read_and_gated() -> None:
             assert torch.equal(same(image), model(image))
             assert torch.equal(gated(image), gated.get_submodule(block)(image))
             assert not torch.equal(gated(image), model(image))
+            with torch.compiler.set_stance("force_eager"):
+                assert toys.gates_run(gated, image) == 1
+
+
+def test_what_it_costs_is_that_of_the_branch_that_one_run_takes() -> None:
+    model = Branching().eval()
+    attached = attach(model, "se", input_size=SIZE, reduction=4).eval()
+    told = report(model, attached, bench=False)
+    # One of two gates: two layers, of 16 to 4 channels and back.
+    assert told.total("MACs").difference == 2 * 16 * 4
+    assert sorted(row.added.macs for row in told.sites) == [0, 2 * 16 * 4]
+    assert any("counted on one run" in note for note in told.notes)

@@ -115,7 +115,9 @@ def test_a_block_that_fx_made_keeps_its_attention(make: Any, tmp_path: Any) -> N
             parameter.add_(1)
         assert torch.equal(attached(x), expected)
         save(attached, tmp_path / "model.pt")
-        assert torch.equal(load(tmp_path / "model.pt", make(), form="module").eval()(x), expected)
+        loaded = load(tmp_path / "model.pt", make(), form="module").eval()
+        assert torch.equal(loaded(x), expected)
+        assert toys.gates_run(loaded, x) == 2
         assert torch.equal(detach(attached)(x), model(x))
 
 

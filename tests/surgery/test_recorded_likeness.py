@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from attn_inject import attach
 
@@ -66,6 +67,21 @@ def test_what_is_not_known_of_the_gradients_is_said(
     told = [line for line in attached.injection.not_kept if line.startswith("a proof that the new modules learn: ")]
     assert told == [f"a proof that the new modules learn: {line}" for line in said]
     assert gates_run(attached, IMAGE) == 2
+
+
+class Checkpointed(Net):
+    """Its blocks run again in the backward pass."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = checkpoint(self.first, self.stem(x), use_reentrant=True)
+        x = x * 2 if x.mean() < -1e9 else x
+        return checkpoint(self.second, x, use_reentrant=True)
+
+
+def test_what_a_backward_pass_runs_again_learns() -> None:
+    attached: Any = attach(Checkpointed(_same, _same).eval(), "se", reduction=4, input_size=SIZE)
+    assert attached.injection.not_kept == ()
+    assert gates_run(attached, IMAGE, gradients=True) == 2
 
 
 def _new_numbers(x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import checkpoint
 
-from attn_inject import attach, attention_parameters, find_sites, inject
+from attn_inject import attach, attention_parameters, find_sites, inject, report
 from attn_inject.surgery.records import records_of
 from attn_inject.tracing.checkpoints import checkpoint_losses
 
@@ -60,13 +60,7 @@ def _lost(patched: nn.Module) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("patch", [inject, attach])
 def test_a_block_within_a_checkpoint_that_is_an_autograd_function_is_gated(patch: Any) -> None:
-    class Net(nn.Sequential):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for block in self:
-                x = checkpoint.checkpoint(block, x, use_reentrant=True)
-            return x
-
-    model, x = Net(*(Block(thrifty=False) for _ in range(2))), torch.randn(2, 16, 8, 8, requires_grad=True)
+    model, x = _Always(*(Block(thrifty=False) for _ in range(2))), torch.randn(2, 16, 8, 8, requires_grad=True)
     assert [site.block for site in find_sites(model, input_size=(16, 8, 8))] == ["0", "1"]
     patched = patch(model, "se", input_size=(16, 8, 8), reduction=4, init="identity")
     assert torch.equal(patched(x), model(x))
@@ -103,6 +97,29 @@ def test_what_somebody_put_in_its_place_is_there_afterwards(monkeypatch: pytest.
     monkeypatch.setattr(checkpoint.CheckpointFunction, "apply", mine, raising=False)
     find_sites(_net(thrifty=True, reentrant=True), input_size=SIZE)
     assert vars(checkpoint.CheckpointFunction)["apply"] is mine
+
+
+class _Always(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self:
+            x = checkpoint.checkpoint(block, x, use_reentrant=True)
+        return x
+
+
+class _Decides(_Always):
+    """Has no graph, but a recording."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 1e9 else super().forward(x)
+
+
+@pytest.mark.filterwarnings("error:None of the inputs")
+@pytest.mark.parametrize("patch", [inject, attach])
+def test_our_own_runs_say_nothing_of_gradients(patch: Any) -> None:
+    model = _Always(*(Block(thrifty=False) for _ in range(2)))
+    report(model, patch(model, "se", input_size=(16, 8, 8)), bench=False)
+    decides = _Decides(*model)
+    report(decides, attach(decides, "se", input_size=(16, 8, 8)), bench=False)
 
 
 def test_many_are_counted() -> None:

@@ -139,6 +139,7 @@ def test_a_text_is_a_decision(put: Any, by_name: bool) -> None:
     patched = put(model, "se", example_inputs=given, reduction=4, init="identity").eval()
     with torch.no_grad():
         assert torch.equal(patched(x, head="large"), model(x, head="large"))
+        assert by_name or toys.gates_run(patched, x, "large") == 1
         if put is attach:
             assert torch.equal(patched(x), model(x))
         else:
