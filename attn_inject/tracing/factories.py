@@ -19,6 +19,7 @@ from torch.jit import ScriptFunction
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from .nodes import value_of
+from .turns import is_turn_of
 
 # Their arguments are parsed before torch, or older versions of it, asks whether somebody else wants to answer.
 _FACTORIES = (
@@ -51,7 +52,7 @@ def factories_followed(
     over: list[bool] = []
 
     def aside() -> bool:
-        return bool(over) or threading.get_ident() != owner or quiet()
+        return bool(over) or not is_turn_of(owner) or quiet()
 
     kept = {name: getattr(torch, name) for name in (*_FACTORIES, *_CHECKS)}
     for name in _FACTORIES:

@@ -22,6 +22,7 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -46,6 +47,7 @@ from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors
 from .settings import settings_noted
+from .turns import is_turn_of, refuse_threads, threads_in_turn
 from .types_asked import modules_of, types_answered
 from .values import Values
 
@@ -106,6 +108,9 @@ class Tracer(fx.Tracer):
         self.stack = CallStack()
         self._names: dict[int, str] = {}
         self._index(skeleton)
+        self._owner = threading.get_ident()
+        # Whether a module ran where nobody follows.
+        self._elsewhere = False
 
     def run(self) -> None:
         """Trace; afterwards the skeleton is as it was, and so are the caller's generators.
@@ -143,10 +148,12 @@ class Tracer(fx.Tracer):
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
             factories_followed(record, lambda: self.evaluated is not None, homes),
             checkpoints_noted(self._note_checkpoint),
+            threads_in_turn(),
             settings_noted(self._note_setting) if self._notes_settings else nullcontext(),
         ):
             yield
         self._draws.refuse_new_ones()
+        refuse_threads(self._elsewhere)
 
     def _note_checkpoint(self) -> None:
         if self.evaluated is None:
@@ -174,9 +181,12 @@ class Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        path = self._names.get(id(m))
+        if not is_turn_of(self._owner):
+            self._elsewhere = self._elsewhere or path is not None
+            return forward(*args, **kwargs)
         if self.evaluated is not None:
             return forward(*args, **kwargs)
-        path = self._names.get(id(m))
         if path is None:
             # Made, or sliced from a Sequential, within a forward: its code belongs to who made it.
             return m.forward(*args, **kwargs)

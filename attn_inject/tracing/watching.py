@@ -44,6 +44,7 @@ from .leaves import Leaves
 from .nodes import mark_named
 from .noting import Notes
 from .restoring import ALONE, as_it_was, private_tensors
+from .turns import is_turn_of, refuse_threads, threads_in_turn
 from .types_asked import modules_of
 
 _Function = Callable[..., Any]
@@ -66,6 +67,8 @@ class Watch:
         self.notes = Notes(skeleton, mode, self._weights)
         # Whether something runs that is one node.
         self._within = False
+        # Whether a module ran where nobody watches.
+        self._elsewhere = False
 
     def run(self) -> None:
         """Run the model; afterwards it is as it was, and so are the caller's generators.
@@ -94,20 +97,29 @@ class Watch:
         call, owner = nn.Module.__call__, threading.get_ident()
 
         def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            own = threading.get_ident() == owner
-            return self._called(call, module, args, kwargs) if own else call(module, *args, **kwargs)
+            if is_turn_of(owner):
+                return self._called(call, module, args, kwargs)
+            self._elsewhere = self._elsewhere or id(module) in self._paths
+            return call(module, *args, **kwargs)
 
         nn.Module.__call__ = called  # type: ignore[method-assign]
         try:
             with (
                 as_written(),
                 scripted_as_written(lambda *_: not self._is_hidden()),
-                _Operators(self),
-                _Functions(self),
+                threads_in_turn(self._modes),
+                _modes_stay(),
+                self._modes(),
             ):
                 yield
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
+        refuse_threads(self._elsewhere)
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        with _Operators(self), _Functions(self):
+            yield
 
     @contextmanager
     def _functions_whole(self) -> Iterator[None]:
@@ -204,6 +216,17 @@ class Watch:
         if not self._within:
             with self._aside():
                 self.notes.derived(made, given)
+
+
+@contextmanager
+def _modes_stay() -> Iterator[None]:
+    """Let code that goes without `__torch_function__` go without that of subclasses alone, and not without modes."""
+    both = torch._C.DisableTorchFunction
+    torch._C.DisableTorchFunction = torch._C.DisableTorchFunctionSubclass
+    try:
+        yield
+    finally:
+        torch._C.DisableTorchFunction = both
 
 
 class _Functions(TorchFunctionMode):

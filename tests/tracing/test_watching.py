@@ -267,11 +267,17 @@ def test_an_error_that_the_code_catches_leaves_the_frames_as_they_were() -> None
 
 
 def test_other_threads_and_the_time_after_are_not_watched() -> None:
-    inner = conv(3, 3)
+    inner, runs = conv(3, 3), threading.Event()
+
+    def elsewhere() -> None:
+        runs.wait()
+        inner(torch.rand(1, 3, 4, 4)) + 1
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
 
     def run(m: Net, x: torch.Tensor) -> torch.Tensor:
-        thread = threading.Thread(target=lambda: inner(x))
-        thread.start()
+        runs.set()
         thread.join()
         return m.stem(x)
 
