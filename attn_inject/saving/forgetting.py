@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..surgery.runs import Runs, without_hooks
+from ..surgery.runs import Runs, without_onlookers
 from ..surgery.sameness import equal_to_the_bit
 from ..tracing.alias import alias
 from ..tracing.inputs import Inputs, tensors_in
@@ -55,6 +55,6 @@ def _first_values(kind: type) -> set[str]:
 
 def _given(model: nn.Module, inputs: Inputs) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
     """(what the model gives, what each of its modules has after that)."""
-    with Runs(without_hooks(model)).run("eval"), torch.no_grad():
+    with Runs(without_onlookers(model)).run("eval"), torch.no_grad():
         given = list(tensors_in(inputs.given_to(model)))
         return given, [dict(vars(module)) for module in model.modules()]

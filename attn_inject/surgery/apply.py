@@ -70,8 +70,9 @@ def read_for(model: nn.Module, plan: Plan, example_inputs: Any = None, *, may_re
 def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> InjectedModule:
     """`apply_plan` on a model that has been read."""
     must_be_apart(located.model, located.scope)
-    losses = not_kept(located.part, located.trace.graphs.values(), located.trace.fixed_arguments)
-    losses += checkpoint_losses(map(block_name, located.trace.checkpoints))
+    trace = located.trace
+    losses = not_kept(located.part, trace.graphs.values(), trace.fixed_arguments, trace.hooks)
+    losses += checkpoint_losses(map(block_name, trace.checkpoints))
     patched = rewrite(located, plan, losses)
     if check:
         verification = verify_part(located.part, patched, fresh=True)

@@ -15,7 +15,7 @@ from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
 from ..tracing.trace import MODES
 from ..types import Check, Insertion
-from .runs import Runs, without_hooks, writes_weights
+from .runs import Runs, without_onlookers, writes_weights
 from .small_passes import doubled, drawn_alike, floats_in, smallest_pass, what_was_traced
 
 
@@ -37,7 +37,7 @@ def asking_for_gradients(
 ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """(an alias in eval mode in which the new parameters alone want gradients, these by their names)."""
     writes = writes_weights(part, map(part.graph_of, MODES))
-    aliased = without_hooks((copied if writes else alias)(part)).eval().requires_grad_(requires_grad=False)
+    aliased = without_onlookers((copied if writes else alias)(part)).eval().requires_grad_(requires_grad=False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in insertions

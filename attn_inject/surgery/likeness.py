@@ -22,7 +22,7 @@ from ..tracing.inputs import Inputs, arguments_of, chosen_arguments, fresh, inpu
 from ..tracing.trace import MODES
 from ..types import Check, Insertion
 from .recorded_likeness import as_recorded
-from .runs import Runs, without_hooks, writes_weights
+from .runs import Runs, without_onlookers, writes_weights
 from .sameness import KEEPS, equal_to_the_bit, same_values
 from .small_passes import doubled, size_of, smaller
 
@@ -57,14 +57,13 @@ def likeness(
 
 
 def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> Likeness:
-    called = {str(n.target) for mode in MODES for n in graph.graph_of(mode).nodes if n.op == "call_module"}
     writes = writes_weights(graph, map(graph.graph_of, MODES))
 
     def runs_of(model: nn.Module) -> list[Runs]:
         """Without the hooks that it can do without, then with them."""
-        return [Runs(each, writes=writes) for each in (without_hooks(alias(model), called), alias(model))]
+        return [Runs(each, writes=writes) for each in (without_onlookers(alias(model)), alias(model))]
 
-    trials, theirs = runs_of(part), Runs(without_hooks(alias(graph)), writes=writes)
+    trials, theirs = runs_of(part), Runs(without_onlookers(alias(graph)), writes=writes)
     _let_gates_do_something(new, *(each.model for each in (*trials, theirs)))
     # Where something was displaced, or attention taken over, nothing gives what the model gave.
     added = not graph.displaced and not any(insertion.site.kind == "attention" for insertion in new)

@@ -24,7 +24,7 @@ from ..tracing.inputs import input_values, real_values
 from ..tracing.trace import MODES
 from ..types import Check, Plan
 from .learning import asking_for_gradients, gradients
-from .runs import without_hooks
+from .runs import without_onlookers
 from .sameness import KEEPS, distance, largest_distance, same_values
 from .small_passes import doubled, drawn_alike, size_of, smallest_pass, what_was_traced
 from .trial import Trial
@@ -63,7 +63,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         if apart:
             # torch multiplies in another order where weights have no gradient: as the original ran.
             with torch.no_grad():
-                apart = largest_distance(floats, drawn_alike(without_hooks(alias(part)).eval(), real))
+                apart = largest_distance(floats, drawn_alike(without_onlookers(alias(part)).eval(), real))
         checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
     return checks
 

@@ -23,7 +23,7 @@ from ..tracing.inputs import Inputs
 from ..tracing.recording import real_inputs
 from ..types import Check, Insertion, block_name
 from .learning import weighted_sum
-from .runs import Runs, without_hooks
+from .runs import Runs, without_onlookers
 from .sameness import KEEPS, equal_to_the_bit, same_values
 
 
@@ -49,7 +49,7 @@ def as_recorded(
 
     `inputs` are what a run is at hand on.
     """
-    ours, before = without_hooks(alias(part)), without_hooks(alias(original))
+    ours, before = without_onlookers(alias(part)), without_onlookers(alias(original))
     seen: Counter[tuple[str, int]] = Counter()
     gates: list[tuple[str, _Watched]] = []
     for insertion in new:
@@ -74,7 +74,7 @@ def as_recorded(
         wrong.append(f"eval: {KEEPS}")
     untried = ""
     if not wrong and not (trained := _alike_in_train_mode(before, ours, real, gradients=gradients)):
-        one, other = (without_hooks(alias(original)) for _ in range(2))
+        one, other = (without_onlookers(alias(original)) for _ in range(2))
         if trained is None:
             untried = "in train mode its own code does not run on what it was recorded on"
         elif not _alike_in_train_mode(one, other, real, gradients=gradients):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..tracing.alias import own_once
 from ..tracing.checkpoints import quiet_checkpoints
 from ..tracing.draws import Draws, own_generators, reseed
 from ..tracing.hooks import Hooks
+from ..tracing.onlookers import shielded
 from ..tracing.restoring import as_it_was
 from ..tracing.values import fetch
 
@@ -78,16 +79,18 @@ def from_one_seed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def without_hooks(aliased: nn.Module, called: Collection[str] | None = None) -> nn.Module:
-    """Take the caller's forward and backward hooks off an alias: they may record what they see.
+def without_onlookers(aliased: nn.Module) -> nn.Module:
+    """Keep from the caller's hooks on an alias what runs in it, but for those that change something.
 
-    With `called`, the paths of modules that a graph calls, those before the others go too, which no graph runs.
+    What is on the alias itself runs around all of it, whatever is patched.
     """
     for path, module in aliased.named_modules():
-        if called is not None and path not in called:
-            module._forward_pre_hooks.clear()
-        for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            hooks.update({key: shielded(hook) for key, hook in hooks.items()} if path else {})
+        for hooks in (module._backward_hooks, module._backward_pre_hooks):
             hooks.clear()
+    for hooks in (aliased._forward_pre_hooks, aliased._forward_hooks):
+        hooks.clear()
     return aliased
 
 

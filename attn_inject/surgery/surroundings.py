@@ -27,7 +27,7 @@ from ..tracing.parts import put_in_place, record_of
 from ..tracing.rewritten import writing_of
 from .attachment import attachments_of
 from .pristine import without_attention
-from .runs import Runs, without_hooks
+from .runs import Runs, without_onlookers
 from .sameness import equal_to_the_bit
 from .small_passes import TRIAL_EXTENTS
 
@@ -129,7 +129,7 @@ class _Way:
 
     def alias_of(self, model: nn.Module) -> nn.Module:
         aliased = alias(model).train(mode=self.training)
-        return aliased if self.hooked else without_hooks(aliased)
+        return aliased if self.hooked else without_onlookers(aliased)
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
         """What an alias of `model` gives, with statistics and generators of its own."""
@@ -141,7 +141,7 @@ class _Way:
 
 
 def _has_hooks(model: nn.Module) -> bool:
-    return any(module._forward_hooks for module in model.modules())
+    return any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
 def _not_running(scope: str, error: Exception) -> PlanError:

@@ -15,7 +15,7 @@ from ..tracing.inputs import arguments_of, chosen_arguments, fresh, tensors_in
 from ..tracing.nodes import value_of
 from ..tracing.trace import MODES
 from ..tracing.values import as_given, fetch
-from .runs import Runs, without_hooks, writes_weights
+from .runs import Runs, without_onlookers, writes_weights
 
 # What gives the same for the same input, and does nothing else: most of the time of a network is in these.
 _PURE = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear}
@@ -31,7 +31,7 @@ class Trial:
         self._model = alias(source)
         tables = ((module._forward_pre_hooks, module._forward_hooks) for module in self._model.modules())
         self._hooks = [(table, dict(table)) for pair in tables for table in pair if table]
-        without_hooks(self._model)
+        without_onlookers(self._model)
         self._part = part
         self._calls = _Calls()
         self._runs = Runs(self._model, writes=writes_weights(part, map(part.pristine_graph_of, MODES)))

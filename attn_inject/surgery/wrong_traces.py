@@ -10,7 +10,7 @@ from ..tracing.alias import alias
 from ..types import Plan
 from .passes import ADVICE, is_the_model
 from .rewrite import rewrite
-from .runs import without_hooks
+from .runs import without_onlookers
 from .small_passes import smallest_pass, what_was_traced
 
 
@@ -22,7 +22,7 @@ def wrong_trace(located: LocatedModel, plan: Plan) -> TraceError | None:
         return None
     name = type(located.part).__name__
     try:
-        real, _ = smallest_pass(without_hooks(alias(part)).eval(), *traced_on)
+        real, _ = smallest_pass(without_onlookers(alias(part)).eval(), *traced_on)
         check, _ = is_the_model(located.part, part, real, traced_on[1])
     except Exception as error:
         return TraceError(f"the graph of {name} does not run: {first_line(error)}")

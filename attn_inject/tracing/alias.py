@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -49,15 +50,41 @@ def alias(model: nn.Module) -> nn.Module:
         empty = [value for value in vars(module).values() if type(value) is OrderedDict and not value]
         memo.update({id(table): OrderedDict() for table in empty})
         memo.update(with_history(module))
+        memo.update({id(table): OrderedDict() for table in _hooks_of(module)})
     other = _copy_of(model, modules, memo)
     for module in modules:
         _copy_slots(module, memo)
+        _copy_hooks(module, memo)
         if (forward := compiled_forward(module)) is not None:
             held = vars(memo[id(module)])
             held["forward"] = types.MethodType(forward.__func__, memo[id(module)])
             if not has_own_forward(module):
                 del held["forward"]
     return other
+
+
+def _copy_hooks(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy the hooks of a module; what they are of that is no part of the model is no part of its alias either."""
+    for table in _hooks_of(module):
+        beside = {id(owner): owner for hook in table.values() for owner in _owners(hook)}
+        memo[id(table)].update({key: copy.deepcopy(hook, {**beside, **memo}) for key, hook in table.items()})
+
+
+def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:
+    """The tables of a module's hooks in which there are some."""
+    names = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return [table for name in names if (table := vars(module).get(name))]
+
+
+def _owners(hook: Any) -> Iterator[Any]:
+    """The objects that a hook is of, or is given."""
+    if isinstance(hook, functools.partial):
+        for part in (hook.func, *hook.args, *hook.keywords.values()):
+            yield from _owners(part)
+    elif isinstance(hook, types.MethodType):
+        yield hook.__self__
+    elif not isinstance(hook, types.FunctionType):
+        yield hook
 
 
 def compiled_forward(module: nn.Module) -> types.MethodType | None:

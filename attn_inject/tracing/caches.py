@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -41,6 +42,16 @@ def nothing_kept(
         before.restore({id(module) for module in model.modules()}, real=real)
 
 
+@contextmanager
+def as_if_unheard(model: nn.Module, functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
+    """Take back all that the code of `functions`, which is shown a pass of `model`, keeps meanwhile: counts too."""
+    before = _Before(Reach(model, functions))
+    try:
+        yield
+    finally:
+        before.put_back(None)
+
+
 class _Before:
     def __init__(self, reach: Reach) -> None:
         self._misses = [(cache, cache.cache_info().misses) for cache in reach.caches]
@@ -52,20 +63,31 @@ class _Before:
 
     def restore(self, modules: set[int], *, real: bool) -> None:
         """Put back what now holds a proxy, a meta (or any) tensor or one of `modules`, by their ids."""
-        of_the_pass = partial(_is_of_the_pass, modules, {}, _any if real else _is_meta)
+        self.put_back(partial(_is_of_the_pass, modules, {}, _any if real else _is_meta))
+
+    def put_back(self, of_the_pass: Callable[[Any], bool] | None) -> None:
+        """Put back what has something new that is `of_the_pass`; where that is None, what has changed in any way."""
+        is_unwanted = of_the_pass or (lambda _: True)
         for cache, misses in self._misses:
             # It shows what it holds to nobody but the garbage collector.
-            if cache.cache_info().misses != misses and any(map(of_the_pass, gc.get_referents(cache))):
+            if cache.cache_info().misses != misses and any(map(is_unwanted, gc.get_referents(cache))):
                 cache.cache_clear()
         for owner, names, earlier in self._held:
             for name, value in _held_by(owner, names).items():
-                if value is not earlier.get(name, _MISSING) and of_the_pass(value):
+                if value is not earlier.get(name, _MISSING) and is_unwanted(value):
                     _put_back(owner, name, earlier.get(name, _MISSING))
         for table, before in self._tables:
-            known = {id(part) for part in _parts(before)}
-            if any(id(part) not in known and of_the_pass(part) for part in _parts(table)):
+            now, then = _parts(table), _parts(before)
+            if list(map(id, now)) != list(map(id, then)) and (
+                of_the_pass is None or any(map(of_the_pass, _new(now, then)))
+            ):
                 table.clear()
-                (table.extend if isinstance(table, list) else table.update)(before)
+                (table.extend if isinstance(table, (list, deque)) else table.update)(before)
+
+
+def _new(now: list[Any], then: list[Any]) -> Iterator[Any]:
+    known = set(map(id, then))
+    return (part for part in now if id(part) not in known)
 
 
 def _held_by(owner: Any, names: set[str]) -> dict[str, Any]:
@@ -119,6 +141,6 @@ def _parts(value: Any) -> list[Any]:
     """What a value holds, as far as a cache may hold it."""
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, deque, tuple, set, frozenset)):
         return list(value)
     return list(vars(value).values()) if is_helper(value) else []

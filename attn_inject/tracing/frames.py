@@ -97,6 +97,11 @@ def _node_of(part: Any) -> Any:
     return part.node if issubclass(type(part), fx.Proxy) else part
 
 
+def values_in(structure: Any) -> Any:
+    """The same structure with the values of proxies in their place."""
+    return tree_map(_value, with_nodes(structure))
+
+
 def nodes_in(structure: Any) -> Iterator[fx.Node]:
     """The nodes in a structure, in order."""
     return (part for part in tree_leaves(structure) if isinstance(part, fx.Node))

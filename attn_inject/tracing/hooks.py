@@ -1,8 +1,9 @@
 """Forward hooks while a model is traced.
 
-A hook that somebody put on a module runs beside the model: on proxies it would have whatever side effects it has on its
-owner, so it is left out. Hooks that a forward itself registers are the model's code, and followed; so are all where the
-model cannot be followed without them, or gives nothing: some models collect their features so.
+A hook that changes what its module is given, gives or reads is the model's code, and followed (`onlookers.py` tells).
+One that only looks on runs beside the model: on proxies it would have whatever side effects it has on its owner, so it
+is left out. Hooks that a forward itself registers are followed; so are all where the model cannot be followed without
+them, or gives nothing: some models collect their features so.
 """
 
 from __future__ import annotations
@@ -13,40 +14,66 @@ from typing import Any
 
 from torch import nn
 
+from .onlookers import Hook, unheard
+
 FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 
 
 class Hooks:
-    """Which hooks of `skeleton` a trace leaves out: those that it has now, or, with `followed`, none.
+    """Which hooks of `skeleton` a trace leaves out: of those that it has now, the ones that only look on, or, with
+    `followed`, none. `works` says of a hook, shown its arguments, whether it does more.
 
-    `left_out` is whether there was one that would have run.
+    `left_out` is whether there was one that would have run; `working` are the keys of those that did more.
     """
 
-    def __init__(self, skeleton: nn.Module, *, followed: bool) -> None:
+    def __init__(
+        self,
+        skeleton: nn.Module,
+        *,
+        followed: bool,
+        works: Callable[[Hook, tuple[Any, ...]], bool] = lambda *_: False,
+    ) -> None:
         self._skeleton = skeleton
         self._silent: set[int] = set()
+        self._works = works
+        self._verdicts: dict[tuple[int, bool], bool] = {}
         self.left_out = False
+        self.working: set[int] = set()
         if not followed:
             self._silent = {id(hook) for module in skeleton.modules() for _, hook in _forward_hooks(module)}
 
     @contextmanager
     def around(self, module: nn.Module) -> Iterator[None]:
-        """Take the hooks that are left out off a module whose code is followed."""
+        """Let the hooks of a module whose code is followed be left out, or followed."""
         kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
         for name in (*FORWARD, *BACKWARD):
             table = getattr(module, name, None)
             if table:
                 kept.append((table, dict(table)))
-                silent = [key for key, hook in table.items() if name in BACKWARD or id(hook) in self._silent]
-                self.left_out = self.left_out or bool(silent and name in FORWARD)
-                for key in silent:
-                    del table[key]
+                for key, hook in list(table.items()):
+                    if name in BACKWARD:
+                        del table[key]
+                    elif id(hook) in self._silent:
+                        table[key] = self._judged(key, hook)
         try:
             yield
         finally:
             for table, before in kept:
                 table.update(before)
+
+    def _judged(self, key: int, hook: Hook) -> Hook:
+        def judged(*given: Any) -> Any:
+            case = key, given[0].training
+            if case not in self._verdicts:
+                self._verdicts[case] = self._works(hook, given)
+            if self._verdicts[case]:
+                self.working.add(key)
+                return unheard(hook, given)
+            self.left_out = True
+            return None
+
+        return judged
 
     def see(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *made: Any) -> None:
         """Show a module that stays whole to its hooks, for what they note: what they change, they change when it runs.

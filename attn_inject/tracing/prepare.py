@@ -7,7 +7,7 @@ named, so that nothing is dropped in silence.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -92,8 +92,16 @@ def materialised(model: nn.Module, inputs: Inputs | None) -> nn.Module:
     return copied
 
 
-def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the patched model will not have: methods, hooks on modules that the graph runs through, fixed arguments."""
+def not_kept(
+    model: nn.Module,
+    graphs: Iterable[fx.Graph],
+    fixed_arguments: Mapping[str, Any],
+    followed: Collection[int] = (),
+) -> tuple[str, ...]:
+    """What the patched model will not have: methods, hooks on modules that the graph runs through, fixed arguments.
+
+    `followed` are the keys of hooks whose work is in the graphs.
+    """
     whole = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_module"}
     losses: list[str] = []
     for name, module in model.named_modules():
@@ -101,7 +109,7 @@ def not_kept(model: nn.Module, graphs: Iterable[fx.Graph], fixed_arguments: Mapp
             losses += [
                 f"{title} on {name}: register it again, on a module that the graph calls"
                 for attribute, title in _HOOKS.items()
-                if getattr(module, attribute, None)
+                if not (getattr(module, attribute, None) or {}).keys() <= set(followed)
             ]
     losses += compiled_losses(compiled_in(model, wrapped=True))
     losses += [

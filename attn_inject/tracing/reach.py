@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 CACHE: type[Any] = functools._lru_cache_wrapper
-TABLES = (dict, OrderedDict, defaultdict, list, set)
+TABLES = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
 CONTENTS = "cell_contents"
 _STARTS = ("forward", "__call__")
 # A long table of functions is a registry, whose functions a forward names itself if it calls them.

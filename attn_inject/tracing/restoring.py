@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +48,7 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
             vars(owner).update(held)
         for table, before in tables:
             table.clear()
-            (table.extend if isinstance(table, list) else table.update)(before)
+            (table.extend if isinstance(table, (list, deque)) else table.update)(before)
 
 
 def _holds(now: dict[str, Any], before: dict[str, Any]) -> bool:

@@ -39,7 +39,8 @@ class Trace:
     `any_size` is whether another input size and batch gives the same graphs. `recorded` says why there is no graph,
     but the data flow of one run in eval mode, good for finding sites and for `attach`, not for running.
     `settings` are those that its own code read, where it was traced with others kept `whole`.
-    `checkpoints` are the paths of modules that checkpoint activations, which the graphs do not.
+    `checkpoints` are the paths of modules that checkpoint activations, which the graphs do not. `hooks` are the keys of
+    those that change something, which the graphs do too.
     """
 
     skeleton: nn.Module
@@ -52,6 +53,7 @@ class Trace:
     calls: Mapping[str, Calls] = field(default_factory=dict)
     settings: tuple[Setting, ...] = ()
     checkpoints: tuple[str, ...] = ()
+    hooks: Collection[int] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -96,6 +98,7 @@ class Draft:
     calls: Calls
     settings: Mapping[tuple[str, str], Any]
     checkpoints: Collection[str] = ()
+    hooks: Collection[int] = ()
 
 
 class Subject:
@@ -140,6 +143,7 @@ class Subject:
                     tracer.stack.calls,
                     tracer.settings,
                     tuple(tracer.checkpoints),
+                    tracer.hooks.working,
                 )
             except StaysWhole as request:
                 self._leaves.close(request.module)
@@ -205,6 +209,7 @@ class Subject:
             calls=calls,
             settings=settings,
             checkpoints=tuple(dict.fromkeys(path for draft in drafts.values() for path in draft.checkpoints)),
+            hooks=frozenset(key for draft in drafts.values() for key in draft.hooks),
         )
 
 

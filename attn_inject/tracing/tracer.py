@@ -30,18 +30,20 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
 from .compiled import as_written
 from .draws import Draws
 from .factories import factories_followed
-from .frames import CallStack, with_nodes
+from .frames import CallStack, values_in, with_nodes
 from .guards import guarded, line_of_code
 from .hooks import Hooks
-from .inputs import Inputs, Signature
+from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
+from .onlookers import Hook, changes_something
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
@@ -86,7 +88,7 @@ class Tracer(fx.Tracer):
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
-        self.hooks = Hooks(skeleton, followed=follows_hooks)
+        self.hooks = Hooks(skeleton, followed=follows_hooks, works=self._hook_works)
         self.inputs = inputs
         self.mode = mode
         self.constants: dict[str, torch.Tensor] = {}
@@ -158,6 +160,20 @@ class Tracer(fx.Tracer):
     def _note_checkpoint(self) -> None:
         if self.evaluated is None:
             self.checkpoints[self._names.get(id(self.open_modules[-1]), "") if self.open_modules else ""] = None
+
+    def _hook_works(self, hook: Hook, given: tuple[Any, ...]) -> bool:
+        """Whether a hook does more than look on, asked with values in the place of the proxies that it is given."""
+        module, *shown = given
+        made = [part.node for part in tree_leaves(shown) if issubclass(type(part), fx.Proxy)]
+        if not all(map(has_value, made)):
+            return False
+        device = next((weight.device for weight in self.skeleton.parameters()), torch.device("cpu"))
+        outer, self.evaluated = self.evaluated, next(iter(self.graph.nodes))
+        try:
+            with self._draws.undone():
+                return changes_something(hook, (module, *real_values(values_in(shown), device)))
+        finally:
+            self.evaluated = outer
 
     def _note_setting(self, module: nn.Module, name: str, value: Any) -> None:
         path = self._names.get(id(module))

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from .branches import COND, both_run
 from .caches import nothing_kept
@@ -43,6 +44,7 @@ from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import mark_named
 from .noting import Notes
+from .onlookers import Hook, changes_something
 from .restoring import ALONE, as_it_was, private_tensors
 from .turns import is_turn_of, refuse_threads, threads_in_turn
 from .types_asked import modules_of
@@ -57,7 +59,7 @@ class Watch:
         self, skeleton: nn.Module, leaves: Leaves, inputs: Inputs, mode: str, *, follows_hooks: bool = False
     ) -> None:
         self.fixed_arguments: Mapping[str, Any] = {}
-        self.hooks = Hooks(skeleton, followed=follows_hooks)
+        self.hooks = Hooks(skeleton, followed=follows_hooks, works=self._hook_works)
         self._skeleton = skeleton
         self._leaves = leaves
         self._inputs = inputs
@@ -115,6 +117,13 @@ class Watch:
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
         refuse_threads(self._elsewhere)
+
+    def _hook_works(self, hook: Hook, given: tuple[Any, ...]) -> bool:
+        """Whether a hook does more than look on, asked with copies of what it is given."""
+        with self._aside():
+            module, *shown = given
+            copies = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), shown)
+            return changes_something(hook, (module, *copies))
 
     @contextmanager
     def _modes(self) -> Iterator[None]:

@@ -1,0 +1,98 @@
+"""Forward hooks that only look on, told from those that are part of what a model computes.
+
+A hook is part of it if it gives something, writes into what it is given, or sets what the code of its module reads (a
+weight norm works out the weight before each call). It is asked with values; what it keeps of them is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from .caches import as_if_unheard
+from .contents import changed, versions
+from .reach import names_in
+from .restoring import private_tensors
+
+Hook = Callable[..., Any]
+
+
+def changes_something(hook: Hook, given: tuple[Any, ...]) -> bool:
+    """Whether a hook changes something, asked aside: `given` are a module and values that nobody else has."""
+    module: nn.Module = given[0]
+    held = dict(vars(module))
+    try:
+        with private_tensors(module, "_parameters", "_buffers"):
+            return asked(hook, given)[0]
+    finally:
+        vars(module).clear()
+        vars(module).update(held)
+
+
+def asked(hook: Hook, given: tuple[Any, ...]) -> tuple[bool, Any]:
+    """(whether a hook changes something, what it gives), called on `given`: its module, arguments, perhaps results.
+
+    One that does not run on them changes nothing.
+    """
+    module: nn.Module = given[0]
+    own = [tensor for table in (module._parameters, module._buffers) for tensor in table.values()]
+    before, held = versions((given[1:], own)), _held(module)
+    with _nothing_kept_by(hook, module):
+        try:
+            result = hook(*given)
+        except Exception:
+            # It may want what a run of the whole has shown it before, or numbers of another kind.
+            return False, None
+    named = {name for name, value in _held(module).items() if value is not held.get(name)} & _names_of(type(module))
+    return result is not None or bool(named or changed(before)), result
+
+
+@contextmanager
+def _nothing_kept_by(hook: Hook, module: nn.Module) -> Iterator[None]:
+    """Take back what the hook, or whose method it is, keeps of what it is shown."""
+    owner: Any = getattr(hook, "__self__", None)
+    held = dict(vars(owner)) if isinstance(owner, nn.Module) and owner is not module else {}
+    try:
+        with as_if_unheard(module, [hook, owner, *held.values()]):
+            yield
+    finally:
+        if held:
+            vars(owner).clear()
+            vars(owner).update(held)
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    return {**vars(module), **module._parameters, **module._buffers}
+
+
+def _names_of(kind: type) -> set[str]:
+    """The names that the code of a class speaks of, beyond what every module's does."""
+    bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    functions = [value for base in bases for value in vars(base).values()]
+    codes = [code for value in functions if (code := getattr(value, "__code__", None)) is not None]
+    return {name for code in codes for name in names_in(code)}
+
+
+def unheard(hook: Hook, given: tuple[Any, ...]) -> Any:
+    """What a hook gives, called so that it keeps nothing of it. Torch's own keep what they do in the module."""
+    if str(getattr(hook, "__module__", "")).startswith("torch."):
+        return hook(*given)
+    with _nothing_kept_by(hook, given[0]):
+        return hook(*given)
+
+
+def shielded(hook: Hook) -> Hook:
+    """`hook` for runs of ours: if its first call in a mode tells that it only looks on, it is shown no other."""
+    works: dict[bool, bool] = {}
+
+    def shielding(*given: Any) -> Any:
+        training = given[0].training
+        if training not in works:
+            works[training], result = asked(hook, given)
+            return result
+        return unheard(hook, given) if works[training] else None
+
+    return shielding
