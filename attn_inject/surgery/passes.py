@@ -106,6 +106,8 @@ def is_the_model(
             trial.of_code(mode, inputs, calls=2), trial.of_graph(mode, inputs, calls=2)
         ):
             wrong.append(f"in {mode} mode {KEEPS}{ADVICE}")
+        elif (hooked := trial.of_hooked_code(mode, inputs)) is not None and not same_values(given, hooked):
+            wrong.append(f"in {mode} mode hooks that go together change what it gives{ADVICE}")
         figures.append(f"{mode} equal to the bit on {size_of(inputs)}")
     return Check("trace", passed=not wrong, figure="; ".join(wrong or figures)), plain
 

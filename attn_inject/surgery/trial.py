@@ -13,6 +13,7 @@ from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import arguments_of, chosen_arguments, fresh, tensors_in
 from ..tracing.nodes import value_of
+from ..tracing.onlookers import nothing_kept_by_hooks
 from ..tracing.trace import MODES
 from ..tracing.values import as_given, fetch
 from .runs import Runs, without_onlookers, writes_weights
@@ -29,9 +30,11 @@ class Trial:
 
     def __init__(self, source: nn.Module, part: InjectedModule) -> None:
         self._model = alias(source)
-        tables = ((module._forward_pre_hooks, module._forward_hooks) for module in self._model.modules())
-        self._hooks = [(table, dict(table)) for pair in tables for table in pair if table]
+        modules = self._model.modules()
+        tables = [table for module in modules for table in (module._forward_pre_hooks, module._forward_hooks)]
+        self._hooks = [(table, dict(table)) for table in tables if table]
         without_onlookers(self._model)
+        self._shown = [(table, dict(table)) for table, _ in self._hooks]
         self._part = part
         self._calls = _Calls()
         self._runs = Runs(self._model, writes=writes_weights(part, map(part.pristine_graph_of, MODES)))
@@ -62,6 +65,25 @@ class Trial:
         for table, hooks in self._hooks:
             table.update(hooks)
         return self._code(graph, mode, inputs, calls)
+
+    def of_hooked_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor] | None:
+        """What the model's own code gives with all hooks that are in it, the ones that seem to look on too; None where
+        there are none, or it does not run so.
+        """
+        own = (self._model._forward_pre_hooks, self._model._forward_hooks)
+        inside = [(table, hooks) for table, hooks in self._hooks if not any(table is each for each in own)]
+        if not inside:
+            return None
+        for table, hooks in inside:
+            table.update(hooks)
+        try:
+            with nothing_kept_by_hooks(self._model):
+                return self._code(self._part.pristine_graph_of(mode), mode, inputs, 1)
+        except Exception:
+            return None
+        finally:
+            for table, hooks in self._shown:
+                table.update(hooks)
 
     def _code(self, graph: fx.Graph, mode: str, inputs: tuple[Any, ...], calls: int) -> list[torch.Tensor]:
         chosen = chosen_arguments(self._model.forward, self._part.fixed)

@@ -7,7 +7,7 @@ weight norm works out the weight before each call). It is asked with values; wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -74,6 +74,16 @@ def _names_of(kind: type) -> set[str]:
     functions = [value for base in bases for value in vars(base).values()]
     codes = [code for value in functions if (code := getattr(value, "__code__", None)) is not None]
     return {name for code in codes for name in names_in(code)}
+
+
+@contextmanager
+def nothing_kept_by_hooks(model: nn.Module) -> Iterator[None]:
+    """Take back what the forward hooks in `model` keep of a pass, of which each may tell the others."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+                stack.enter_context(_nothing_kept_by(hook, module))
+        yield
 
 
 def unheard(hook: Hook, given: tuple[Any, ...]) -> Any:

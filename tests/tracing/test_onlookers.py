@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from attn_inject import attach, find_sites, inject, load, save
+from attn_inject import RewriteError, attach, find_sites, inject, load, save
 
 from .. import toys
 
@@ -191,3 +191,32 @@ def test_a_hook_that_does_not_run_on_other_numbers_is_left_out() -> None:
     assert patched.injection.not_kept[0].startswith("forward hook on blocks.0")
     handle.remove()
     assert torch.equal(patched.eval()(IMAGE), model.eval()(IMAGE))
+
+
+def test_hooks_that_go_together_are_refused_and_stay_under_attach() -> None:
+    kept: list[torch.Tensor] = []
+    model = Net()
+    model.blocks[0].branch.register_forward_pre_hook(lambda _module, args: kept.append(args[0]))
+    model.blocks[0].branch.register_forward_hook(lambda _module, _args, out: out - kept.pop() / 2)
+    with pytest.raises(RewriteError, match=r"hooks that go together change what it gives: use attach\(\)"):
+        inject(model, "se", input_size=SIZE, reduction=4)
+    attached = attach(model, "se", input_size=SIZE, reduction=4, init="identity")
+    assert torch.equal(attached.eval()(IMAGE), model.eval()(IMAGE))
+    assert kept == []
+
+
+def test_a_trainer_that_holds_the_model_is_not_copied() -> None:
+    class Trainer(Owner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+            self.net.blocks[0].register_forward_hook(self.hook)
+
+        def __deepcopy__(self, _memo: Any) -> Any:
+            raise AssertionError("it holds data and files")
+
+    trainer = Trainer()
+    attached = attach(trainer.net, "se", input_size=SIZE, reduction=4)
+    assert (trainer.heard, trainer.last) == (0, None)
+    attached(IMAGE)
+    assert trainer.heard == 1
