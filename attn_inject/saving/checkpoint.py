@@ -28,7 +28,7 @@ from ..files.safetensors_file import write_safetensors
 from ..surgery.attachment import attachments_of
 from ..surgery.folding import folding_of
 from ..surgery.forms import as_graph
-from ..surgery.parameters import attention_state_dict
+from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.alias import alias
 from ..tracing.inputs import NO_INPUTS, Inputs, inputs_of
 from ..tracing.parts import patched_parts, record_of
@@ -83,7 +83,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         raise CheckpointError(
             "gates were folded into the model's layers, which no attention-only file holds: save the whole model"
         )
-    tensors = attention_state_dict(patched) if attention_only else patched.state_dict()
+    tensors = attention_state_dict(patched) if attention_only else state_of(patched)
     wrong = next((name for name, value in tensors.items() if not isinstance(value, torch.Tensor)), None)
     if wrong is not None:
         raise CheckpointError(f"the model keeps {wrong} in its state dict, which is no tensor and cannot be saved")

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import AttnInjectError, CheckpointError, PlanError, nearest
 from ..surgery.apply import apply_plan, read_for
 from ..surgery.attach import attach_plan
-from ..surgery.parameters import attention_state_dict
+from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts, record_of
@@ -185,14 +185,14 @@ def _rebuilt(path: Path, record: Record, tensors: Mapping[str, torch.Tensor], *,
 
 def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record, path: Path) -> None:
     """Let the saved tensors be the model's, in their own dtype and memory format."""
-    own: dict[str, Any] = patched.state_dict(keep_vars=True)
+    own: dict[str, Any] = state_of(patched, keep_vars=True)
     expected = set(attention_state_dict(patched)) if record.attention_only else set(own)
     must_match(path, tensors, own, expected)
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(floating) == 1 and not record.attention_only:
         # Buffers that no state dict holds follow the model's type.
         patched.to(floating.pop())
-        own = patched.state_dict(keep_vars=True)
+        own = state_of(patched, keep_vars=True)
     # A module may have several names, and its values one for each.
     homes = dict(patched.named_modules(remove_duplicate=False))
     for name, tensor in tensors.items():

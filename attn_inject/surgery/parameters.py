@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,12 @@ def attention_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
 
     """
     modules = tuple(f"{path}." for path in _new_modules(model))
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(modules)}
+    return {name: tensor for name, tensor in state_of(model).items() if name.startswith(modules)}
+
+
+def state_of(model: nn.Module, *, keep_vars: bool = False) -> dict[str, Any]:
+    """The state dict by the paths of modules, whatever the model's class makes of its own."""
+    return nn.Module.state_dict(model, keep_vars=keep_vars)
 
 
 def freeze_original(model: nn.Module, *, statistics: bool = True) -> nn.Module:

@@ -24,6 +24,7 @@ from ..tracing.propagation import propagate
 from ..tracing.regions import ordinary_mode
 from ..tracing.trace import MODES
 from ..types import Check, Plan, Verification
+from .parameters import state_of
 from .passes import passes
 
 
@@ -68,10 +69,10 @@ def _runs(graph: fx.Graph) -> Counter[str]:
 
 
 def _weights(source: nn.Module, part: InjectedModule) -> Check:
-    after = part.state_dict(keep_vars=True)
+    after = state_of(part, keep_vars=True)
     # What is no tensor (`get_extra_state`) is the model's own business.
     before = {
-        name: value for name, value in source.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)
+        name: value for name, value in state_of(source, keep_vars=True).items() if isinstance(value, torch.Tensor)
     }
     gone = {name for name in before if any(name.startswith(f"{path}.") for path in part.displaced)}
     wrong = [name for name in before if name not in gone and not _is_kept(before[name], after.get(name))]

@@ -15,6 +15,7 @@ from torch import nn
 
 from .contents import filled_slots
 from .inputs import tensors_in
+from .rebound import rebound
 
 # What `copy.deepcopy` gives back as it is.
 _ATOMS = frozenset(
@@ -60,14 +61,22 @@ def alias(model: nn.Module) -> nn.Module:
             held["forward"] = types.MethodType(forward.__func__, memo[id(module)])
             if not has_own_forward(module):
                 del held["forward"]
+        _rebind(vars(memo[id(module)]), memo)
     return other
+
+
+def _rebind(held: dict[str, Any], memo: dict[int, Any]) -> None:
+    """Let functions among the attributes of an alias's module run the alias's modules, where they ran the model's."""
+    found = [(name, value) for name, value in held.items() if type(value) in (types.FunctionType, types.MethodType)]
+    held.update({name: rebound(value, memo) for name, value in found})
 
 
 def _copy_hooks(module: nn.Module, memo: dict[int, Any]) -> None:
     """Copy the hooks of a module; what they are of that is no part of the model is no part of its alias either."""
     for table in _hooks_of(module):
         beside = {id(owner): owner for hook in table.values() for owner in _owners(hook)}
-        memo[id(table)].update({key: copy.deepcopy(hook, {**beside, **memo}) for key, hook in table.items()})
+        copies = {key: copy.deepcopy(hook, {**beside, **memo}) for key, hook in table.items()}
+        memo[id(table)].update({key: rebound(hook, memo) for key, hook in copies.items()})
 
 
 def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:

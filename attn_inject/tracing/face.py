@@ -1,9 +1,11 @@
 """What a graph keeps of the class that it was made from: what the model around it may ask, and how it may call it.
 
-F1. Properties and static methods are answered from the class. They run on the patched module, and take no image.
+F1. Properties, static methods and classes in it are answered from the class. They run on the patched module, and take
+    no image.
 F2. Methods are kept where they reach the modules by the forward alone (`methods`). Others would run the class's own
     code, without the attention: the error names `attach`.
 F3. An argument that the graph has no place for is taken, and must be what the graph was made with.
+F4. The class's own `train` and `eval` (which keep norms as they are, for example) set the modes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import fx, nn
 
 from ..errors import ArgumentError, PlanError
 
-_ANSWERED = (property, cached_property, staticmethod)
+_ANSWERED = (property, cached_property, staticmethod, type)
 
 
 def face_of(module: nn.Module) -> type:
@@ -36,7 +38,23 @@ def is_answered(face: type, name: str) -> bool:
 def answer(module: nn.Module, name: str) -> Any:
     """What the class of `module` says to `name`, which it answers."""
     face = face_of(module)
-    return inspect.getattr_static(face, name).__get__(module, face)
+    held = inspect.getattr_static(face, name)
+    return held if isinstance(held, type) else held.__get__(module, face)
+
+
+def sets_modes_itself(face: type, name: str) -> bool:
+    """Whether the class has a `train` or an `eval` of its own."""
+    return getattr(face, name, None) is not getattr(nn.Module, name)
+
+
+def set_modes(graph: nn.Module, name: str, *args: Any) -> None:
+    """F4: call the method at `name` on a module of the class that holds what `graph` holds."""
+    face = face_of(graph)
+    stand_in: nn.Module = object.__new__(face)
+    before = {key: value for key, value in vars(graph).items() if not key.startswith("_inj_")}
+    vars(stand_in).update(before)
+    getattr(face, name)(stand_in, *args)
+    vars(graph).update({key: value for key, value in vars(stand_in).items() if value is not before.get(key)})
 
 
 def attributes_of(module: nn.Module) -> dict[str, Any]:

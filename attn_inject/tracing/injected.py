@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from ..types import Injection
 from .alias import with_history
-from .face import Faced, face_of, forward_of, may_be_fixed, portable_face
+from .face import Faced, face_of, forward_of, may_be_fixed, portable_face, set_modes, sets_modes_itself
 from .methods import bind, methods_for_graph
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
@@ -140,6 +140,20 @@ class InjectedModule(Faced, fx.GraphModule):
     def fixed(self) -> Mapping[str, Any]:
         """The arguments that the graphs hold for, with their values: they have no place in the graphs."""
         return MappingProxyType(self._inj_fixed)
+
+    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002  # torch's own signature
+        """Go into train mode, or eval mode, as the class of the model does."""
+        if not sets_modes_itself(self._inj_face, "train"):
+            return super().train(mode)
+        set_modes(self, "train", mode)
+        return self
+
+    def eval(self) -> Any:
+        """Go into eval mode as the class of the model does."""
+        if not sets_modes_itself(self._inj_face, "eval"):
+            return super().eval()
+        set_modes(self, "eval")
+        return self
 
     def with_graph(self, mode: str, graph: fx.Graph) -> InjectedModule:
         """A copy over the same modules and parameters, which runs `graph` in `mode`; `self` stays as it is."""

@@ -92,6 +92,13 @@ def materialised(model: nn.Module, inputs: Inputs | None) -> nn.Module:
     return copied
 
 
+def _replaced(face: type) -> list[str]:
+    """The public methods of every module that the class has its own of, but for those that a graph has from it."""
+    kept = ("forward", "train", "eval", "extra_repr")
+    public = (name for name in dir(nn.Module) if not name.startswith("_") and name not in kept)
+    return [name for name in public if getattr(face, name, None) is not getattr(nn.Module, name)]
+
+
 def not_kept(
     model: nn.Module,
     graphs: Iterable[fx.Graph],
@@ -129,4 +136,5 @@ def not_kept(
             if callable(value) and not name.startswith("_") and name not in base and not is_answered(face, name)
         ]
         losses += [f"method {name}(): it runs the class's own code" for name in methods]
+        losses += [f"the class's own {name}(): what is there is torch's" for name in _replaced(face)]
     return tuple(losses)

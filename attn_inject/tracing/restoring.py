@@ -33,7 +33,8 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
         attributes.append((helper, dict(vars(helper))))
         own += vars(helper).values()
     tables = [(table, copy.copy(table)) for value in own if type(value) in TABLES for table in tables_in(value)]
-    skeleton.train(mode=mode == "train")
+    # A class may have its own of each.
+    skeleton.train() if mode == "train" else skeleton.eval()
 
     def noted() -> bool:
         return any(not _holds(vars(owner), held) for owner, held in attributes) or any(
