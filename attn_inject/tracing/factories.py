@@ -40,12 +40,13 @@ Record = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 @contextmanager
 def factories_followed(
-    record: Record, quiet: Callable[[], bool], homes: Iterable[dict[str, Any]] = ()
+    record: Record, quiet: Callable[[], bool], homes: Iterable[dict[str, Any]] = (), plainly: Record | None = None
 ) -> Iterator[None]:
     """Let `record(function, args, kwargs)` have every factory that is given a proxy, and every draw.
 
-    Nothing is recorded while `quiet()` is true. `homes` are the attributes and globals of the model's code, which may
-    hold an autograd function's `apply`, or `Variable`, under a name of their own.
+    Nothing is recorded while `quiet()` is true. Calls with plain tensors alone are `plainly`'s. `homes` are the
+    attributes and globals of the model's code, which may hold an autograd function's `apply`, or `Variable`, under a
+    name of their own.
     """
     _prime()
     owner = threading.get_ident()
@@ -72,7 +73,10 @@ def factories_followed(
     for home, name, value in stored:
         home[name] = _Variable if value is Variable else value.__self__.apply
     try:
-        with _Following(record, quiet), scripted_as_written(lambda *given: not aside() and _has_proxies(given)):
+        with (
+            _Following(record, quiet, plainly or _called),
+            scripted_as_written(lambda *given: not aside() and _has_proxies(given)),
+        ):
             yield
     finally:
         for home, name, value in stored:
@@ -177,20 +181,25 @@ class Applied:
         return f"{self.function.__module__}.{self.function.__qualname__}.apply"
 
 
+def _called(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return function(*args, **kwargs)
+
+
 class _Following(TorchFunctionMode):
     """Hands to the trace what torch would take apart itself: real tensors indexed by proxies, draws."""
 
-    def __init__(self, record: Record, quiet: Callable[[], bool]) -> None:
+    def __init__(self, record: Record, quiet: Callable[[], bool], plainly: Record) -> None:
         self._record = record
         self._quiet = quiet
+        self._plainly = plainly
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._quiet():
             return func(*args, **kwargs)
-        if _has_proxies(args) or _has_proxies(kwargs):
+        if (_has_proxies(args) or _has_proxies(kwargs)) and func.__name__ != "__set__":
             return fx.Proxy.__torch_function__(func, types, args, kwargs)
-        return self._record(func, args, kwargs) if func in _DRAWS else func(*args, **kwargs)
+        return self._record(func, args, kwargs) if func in _DRAWS else self._plainly(func, args, kwargs)
 
 
 def _has_proxies(value: Any) -> bool:

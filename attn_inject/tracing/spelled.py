@@ -1,8 +1,12 @@
-"""How a recording spells what was called: as a graph does, and in functions of its own that only say what flows."""
+"""How what was called is spelled: as a graph does, and in functions of its own that only say what flows.
+
+And which calls write into what they are given.
+"""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,3 +45,25 @@ def attribute(function: Any) -> str | None:
         return None
     held = function.__self__
     return str((held.fget if isinstance(held, property) else held).__name__)  # type: ignore[union-attr]
+
+
+# Of the functions that end in an underscore, those that change no number.
+_FLAGS = frozenset({"requires_grad_", "detach_", "share_memory_", "rename_", "sparse_resize_"})
+_OPERATORS = {"__iadd__": "add_", "__isub__": "sub_", "__imul__": "mul_", "__itruediv__": "div_"}
+
+
+def writing_method(function: Callable[..., Any]) -> str | None:
+    """The method that writes into its tensor, if `function` is one: "mul_" for `tensor *= 2` too."""
+    name = str(getattr(function, "__name__", ""))
+    is_method = name.endswith("_") and not name.startswith("_") and name not in _FLAGS
+    return name if is_method else _OPERATORS.get(name)
+
+
+def written_into(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors that a call of a function of torch writes into."""
+    name = str(getattr(function, "__name__", ""))
+    writes = writing_method(function) is not None or name == "__setitem__" or attribute(function) == "data"
+    if name == "__get__" or not (writes or "out" in kwargs or (name.startswith("_foreach") and name.endswith("_"))):
+        return []
+    given = [*(args[0] if isinstance(args[0], (list, tuple)) else args[:1]), kwargs.get("out")] if args else []
+    return [each for each in given if isinstance(each, torch.Tensor)]

@@ -25,7 +25,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_leaves
 from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
 from .compiled import as_written
+from .contents import tensors_given
 from .draws import Draws
 from .factories import factories_followed
 from .frames import CallStack, values_in, with_nodes
@@ -49,6 +50,7 @@ from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors
 from .settings import settings_noted
+from .spelled import attribute, spelling, writing_method, written_into
 from .turns import is_turn_of, refuse_threads, threads_in_turn
 from .types_asked import modules_of, types_answered
 from .values import Values
@@ -148,7 +150,7 @@ class Tracer(fx.Tracer):
             as_written(),
             types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
-            factories_followed(record, lambda: self.evaluated is not None, homes),
+            factories_followed(record, lambda: self.evaluated is not None, homes, self._call_plainly),
             checkpoints_noted(self._note_checkpoint),
             threads_in_turn(),
             settings_noted(self._note_setting) if self._notes_settings else nullcontext(),
@@ -174,6 +176,31 @@ class Tracer(fx.Tracer):
                 return changes_something(hook, (module, *real_values(values_in(shown), device)))
         finally:
             self.evaluated = outer
+
+    def _call_plainly(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function that is given no proxy; what it makes of weights, or writes into them, is of the graph.
+
+        Code that goes through `parameters()` has the weights themselves.
+        """
+        into = written_into(function, args, kwargs)
+        if any(tensor.untyped_storage()._cdata in self._storages for tensor in into):
+            method = writing_method(function)
+            if method is None or len(into) > 1 or id(into[0]) not in self._names:
+                raise Unfollowable("it writes into its weights past the modules that hold them")
+            return self.create_proxy("call_method", method, args, kwargs)
+        result = function(*args, **kwargs)
+        if any(id(part) in self._names for part in tensors_given((args, kwargs))) and tensors_given(result):
+            op, target, swapped = spelling(function)
+            read = attribute(function)
+            if read is not None:
+                op, target, args = "call_function", getattr, (args[0], read)
+            return self.create_proxy(op, target, args[::-1] if swapped else args, kwargs)
+        return result
+
+    @cached_property
+    def _storages(self) -> frozenset[int]:
+        held = (*self.skeleton.parameters(), *self.skeleton.buffers())
+        return frozenset(tensor.untyped_storage()._cdata for tensor in held)
 
     def _note_setting(self, module: nn.Module, name: str, value: Any) -> None:
         path = self._names.get(id(module))
