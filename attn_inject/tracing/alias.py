@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -67,8 +68,8 @@ def alias(model: nn.Module) -> nn.Module:
 
 def _rebind(held: dict[str, Any], memo: dict[int, Any]) -> None:
     """Let functions among the attributes of an alias's module run the alias's modules, where they ran the model's."""
-    found = [(name, value) for name, value in held.items() if type(value) in (types.FunctionType, types.MethodType)]
-    held.update({name: rebound(value, memo) for name, value in found})
+    kinds = (types.FunctionType, types.MethodType, weakref.ref)
+    held.update({name: rebound(value, memo) for name, value in list(held.items()) if type(value) in kinds})
 
 
 def _copy_hooks(module: nn.Module, memo: dict[int, Any]) -> None:

@@ -1,4 +1,5 @@
 """Functions that a model holds and that reach its modules by themselves: by a closure, or by a name in their file.
+And weak references to modules, such as a part's to the whole.
 
 `model.forward = lambda x: model.head(model.body(x))` runs the same model whatever copy of it is called. What an alias
 holds runs the alias.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
+from weakref import ref
 
 from torch import nn
 
@@ -16,7 +18,7 @@ from .reach import CONTENTS, contents_of, names_in
 
 
 def rebound(value: Any, twins: Mapping[int, Any]) -> Any:
-    """A function or a method for other modules: `twins` has them by the ids of those that it reaches.
+    """A function, a method or a weak reference for other modules: `twins` has them by the ids of those that it reaches.
 
     Anything else, and what reaches none of them, is given back as it is.
     """
@@ -31,6 +33,10 @@ class _Rebinding:
     def of(self, value: Any) -> Any:
         if isinstance(value, nn.Module):
             return self._twins.get(id(value), value)
+        if type(value) is ref:
+            target = value()
+            other = self.of(target)
+            return value if other is target else ref(other)
         if type(value) is MethodType:
             function, owner = self.of(value.__func__), self.of(value.__self__)
             same = function is value.__func__ and owner is value.__self__

@@ -6,6 +6,7 @@ size.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,6 +124,7 @@ class Subject:
         given = None if inputs is None else inputs.on_meta()
         without_hooks: TraceError | None = None
         while True:
+            loaded = set(sys.modules)
             tracer = Tracer(
                 self.skeleton,
                 self._leaves,
@@ -150,6 +152,9 @@ class Subject:
             except KeepsSomething as request:
                 self._leaves.follow(request.module)
             except Exception as error:
+                if sys.modules.keys() > loaded:
+                    # What a forward imports when it first runs was not made ready for it.
+                    continue
                 culprit = next((m for m in reversed(tracer.open_modules) if self._leaves.can_close(m)), None)
                 if culprit is not None:
                     self._leaves.close(culprit)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from .nodes import has_value, value_of
 from .proxies import FollowingProxy
+from .reach import names_in
 
 
 @contextmanager
@@ -39,24 +41,41 @@ def types_answered(model: nn.Module) -> Iterator[None]:
 
 
 def modules_of(model: nn.Module) -> list[ModuleType]:
-    """The loaded modules of every package that has a class of `model`, or a function that the code of one names.
+    """The loaded modules of every package that has a class of `model`, or that the code of one names or imports.
 
-    But for torch, Python and this one; and of functions, for numpy, which is handed what was decided.
+    But for torch, Python and this one; and for numpy, which is handed what was decided.
     """
     bases = {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
     homes = {base.__module__ for base in bases}
-    packages = {home.partition(".")[0] for home in homes} | _named_in(homes)
-    packages -= {"torch", "attn_inject"} | (sys.stdlib_module_names - {"__main__"})
+    packages = {home.partition(".")[0] for home in homes} | _named_in(homes) | _imported_in(bases)
+    packages -= _NOBODYS
     within = tuple(f"{package}." for package in packages)
     loaded = [module for name, module in list(sys.modules.items()) if name in packages or name.startswith(within)]
     return [module for module in loaded if type(getattr(module, "__dict__", None)) is dict]
 
 
 def _named_in(homes: set[str]) -> set[str]:
-    """The packages of the functions that the modules `homes` have as globals: `from einops import rearrange`."""
+    """The packages of the functions and modules that `homes` have as globals: `from einops import rearrange`."""
     loaded = [vars(sys.modules[home]) for home in homes if home.partition(".")[0] != "torch" and home in sys.modules]
-    functions = [value for names in loaded for value in list(names.values()) if type(value) is FunctionType]
-    return {str(function.__module__).partition(".")[0] for function in functions} - {"numpy"}
+    named = [value for names in loaded for value in list(names.values()) if type(value) in (FunctionType, ModuleType)]
+    owners = {str(value.__name__ if type(value) is ModuleType else value.__module__) for value in named}
+    return {owner.partition(".")[0] for owner in owners} - {"numpy"}
+
+
+def _imported_in(kinds: Iterable[type]) -> set[str]:
+    """The loaded packages that the methods of somebody's classes import by themselves."""
+    somebodys = [kind for kind in kinds if kind.__module__.partition(".")[0] not in _NOBODYS]
+    names = {name.partition(".")[0] for kind in somebodys for name in _names_of(kind)}
+    return (names & sys.modules.keys()) - {"numpy"}
+
+
+@lru_cache(1024)
+def _names_of(kind: type) -> frozenset[str]:
+    codes = [code for value in vars(kind).values() if (code := getattr(value, "__code__", None)) is not None]
+    return frozenset(name for code in codes for name in names_in(code))
+
+
+_NOBODYS = {"torch", "attn_inject"} | (sys.stdlib_module_names - {"__main__"})
 
 
 def _is_instance(value: Any, kinds: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -104,3 +105,31 @@ def test_a_function_keeps_its_defaults_and_attributes() -> None:
     assert twin.scaled is not scaled
     assert (twin.scaled.note, twin.scaled.__doc__, twin.scaled.__name__) == ("kept", "Scaled.", "scaled")
     assert torch.equal(twin.eval().scaled(IMAGE, shift=0.5), model.eval().first(IMAGE) * 2 + 0.5)
+
+
+def test_a_weak_reference_to_the_whole_is_one_to_the_copy() -> None:
+    class Child(nn.Module):
+        def __init__(self, parent: nn.Module) -> None:
+            super().__init__()
+            self.parent = weakref.ref(parent)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parent: Any = self.parent()
+            out: torch.Tensor = parent.first(x)
+            return out
+
+    class Whole(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.child = Child(self)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.second(self.child(x))
+            return out.relu()
+
+    model = Whole()
+    for form in (inject, attach):
+        patched = form(model, "se", input_size=SIZE, reduction=4, init="identity")
+        assert toys.gates_run(patched, IMAGE) == 2
+        assert torch.equal(patched.eval()(IMAGE), model.eval()(IMAGE))
+        model.train()

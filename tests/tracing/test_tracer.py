@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,3 +185,37 @@ def test_at_most_three_scopes_are_advised() -> None:
     parts = [nn.Sequential(toys.conv(3, width), toys.conv(width, width)) for width in (4, 16, 8, 2)]
     with pytest.raises(TraceError, match=r"these submodules trace: parts\.1, parts\.2, parts\.0 \(choose"):
         trace(Asks(*parts))
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [("import {0}", "{0}.halved"), ("from {0} import halved", "halved"), ("import {0}.inner", "{0}.inner.halved")],
+)
+def test_what_a_forward_imports_when_it_first_runs_knows_what_a_value_is(
+    line: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "imported_" + call.replace("{0}", "all").replace(".", "_")
+    package = tmp_path / name
+    package.mkdir()
+    source = (
+        "import torch\n"
+        "def halved(x):\n"
+        "    if not isinstance(x, torch.Tensor): raise RuntimeError('no tensor')\n"
+        "    return x / 2\n"
+    )
+    (package / "__init__.py").write_text(source)
+    (package / "inner.py").write_text(source)
+    (tmp_path / f"{name}_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 3, 1)\n"
+        "    def forward(self, x):\n"
+        f"        {line.format(name)}\n"
+        f"        return {call.format(name)}(self.conv(x))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module(f"{name}_net").Net()
+    assert name not in sys.modules
+    assert "truediv" in str(trace(net, inputs=(torch.rand(1, 3, 8, 8),), modes=["eval"]).graphs["eval"])
