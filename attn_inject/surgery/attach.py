@@ -26,6 +26,7 @@ from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.compiled import as_written, compiled_in, compiled_losses
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path
+from ..tracing.prepare import parameter_hooks
 from ..tracing.regions import ordinary_mode
 from ..tracing.rewritten import Passing, restore_forward, writing_of
 from ..types import (
@@ -173,6 +174,7 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
             *ways.reasons,
             *(f"a comparison with what inject gives: {reason}" for reason in like.untried),
             *([f"a proof that the new modules learn: {like.unproven}"] if like.unproven else []),
+            *parameter_hooks(located.part),
             *compiled_losses(compiled_in(located.part, wrapped=False)),
             *checkpoint_losses(
                 block_name(path) for path, trace in zip(ways.paths, traces, strict=True) if trace.checkpoints

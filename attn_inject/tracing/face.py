@@ -5,7 +5,8 @@ F1. Properties, static methods and classes in it are answered from the class. Th
 F2. Methods are kept where they reach the modules by the forward alone (`methods`). Others would run the class's own
     code, without the attention: the error names `attach`.
 F3. An argument that the graph has no place for is taken, and must be what the graph was made with.
-F4. The class's own `train` and `eval` (which keep norms as they are, for example) set the modes.
+F4. Where the class has its own `train` or `eval` (which keep norms as they are), or its own way to give and take a
+    state dict, that is what runs, on the patched module's tables.
 """
 
 from __future__ import annotations
@@ -42,19 +43,20 @@ def answer(module: nn.Module, name: str) -> Any:
     return held if isinstance(held, type) else held.__get__(module, face)
 
 
-def sets_modes_itself(face: type, name: str) -> bool:
-    """Whether the class has a `train` or an `eval` of its own."""
-    return getattr(face, name, None) is not getattr(nn.Module, name)
+KEPT = ("train", "eval", "state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict")
 
 
-def set_modes(graph: nn.Module, name: str, *args: Any) -> None:
-    """F4: call the method at `name` on a module of the class that holds what `graph` holds."""
+def as_its_class(graph: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
+    """F4: what the method at `name`, one of `KEPT`, does on a module of the class that holds what `graph` holds."""
     face = face_of(graph)
+    if getattr(face, name, None) is getattr(nn.Module, name):
+        return getattr(nn.Module, name)(graph, *args, **kwargs)
     stand_in: nn.Module = object.__new__(face)
     before = {key: value for key, value in vars(graph).items() if not key.startswith("_inj_")}
     vars(stand_in).update(before)
-    getattr(face, name)(stand_in, *args)
+    given = getattr(face, name)(stand_in, *args, **kwargs)
     vars(graph).update({key: value for key, value in vars(stand_in).items() if value is not before.get(key)})
+    return graph if given is stand_in else given
 
 
 def attributes_of(module: nn.Module) -> dict[str, Any]:

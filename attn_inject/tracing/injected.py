@@ -8,16 +8,19 @@ classes, so that paths, keys and plain attributes stay; only `forward` is the gr
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial, update_wrapper
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.module import _WrappedHook
 
 from ..types import Injection
 from .alias import with_history
-from .face import Faced, face_of, forward_of, may_be_fixed, portable_face, set_modes, sets_modes_itself
+from .face import KEPT, Faced, as_its_class, face_of, forward_of, may_be_fixed, portable_face
 from .methods import bind, methods_for_graph
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
@@ -141,20 +144,6 @@ class InjectedModule(Faced, fx.GraphModule):
         """The arguments that the graphs hold for, with their values: they have no place in the graphs."""
         return MappingProxyType(self._inj_fixed)
 
-    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002  # torch's own signature
-        """Go into train mode, or eval mode, as the class of the model does."""
-        if not sets_modes_itself(self._inj_face, "train"):
-            return super().train(mode)
-        set_modes(self, "train", mode)
-        return self
-
-    def eval(self) -> Any:
-        """Go into eval mode as the class of the model does."""
-        if not sets_modes_itself(self._inj_face, "eval"):
-            return super().eval()
-        set_modes(self, "eval")
-        return self
-
     def with_graph(self, mode: str, graph: fx.Graph) -> InjectedModule:
         """A copy over the same modules and parameters, which runs `graph` in `mode`; `self` stays as it is."""
         other = copy.copy(self)
@@ -192,6 +181,7 @@ class InjectedModule(Faced, fx.GraphModule):
     def __copy__(self) -> InjectedModule:
         other = InjectedModule.__new__(InjectedModule)
         other.__dict__.update(vars(self))
+        vars(other)["_load_state_dict_pre_hooks"] = _hooks_for(other, self)
         _install_forward(other)
         return other
 
@@ -201,6 +191,8 @@ class InjectedModule(Faced, fx.GraphModule):
         state["_inj_graphs"] = {mode: PortableGraph(graph) for mode, graph in self._inj_graphs.items()}
         state["_inj_pristine"] = {mode: PortableGraph(graph) for mode, graph in self._inj_pristine.items()}
         state["_inj_face"] = portable_face(self._inj_face)
+        # A hook that holds what it is a part of could not be put back.
+        state["_load_state_dict_pre_hooks"] = _hooks_for(None, self)
         return _rebuild, (state,)
 
     def __repr__(self) -> str:
@@ -223,6 +215,17 @@ class InjectedModule(Faced, fx.GraphModule):
             raise
 
 
+def _kept(name: str) -> Callable[..., Any]:
+    def method(self: InjectedModule, *args: Any, **kwargs: Any) -> Any:
+        return as_its_class(self, name, *args, **kwargs)
+
+    return update_wrapper(method, getattr(nn.Module, name))
+
+
+for _name in KEPT:
+    setattr(InjectedModule, _name, _kept(_name))
+
+
 def _install_forward(module: InjectedModule) -> None:
     """Give the instance's own class a `forward` with the model's argument names, which runs the current mode's code.
 
@@ -239,6 +242,7 @@ def _install_forward(module: InjectedModule) -> None:
 def _rebuild(state: dict[str, Any]) -> InjectedModule:
     other = InjectedModule.__new__(InjectedModule)
     other.__dict__.update(state)
+    vars(other)["_load_state_dict_pre_hooks"] = _hooks_for(other, other)
     for name in ("_inj_graphs", "_inj_pristine"):
         vars(other)[name] = {mode: packed.graph() for mode, packed in state[name].items()}
     vars(other)["_inj_codes"] = {}
@@ -254,6 +258,7 @@ def _adopt(target: nn.Module, model: nn.Module) -> None:
     for key, value in vars(model).items():
         if key not in skip:
             vars(target)[key] = value
+    vars(target)["_load_state_dict_pre_hooks"] = _hooks_for(target, model)
     # By which the class's own `load_state_dict` knows what it is given.
     vars(target)["_version"] = model._version
     # Constants of the class (not its code) are looked up on instances too; the most derived class has the word.
@@ -269,6 +274,27 @@ def _adopt(target: nn.Module, model: nn.Module) -> None:
             plain = not key.startswith("__") and not callable(value) and not hasattr(value, "__get__")
             if plain and key not in vars(target) and not hasattr(fx.GraphModule, key) and _is_copied(value):
                 vars(target)[key] = value
+
+
+def _hooks_for(target: nn.Module | None, model: nn.Module) -> dict[int, Any]:
+    """The hooks of `model` before a state dict is loaded, of which those that are shown their module see `target`.
+
+    Torch has them refer weakly to the module that they were registered on. Without a target they are to be put back.
+    """
+    hooks: dict[int, Any] = OrderedDict()
+    held: Any
+    for key, held in model._load_state_dict_pre_hooks.items():
+        with_module = getattr(held, "with_module", False) or isinstance(held, _Unbound)
+        kind = _Unbound if target is None else partial(_WrappedHook, module=target)
+        hooks[key] = kind(held.hook) if with_module else held
+    return hooks
+
+
+class _Unbound:
+    """A hook that is shown its module, while there is none."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self.hook = hook
 
 
 def _is_copied(value: Any) -> bool:

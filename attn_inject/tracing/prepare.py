@@ -16,7 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..errors import TraceError
 from .compiled import compiled_in, compiled_losses, is_compiled_wrapper
-from .face import face_of, is_answered
+from .face import KEPT, face_of, is_answered
 from .inputs import Inputs
 from .methods import methods_for_graph
 
@@ -92,9 +92,18 @@ def materialised(model: nn.Module, inputs: Inputs | None) -> nn.Module:
     return copied
 
 
+def parameter_hooks(model: nn.Module) -> list[str]:
+    """The hooks on parameters, which a patched model has not: its parameters are others over the same memory."""
+    return [
+        f"parameter hook on {name}: register it again, on the patched model's"
+        for name, parameter in model.named_parameters()
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    ]
+
+
 def _replaced(face: type) -> list[str]:
     """The public methods of every module that the class has its own of, but for those that a graph has from it."""
-    kept = ("forward", "train", "eval", "extra_repr")
+    kept = ("forward", "extra_repr", *KEPT)
     public = (name for name in dir(nn.Module) if not name.startswith("_") and name not in kept)
     return [name for name in public if getattr(face, name, None) is not getattr(nn.Module, name)]
 
@@ -119,9 +128,7 @@ def not_kept(
                 if not (getattr(module, attribute, None) or {}).keys() <= set(followed)
             ]
     losses += compiled_losses(compiled_in(model, wrapped=True))
-    losses += [
-        f"parameter hook on {name}" for name, p in model.named_parameters() if getattr(p, "_backward_hooks", None)
-    ]
+    losses += parameter_hooks(model)
     defaults = {name: p.default for name, p in inspect.signature(model.forward).parameters.items()}
     for name, value in fixed_arguments.items():
         is_default = defaults.get(name, inspect.Parameter.empty) is value

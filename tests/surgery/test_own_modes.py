@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from attn_inject import attach, freeze_original, inject, load, optimize_training, save
+from attn_inject.surgery.records import records_of
 
 from .. import toys
 
@@ -72,6 +74,7 @@ def test_modes_are_those_of_the_class(form: Any, kind: Any, tmp_path: Path) -> N
     held.seek(0)
     save(patched, tmp_path / "net.pt")
     again = load(tmp_path / "net.pt", model=kind())
+    assert patched.state_dict().keys() >= model.state_dict().keys()
     for each in (patched, again, copy.deepcopy(patched), torch.load(held, weights_only=False)):
         assert _modes(each.train()) == _modes(model.train()) == (True, False, True)
         assert _modes(each.eval()) == _modes(model.eval()) == (False, False, kind is OwnEval)
@@ -85,7 +88,64 @@ def test_modes_are_those_of_the_class(form: Any, kind: Any, tmp_path: Path) -> N
 
 
 def test_what_a_class_has_instead_of_torchs_is_named() -> None:
-    patched: Any = inject(Wrapped(), "se", input_size=SIZE, reduction=4)
-    assert patched.injection.not_kept == ("the class's own state_dict(): what is there is torch's",)
+    class Other(Wrapped):
+        def requires_grad_(self, requires_grad: bool = True) -> Any:
+            return super().requires_grad_(requires_grad)
+
+    patched: Any = inject(Other(), "se", input_size=SIZE, reduction=4)
+    assert patched.injection.not_kept == ("the class's own requires_grad_(): what is there is torch's",)
+    assert all(name.startswith("model.") for name in patched.state_dict())
     assert patched.Option.width == 16
     assert patched.train().calls == 1
+
+
+class Renaming(FrozenNorms):
+    """Takes the names that an older version of it gave."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for name in [name for name in state_dict if name.startswith(f"{prefix}old_")]:
+            state_dict[name.replace("old_", "")] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def renamed(module: Any, state_dict: Any, *_: Any) -> None:
+    assert isinstance(module.first, toys.Residual)
+    for name in [name for name in state_dict if name.startswith("old_")]:
+        state_dict[name.replace("old_", "")] = state_dict.pop(name)
+
+
+class Hooked(FrozenNorms):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(renamed)
+
+
+@pytest.mark.parametrize("form", [inject, attach])
+@pytest.mark.parametrize("kind", [Renaming, Hooked])
+def test_older_state_dicts_are_taken_as_the_class_takes_them(kind: Any, form: Any) -> None:
+    patched: Any = form(kind(), "se", input_size=SIZE, reduction=4)
+    gc.collect()
+    old = {
+        name.replace("first", "old_first"): held + 1 if held.is_floating_point() else held
+        for name, held in patched.state_dict().items()
+    }
+    held = io.BytesIO()
+    torch.save(patched, held)
+    held.seek(0)
+    copies = [copy.copy(patched), copy.deepcopy(patched), torch.load(held, weights_only=False)]
+    for each in (*copies, patched):
+        each.load_state_dict(dict(old))
+        assert all(map(torch.equal, each.state_dict().values(), old.values()))
+
+
+def test_hooks_on_parameters_are_named() -> None:
+    model = FrozenNorms()
+    model.first.branch[0].weight.register_hook(lambda gradient: gradient)
+    model.second.branch[0].weight.register_post_accumulate_grad_hook(lambda _: None)
+    named = {
+        f"parameter hook on {name}.branch.0.weight: register it again, on the patched model's"
+        for name in ("first", "second")
+    }
+    assert named <= set(inject(model, "se", input_size=SIZE, reduction=4).injection.not_kept)
+    attached = attach(model, "se", input_size=SIZE, reduction=4)
+    assert named <= {loss for _, record in records_of(attached) for loss in record.not_kept}

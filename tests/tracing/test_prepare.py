@@ -127,7 +127,7 @@ def test_what_is_not_kept_is_named() -> None:
         f"forward pre-hook on block: {again}",
         f"backward hook on block.1: {again}",
         f"backward pre-hook on block.1: {again}",
-        "parameter hook on head.bias",
+        "parameter hook on head.bias: register it again, on the patched model's",
         "argument mask=None: fixed at what it was given when it was read",
         "method features(): it runs the class's own code",
     )
