@@ -40,6 +40,14 @@ def unchanged(before: Versions) -> set[int]:
     return {id(tensor) for tensor, version in before if version is not None and _version(tensor) == version}
 
 
+def memory_of(tensor: torch.Tensor) -> int | None:
+    """What all views of a tensor's memory have in common; None for kinds that have no such memory (sparse ones)."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
 def by_another_name(result: Any, before: Versions) -> Any:
     """What a call gives, as another object in the same memory where it gave back what it was given, as it was.
 

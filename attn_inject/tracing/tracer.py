@@ -35,7 +35,7 @@ from torch.utils._pytree import tree_leaves
 from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
 from .compiled import as_written
-from .contents import tensors_given
+from .contents import memory_of, tensors_given
 from .draws import Draws
 from .factories import factories_followed
 from .frames import CallStack, values_in, with_nodes
@@ -183,7 +183,7 @@ class Tracer(fx.Tracer):
         Code that goes through `parameters()` has the weights themselves.
         """
         into = written_into(function, args, kwargs)
-        if any(tensor.untyped_storage()._cdata in self._storages for tensor in into):
+        if into and not self._storages.isdisjoint(map(memory_of, into)):
             method = writing_method(function)
             if method is None or len(into) > 1 or id(into[0]) not in self._names:
                 raise Unfollowable("it writes into its weights past the modules that hold them")
@@ -198,9 +198,9 @@ class Tracer(fx.Tracer):
         return result
 
     @cached_property
-    def _storages(self) -> frozenset[int]:
+    def _storages(self) -> frozenset[int | None]:
         held = (*self.skeleton.parameters(), *self.skeleton.buffers())
-        return frozenset(tensor.untyped_storage()._cdata for tensor in held)
+        return frozenset(map(memory_of, held)) - {None}
 
     def _note_setting(self, module: nn.Module, name: str, value: Any) -> None:
         path = self._names.get(id(module))
