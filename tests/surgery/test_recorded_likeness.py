@@ -94,11 +94,26 @@ class Trained(Net):
         return _new_numbers(super().forward(x)) if self.training else super().forward(x)
 
 
+COUNTED = 0
+
+
+class Counting(Net):
+    def forward(self, x: torch.Tensor) -> Any:
+        global COUNTED  # what no run of ours can take back
+        COUNTED += 1
+        return super().forward(x) * COUNTED
+
+
 def test_what_is_never_the_same_is_not_compared() -> None:
     attached: Any = attach(Trained(_same, _same).eval(), "se", reduction=4, input_size=SIZE)
     assert attached.injection.not_kept == (
         "a comparison with what inject gives: in train mode its own code gives something else each time",
     )
+    attached = attach(Counting(_same, _same).eval(), "se", reduction=4, input_size=SIZE)
+    assert "a comparison with what inject gives: its own code gives something else each time" in (
+        attached.injection.not_kept
+    )
+    assert gates_run(attached, IMAGE) == 2
 
 
 @pytest.mark.parametrize(
