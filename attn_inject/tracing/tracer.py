@@ -185,17 +185,22 @@ class Tracer(fx.Tracer):
         into = written_into(function, args, kwargs)
         if into and not self._storages.isdisjoint(map(memory_of, into)):
             method = writing_method(function)
-            if method is None or len(into) > 1 or id(into[0]) not in self._names:
+            if method is None or len(into) > 1 or not self._is_weight(into[0]):
                 raise Unfollowable("it writes into its weights past the modules that hold them")
             return self.create_proxy("call_method", method, args, kwargs)
         result = function(*args, **kwargs)
-        if any(id(part) in self._names for part in tensors_given((args, kwargs))) and tensors_given(result):
+        if any(map(self._is_weight, tensors_given((args, kwargs)))) and tensors_given(result):
             op, target, swapped = spelling(function)
             read = attribute(function)
             if read is not None:
                 op, target, args = "call_function", getattr, (args[0], read)
             return self.create_proxy(op, target, args[::-1] if swapped else args, kwargs)
         return result
+
+    def _is_weight(self, tensor: torch.Tensor) -> bool:
+        """Whether it is a parameter or a buffer; the numbers of constants are the model's own."""
+        name = self._names.get(id(tensor))
+        return name is not None and name not in self.constants
 
     @cached_property
     def _storages(self) -> frozenset[int | None]:

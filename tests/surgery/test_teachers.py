@@ -121,3 +121,18 @@ def test_what_is_made_of_weights_is_no_constant() -> None:
         assert torch.equal(ours, theirs)
     patched(IMAGE)[1].backward()
     assert model.student.branch[0].weight.grad is not None or patched.student.branch[0].weight.grad is not None
+
+
+def test_the_numbers_of_a_plain_tensor_can_be_asked_for_after_it_was_used() -> None:
+    class Anchored(Taught):
+        def __init__(self) -> None:
+            super().__init__(in_place)
+            self.anchors = torch.tensor([1.0, 2.0, 3.0])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x * self.anchors[0] + self.anchors.sum()
+            return super().forward(x) * int((self.anchors * 2).max())
+
+    model = Anchored()
+    patched: Any = inject(model, "se", input_size=SIZE, reduction=4, init="identity", exclude="teacher").eval()
+    assert torch.equal(patched(IMAGE), model.eval()(IMAGE))
