@@ -37,7 +37,7 @@ from ..tracing.compiled import as_written
 from ..tracing.draws import Draws
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.recording import real_inputs
-from ..tracing.restoring import as_it_was, private_tensors
+from ..tracing.restoring import as_it_was, aside_in_mode, private_tensors
 from . import flops
 from .amounts import Cost
 
@@ -94,7 +94,8 @@ def _count(
         to = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         return torch.empty_like(tensor, device="meta", dtype=to, requires_grad=False)
 
-    aliased = alias(model).eval() if real else on_meta(alias(model).eval(), stand_in)
+    aliased = aside_in_mode(alias(model), "eval")
+    aliased = aliased if real else on_meta(aliased, stand_in)
     taken = real_inputs(given, aliased) if real else given.map_tensors(stand_in)
     counter = _Counter(stand_in)
     counter.hold(taken.values)

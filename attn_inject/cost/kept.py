@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..tracing.alias import alias
 from ..tracing.inputs import Inputs
+from ..tracing.restoring import aside_in_mode
 from .counting import on_meta, refusal
 
 
@@ -59,7 +60,7 @@ def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> int:
         made = torch.empty_like(tensor, device="meta", dtype=to)
         return made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
-    aliased = on_meta(alias(model).train(), stand_in)
+    aliased = on_meta(aside_in_mode(alias(model), "train"), stand_in)
     given = inputs.map_tensors(stand_in)
     held = [t.untyped_storage() for t in (*aliased.parameters(), *aliased.buffers())]
     held += [t.untyped_storage() for m in aliased.modules() for t in m._parameters.values() if t is not None]

@@ -17,6 +17,7 @@ from ..tracing.face import Faced, attributes_of, face_of, forward_of, portable_f
 from ..tracing.methods import bind
 from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.portable import PortableGraph
+from ..tracing.restoring import aside_in_mode, in_mode
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
 from .gate_kernel import use_gate_kernels
@@ -109,7 +110,7 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
 
 def _around(patched: nn.Module, fast: Mapping[str, OptimizedModule]) -> nn.Module:
     """The model around the parts again, in eval mode, with the fast ones in their places."""
-    outer = put_in_place(alias(patched), fast).eval().requires_grad_(requires_grad=False)
+    outer: nn.Module = in_mode(put_in_place(alias(patched), fast), "eval").requires_grad_(requires_grad=False)
     vars(outer).pop("injection", None)
     vars(outer)["rewritten"] = sum((part.rewritten for part in fast.values()), Rewritten())
     return outer
@@ -127,7 +128,7 @@ def fold_norms(model: nn.Module, *, example_inputs: Any = None) -> OptimizedModu
 
 
 def _optimized(source: nn.Module, original: fx.Graph, modules: list[str], disable: Collection[str]) -> OptimizedModule:
-    root = alias(source).eval()
+    root = aside_in_mode(alias(source), "eval")
     graph = copy.deepcopy(original)
     removed = remove_identities(root, graph) if "identity_removal" not in disable else 0
     folded = fold_batch_norms(root, graph) if "norm_folding" not in disable else 0

@@ -32,6 +32,7 @@ from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.alias import alias
 from ..tracing.inputs import NO_INPUTS, Inputs, inputs_of
 from ..tracing.parts import patched_parts, record_of
+from ..tracing.restoring import aside_in_mode
 from .examples import example_inputs_of
 from .exported import write_onnx, write_pt2
 from .forgetting import without_last_run
@@ -111,7 +112,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         write_atomically(target, lambda temporary: write(temporary, text, kept))
         return
     export = write_pt2 if suffix == ".pt2" else write_onnx
-    followed = alias(_followed(patched)).eval()
+    followed = aside_in_mode(alias(_followed(patched)), "eval")
     inputs = example_inputs_of(followed)
     try:
         write_atomically(target, lambda temporary: export(temporary, text, followed, inputs))
@@ -119,7 +120,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         forgetful = without_last_run(patched, inputs)
         if forgetful is None:
             raise
-        again = alias(_followed(forgetful)).eval()
+        again = aside_in_mode(alias(_followed(forgetful)), "eval")
         write_atomically(target, lambda temporary: export(temporary, text, again, inputs))
 
 

@@ -17,6 +17,7 @@ from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts, record_of
+from ..tracing.restoring import in_mode
 from ..types import FORMS, Form
 from ..zoo.building import build
 from .formats import read_file
@@ -116,7 +117,7 @@ def load(
     _put(patched, tensors, record, target)
     if record.folding is not None:
         vars(patched)["folding"] = record.folding
-    return patched.train(mode=record.training)
+    return in_mode(patched, "train" if record.training else "eval")  # type: ignore[no-any-return]
 
 
 def _attached(path: Path, original: nn.Module, record: Record, example_inputs: Any) -> nn.Module:

@@ -17,6 +17,7 @@ from ..surgery.records import in_whole
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts
 from ..tracing.prepare import unwrap
+from ..tracing.restoring import in_mode
 from ..types import FOLD_MEASURES, Measure
 from .ablation import means_of
 from .costing import Costing, Halves
@@ -103,7 +104,7 @@ def fold(
         speed=speed,
         measure=by,
     )
-    return result.train(mode=patched.training)  # type: ignore[return-value]
+    return in_mode(result, "train" if patched.training else "eval")  # type: ignore[no-any-return]
 
 
 def _candidates(model: nn.Module, halves: Halves) -> tuple[list[Watched], list[tuple[str, str]]]:

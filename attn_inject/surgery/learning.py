@@ -13,6 +13,7 @@ from torch import fx, nn
 from ..errors import first_line
 from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
+from ..tracing.restoring import aside_in_mode
 from ..tracing.trace import MODES
 from ..types import Check, Insertion
 from .runs import Runs, without_onlookers, writes_weights
@@ -37,7 +38,8 @@ def asking_for_gradients(
 ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """(an alias in eval mode in which the new parameters alone want gradients, these by their names)."""
     writes = writes_weights(part, map(part.graph_of, MODES))
-    aliased = without_onlookers((copied if writes else alias)(part)).eval().requires_grad_(requires_grad=False)
+    aliased: nn.Module = aside_in_mode(without_onlookers((copied if writes else alias)(part)), "eval")
+    aliased.requires_grad_(requires_grad=False)
     new = {
         f"{insertion.module}.{name}": parameter
         for insertion in insertions

@@ -21,6 +21,7 @@ from ..errors import AttnInjectError, GuardError, RewriteError, TraceError, firs
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, real_values
+from ..tracing.restoring import aside_in_mode
 from ..tracing.trace import MODES
 from ..types import Check, Plan
 from .learning import asking_for_gradients, gradients
@@ -63,7 +64,9 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         if apart:
             # torch multiplies in another order where weights have no gradient: as the original ran.
             with torch.no_grad():
-                apart = largest_distance(floats, drawn_alike(without_onlookers(alias(part)).eval(), real))
+                apart = largest_distance(
+                    floats, drawn_alike(aside_in_mode(without_onlookers(alias(part)), "eval"), real)
+                )
         checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
     return checks
 

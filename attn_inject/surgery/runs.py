@@ -15,11 +15,11 @@ from ..tracing.checkpoints import quiet_checkpoints
 from ..tracing.draws import Draws, own_generators, reseed
 from ..tracing.hooks import Hooks
 from ..tracing.onlookers import shielded
-from ..tracing.restoring import as_it_was
+from ..tracing.restoring import as_it_was, written_with_modes
 from ..tracing.values import fetch
 
 # Beside the methods that end in an underscore.
-_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
+_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem", "index_assign"}
 
 
 class Runs:
@@ -33,7 +33,9 @@ class Runs:
         # Whether its code has noted something on itself in a run, which the next one may read.
         self.keeps = False
         self._buffers = _held(aliased, "_buffers")
-        self._owned = [*self._buffers, *(_held(aliased, "_parameters") if writes else ())]
+        written = written_with_modes(aliased)
+        tables = [module._parameters for module in aliased.modules() if writes or id(module) in written]
+        self._owned = [*self._buffers, *_in_tables(tables)]
 
     def statistics(self) -> list[torch.Tensor]:
         """The buffers after the last run."""
@@ -60,7 +62,10 @@ class Runs:
 
 def _held(aliased: nn.Module, kind: str) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
     """(table, name, tensor) of all that the tables of this kind hold."""
-    tables = [getattr(module, kind) for module in aliased.modules()]
+    return _in_tables([getattr(module, kind) for module in aliased.modules()])
+
+
+def _in_tables(tables: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
     return [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
 
 
@@ -101,9 +106,12 @@ def writes_weights(model: nn.Module, graphs: Iterable[fx.Graph]) -> bool:
         for node in graph.nodes:
             if node.op == "get_attr" and isinstance(fetch(model, str(node.target)), nn.Parameter):
                 of_weights.add(node)
-            elif node.op in ("call_method", "call_function") and node.args and node.args[0] in of_weights:
+            elif node.op in ("call_method", "call_function"):
+                first = node.args[0] if node.args else None
+                into = {*(first if isinstance(first, (list, tuple)) else [first]), node.kwargs.get("out")} & of_weights
                 name = name_of(node)
-                if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+                in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+                if into and (in_place or node.kwargs.get("out") in into):
                     return True
-                of_weights.add(node)
+                of_weights.update([node] if into else ())
     return False

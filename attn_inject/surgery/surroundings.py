@@ -24,6 +24,7 @@ from ..tracing.calls import calls_of, run_on_meta, usual_inputs
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.parts import put_in_place, record_of
+from ..tracing.restoring import aside_in_mode
 from ..tracing.rewritten import writing_of
 from .attachment import attachments_of
 from .pristine import without_attention
@@ -128,7 +129,7 @@ class _Way:
     hooked: bool
 
     def alias_of(self, model: nn.Module) -> nn.Module:
-        aliased = alias(model).train(mode=self.training)
+        aliased = aside_in_mode(alias(model), "train" if self.training else "eval")
         return aliased if self.hooked else without_onlookers(aliased)
 
     def outputs(self, model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:

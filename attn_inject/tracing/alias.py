@@ -75,9 +75,16 @@ def _rebind(held: dict[str, Any], memo: dict[int, Any]) -> None:
 def _copy_hooks(module: nn.Module, memo: dict[int, Any]) -> None:
     """Copy the hooks of a module; what they are of that is no part of the model is no part of its alias either."""
     for table in _hooks_of(module):
-        beside = {id(owner): owner for hook in table.values() for owner in _owners(hook)}
+        owners = [owner for hook in table.values() for owner in _owners(hook)]
+        beside = {id(owner): owner for owner in owners if isinstance(owner, nn.Module) or not _holds(owner, memo)}
         copies = {key: copy.deepcopy(hook, {**beside, **memo}) for key, hook in table.items()}
         memo[id(table)].update({key: rebound(hook, memo) for key, hook in copies.items()})
+
+
+def _holds(owner: Any, memo: dict[int, Any]) -> bool:
+    """Whether an object holds a module that has been copied."""
+    held = vars(owner).values() if isinstance(getattr(owner, "__dict__", None), dict) else ()
+    return any(isinstance(value, nn.Module) and id(value) in memo for value in held)
 
 
 def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:

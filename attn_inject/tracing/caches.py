@@ -46,10 +46,13 @@ def nothing_kept(
 def as_if_unheard(model: nn.Module, functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
     """Take back all that the code of `functions`, which is shown a pass of `model`, keeps meanwhile: counts too."""
     before = _Before(Reach(model, functions))
+    numbers = before.numbers()
     try:
         yield
     finally:
         before.put_back(None)
+        for home, kept in numbers:
+            home[...] = kept
 
 
 class _Before:
@@ -60,6 +63,15 @@ class _Before:
         self._held = [(owner, names, _held_by(owner, names)) for owner, names in homes]
         tables = {id(part): part for table in reach.tables for part in tables_in(table)}
         self._tables = [(table, copy.copy(table)) for table in tables.values()]
+
+    def numbers(self) -> list[tuple[Any, Any]]:
+        """(where they are, a copy) of all numbers that are written in place: of tensors, arrays and statistics."""
+        held = [value for _, _, values in self._held for value in values.values()]
+        held += [part for table, _ in self._tables for part in _parts(table)]
+        tensors = [value.detach() for value in held if isinstance(value, torch.Tensor)]
+        tensors += [buffer for value in held if isinstance(value, nn.Module) for buffer in value.buffers()]
+        arrays = [value for value in held if type(value).__name__ == "ndarray"]
+        return [(tensor, tensor.clone()) for tensor in tensors] + [(array, array.copy()) for array in arrays]
 
     def restore(self, modules: set[int], *, real: bool) -> None:
         """Put back what now holds a proxy, a meta (or any) tensor or one of `modules`, by their ids."""

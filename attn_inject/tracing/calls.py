@@ -16,6 +16,7 @@ from .caches import nothing_kept
 from .draws import Draws
 from .face import is_plain
 from .inputs import Inputs, tensors_in
+from .restoring import aside_in_mode
 from .shapes import inputs_to_try
 
 _TRIALS = 3
@@ -53,7 +54,7 @@ def inputs_in_place(model: nn.Module, scope: str) -> Inputs | None:
 
     None if it runs on none, or not with this part, or gives it what is neither an input nor a plain value.
     """
-    whole = alias(model).to("meta").eval()
+    whole = aside_in_mode(alias(model).to("meta"), "eval")
     part = whole.get_submodule(scope)
     forward, calls = part.forward, calls_of(part)
     for inputs in usual_inputs(whole):

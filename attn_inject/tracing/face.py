@@ -55,8 +55,11 @@ def as_its_class(graph: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
     before = {key: value for key, value in vars(graph).items() if not key.startswith("_inj_")}
     vars(stand_in).update(before)
     given = getattr(face, name)(stand_in, *args, **kwargs)
-    vars(graph).update({key: value for key, value in vars(stand_in).items() if value is not before.get(key)})
-    return graph if given is stand_in else given
+    for key in before.keys() - vars(stand_in).keys():
+        del vars(graph)[key]
+    vars(graph).update({key: value for key, value in vars(stand_in).items() if value is not before.get(key, graph)})
+    # Some give nothing back where torch's give the module.
+    return graph if given is stand_in or (given is None and name in ("train", "eval")) else given
 
 
 def attributes_of(module: nn.Module) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Hooks:
         self._skeleton = skeleton
         self._silent: set[int] = set()
         self._works = works
-        self._verdicts: dict[tuple[int, bool], bool] = {}
+        self._verdicts: dict[tuple[int, int, bool], bool] = {}
         self.left_out = False
         self.working: set[int] = set()
         if not followed:
@@ -64,7 +64,7 @@ class Hooks:
 
     def _judged(self, key: int, hook: Hook) -> Hook:
         def judged(*given: Any) -> Any:
-            case = key, given[0].training
+            case = key, id(given[0]), given[0].training
             if case not in self._verdicts:
                 self._verdicts[case] = self._works(hook, given)
             if self._verdicts[case]:

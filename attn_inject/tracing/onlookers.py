@@ -6,14 +6,18 @@ weight norm works out the weight before each call). It is asked with values; wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import ref
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from .caches import as_if_unheard
 from .contents import changed, versions
+from .proxies import Unfollowable
 from .reach import names_in
 from .restoring import private_tensors
 
@@ -21,22 +25,22 @@ Hook = Callable[..., Any]
 
 
 def changes_something(hook: Hook, given: tuple[Any, ...]) -> bool:
-    """Whether a hook changes something, asked aside: `given` are a module and values that nobody else has."""
+    """Whether a hook changes something, asked aside.
+
+    `given` are its module, and in the places of arguments, and perhaps results, values that nobody else has.
+    """
     module: nn.Module = given[0]
     held = dict(vars(module))
     try:
         with private_tensors(module, "_parameters", "_buffers"):
-            return asked(hook, given)[0]
+            return _changes(hook, given)
     finally:
         vars(module).clear()
         vars(module).update(held)
 
 
-def asked(hook: Hook, given: tuple[Any, ...]) -> tuple[bool, Any]:
-    """(whether a hook changes something, what it gives), called on `given`: its module, arguments, perhaps results.
-
-    One that does not run on them changes nothing.
-    """
+def _changes(hook: Hook, given: tuple[Any, ...]) -> bool:
+    """Whether a hook changes something. One that does not run on what it is given changes nothing."""
     module: nn.Module = given[0]
     own = [tensor for table in (module._parameters, module._buffers) for tensor in table.values()]
     before, held = versions((given[1:], own)), _held(module)
@@ -45,9 +49,9 @@ def asked(hook: Hook, given: tuple[Any, ...]) -> tuple[bool, Any]:
             result = hook(*given)
         except Exception:
             # It may want what a run of the whole has shown it before, or numbers of another kind.
-            return False, None
+            return False
     named = {name for name, value in _held(module).items() if value is not held.get(name)} & _names_of(type(module))
-    return result is not None or bool(named or changed(before)), result
+    return result is not None or bool(named or changed(before))
 
 
 @contextmanager
@@ -94,6 +98,13 @@ def unheard(hook: Hook, given: tuple[Any, ...]) -> Any:
         return hook(*given)
 
 
+def refuse_what_was_shown(shown: Iterable[ref[torch.Tensor]], constants: Iterable[torch.Tensor]) -> None:
+    """Refuse a graph with numbers that a hook was asked with: the model goes on with what its hooks keep."""
+    kept = {id(tensor) for each in shown if (tensor := each()) is not None}
+    if any(id(tensor) in kept or id(tensor._base) in kept for tensor in constants):
+        raise Unfollowable("it goes on with what its hooks keep")
+
+
 def shielded(hook: Hook) -> Hook:
     """`hook` for runs of ours: if its first call in a mode tells that it only looks on, it is shown no other."""
     works: dict[bool, bool] = {}
@@ -101,8 +112,8 @@ def shielded(hook: Hook) -> Hook:
     def shielding(*given: Any) -> Any:
         training = given[0].training
         if training not in works:
-            works[training], result = asked(hook, given)
-            return result
+            copies = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), given[1:])
+            works[training] = changes_something(hook, (given[0], *copies))
         return unheard(hook, given) if works[training] else None
 
     return shielding

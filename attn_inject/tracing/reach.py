@@ -12,6 +12,7 @@ import functools
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -83,6 +84,9 @@ class Reach:
         if inner := list(_wrapped_in(value)):
             for part in inner:
                 self._meet(part)
+        elif type(value) is ContextVar:
+            self._seen.add(id(value))
+            self._meet(value.get(None))
         elif isinstance(value, type):
             self._enter_class(value)
         elif type(value) in (FunctionType, CACHE):

@@ -13,10 +13,35 @@ import torch
 from torch import nn
 
 from .alias import own_once
+from .face import face_of
 from .reach import TABLES, is_helper, tables_in
 
 # Who reads a model puts others in the place of functions of torch: one at a time.
 ALONE = threading.RLock()
+
+
+def in_mode(model: Any, mode: str) -> Any:
+    """`model`, put into `mode` ("train" or "eval") by methods of its own, which may give nothing back."""
+    model.train(True) if mode == "train" else model.eval()  # noqa: FBT003
+    return model
+
+
+def aside_in_mode(aliased: nn.Module, mode: str) -> Any:
+    """`in_mode` for an alias that is ours: what its classes write into weights meanwhile, they write into copies."""
+    made: dict[int, Any] = {}
+    written = written_with_modes(aliased)
+    for module in (module for module in aliased.modules() if id(module) in written):
+        for table in (module._parameters, module._buffers):
+            table.update({name: own_once(held, made) for name, held in table.items() if held is not None})
+    return in_mode(aliased, mode)
+
+
+def written_with_modes(model: nn.Module) -> set[int]:
+    """The ids of the modules within those that change mode in a way of their own: some merge weights then."""
+    usual = (nn.Module.train, nn.Module.eval)
+    faces = ((module, face_of(module)) for module in model.modules())
+    own = [module for module, face in faces if (face.train, face.eval) != usual]  # type: ignore[attr-defined]
+    return {id(part) for module in own for part in module.modules()}
 
 
 @contextmanager
@@ -33,8 +58,7 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
         attributes.append((helper, dict(vars(helper))))
         own += vars(helper).values()
     tables = [(table, copy.copy(table)) for value in own if type(value) in TABLES for table in tables_in(value)]
-    # A class may have its own of each.
-    skeleton.train() if mode == "train" else skeleton.eval()
+    in_mode(skeleton, mode)
 
     def noted() -> bool:
         return any(not _holds(vars(owner), held) for owner, held in attributes) or any(

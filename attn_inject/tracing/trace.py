@@ -123,8 +123,8 @@ class Subject:
         """
         given = None if inputs is None else inputs.on_meta()
         without_hooks: TraceError | None = None
+        loaded: set[str] | None = set(sys.modules)
         while True:
-            loaded = set(sys.modules)
             tracer = Tracer(
                 self.skeleton,
                 self._leaves,
@@ -152,8 +152,9 @@ class Subject:
             except KeepsSomething as request:
                 self._leaves.follow(request.module)
             except Exception as error:
-                if sys.modules.keys() > loaded:
+                if loaded is not None and sys.modules.keys() > loaded:
                     # What a forward imports when it first runs was not made ready for it.
+                    loaded = None
                     continue
                 culprit = next((m for m in reversed(tracer.open_modules) if self._leaves.can_close(m)), None)
                 if culprit is not None:

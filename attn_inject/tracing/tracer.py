@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import fx, nn
@@ -44,17 +45,18 @@ from .hooks import Hooks
 from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
-from .onlookers import Hook, changes_something
+from .onlookers import Hook, changes_something, refuse_what_was_shown
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
-from .restoring import ALONE, as_it_was, private_tensors
+from .restoring import ALONE, as_it_was, private_tensors, written_with_modes
 from .settings import settings_noted
 from .spelled import attribute, spelling, writing_method, written_into
 from .turns import is_turn_of, refuse_threads, threads_in_turn
 from .types_asked import modules_of, types_answered
 from .values import Values
 
+_TENSORS = ("_parameters", "_buffers")
 # Whose functions and layers draw from torch's generator of the meta device at most.
 _NO_DRAWS = ("torch.", "torch_", "_operator", "operator", "builtins", "math", "attn_inject")
 
@@ -115,6 +117,7 @@ class Tracer(fx.Tracer):
         self._owner = threading.get_ident()
         # Whether a module ran where nobody follows.
         self._elsewhere = False
+        self._shown: list[ref[torch.Tensor]] = []
 
     def run(self) -> None:
         """Trace; afterwards the skeleton is as it was, and so are the caller's generators.
@@ -126,8 +129,10 @@ class Tracer(fx.Tracer):
 
         """
         self._draws = Draws.of(self.skeleton)
+        written = written_with_modes(self.skeleton)
         with (
             ALONE,
+            private_tensors(self.skeleton, *_TENSORS, but_in=lambda m, _: id(m) not in written) as merged,
             nothing_kept(self.skeleton),
             self._draws.undone(),
             as_it_was(self.skeleton, self.mode),
@@ -135,6 +140,7 @@ class Tracer(fx.Tracer):
             self.hooks.restored(),
             self._following(),
         ):
+            self._index_buffers(merged)
             self._index_buffers(buffers)
             # Code may read the statistics of a norm that is a single call elsewhere.
             self._index_buffers(dict(self.skeleton.named_buffers()))
@@ -158,6 +164,7 @@ class Tracer(fx.Tracer):
             yield
         self._draws.refuse_new_ones()
         refuse_threads(self._elsewhere)
+        refuse_what_was_shown(self._shown, self.constants.values())
 
     def _note_checkpoint(self) -> None:
         if self.evaluated is None:
@@ -173,7 +180,9 @@ class Tracer(fx.Tracer):
         outer, self.evaluated = self.evaluated, next(iter(self.graph.nodes))
         try:
             with self._draws.undone():
-                return changes_something(hook, (module, *real_values(values_in(shown), device)))
+                given = real_values(values_in(shown), device)
+                self._shown += map(ref, tensors_given(given))
+                return changes_something(hook, (module, *given))
         finally:
             self.evaluated = outer
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from .proxies import Unfollowable
 
-# Seconds after which work is taken to wait for something that comes after it.
-PATIENCE = 120.0
+# Seconds after which work is taken to wait for something that comes after it; and a daemon to be nobody's.
+PATIENCE, PATIENCE_WITH_DAEMONS = 30.0, 1.0
 _IN_TURN: set[int] = set()
 _Work = Callable[..., Any]
 
@@ -33,68 +33,123 @@ def threads_in_turn(modes: Callable[[], AbstractContextManager[Any]] = nullconte
     """Let work that is given to threads in here be done before whoever gives it goes on, within `modes()`.
 
     Raises:
-        Unfollowable: work that is not done before what comes after it.
+        Unfollowable: there was work that was not done before what came after it.
 
     """
-    owner = threading.get_ident()
-    homes: tuple[tuple[Any, str], ...] = (
-        (threading.Thread, "start"), (ThreadPoolExecutor, "submit"), (Pool, "apply_async"), (Pool, "_map_async"),
-    )  # fmt: skip
-    start, submit, apply, several = kept = [getattr(home, name) for home, name in homes]
-    # Whether a pool is given work: it may start threads, which wait for more.
-    filling: list[bool] = []
-
-    def is_elsewhere() -> bool:
-        return bool(filling) or not is_turn_of(owner)
-
-    def started(thread: threading.Thread) -> None:
-        if is_elsewhere() or thread.daemon:
-            start(thread)
-            return
-        turn = _Turn(thread.run, modes, hands_on=False)
-        thread.run = turn  # type: ignore[method-assign]
-        start(thread)
-        thread.join(PATIENCE)
-        turn.end(is_done=not thread.is_alive())
-
-    def submitted(pool: ThreadPoolExecutor, work: _Work, /, *args: Any, **kwargs: Any) -> Any:
-        if is_elsewhere():
-            return submit(pool, work, *args, **kwargs)
-        turn = _Turn(work, modes)
-        filling.append(True)
-        try:
-            future = submit(pool, turn, *args, **kwargs)
-        finally:
-            filling.pop()
-        turn.end(is_done=bool(wait([future], PATIENCE).done))
-        return future
-
-    def applied(pool: Pool, work: _Work, *args: Any, **kwargs: Any) -> Any:
-        if is_elsewhere() or not isinstance(pool, ThreadPool):
-            return apply(pool, work, *args, **kwargs)
-        turn = _Turn(work, modes)
-        return turn.waited_for(apply(pool, turn, *args, **kwargs))
-
-    def mapped(pool: Pool, work: _Work, given: Any, mapper: Any, size: Any = None, *rest: Any) -> Any:
-        if is_elsewhere() or not isinstance(pool, ThreadPool):
-            return several(pool, work, given, mapper, size, *rest)
-        turn, items = _Turn(work, modes), list(given)
-        # All in one chunk, which one thread does.
-        return turn.waited_for(several(pool, turn, items, mapper, len(items) or 1, *rest))
-
-    for (home, name), other in zip(homes, (started, submitted, applied, mapped), strict=True):
-        setattr(home, name, other)
+    turns = _Turns(modes)
+    others: list[tuple[Any, str, Callable[[Any], Any]]] = [
+        (threading.Thread, "start", turns.starting),
+        (ThreadPoolExecutor, "submit", turns.submitting),
+        (Pool, "apply_async", turns.applying),
+        (Pool, "_map_async", turns.mapping),
+        (Pool, "imap", turns.iterating),
+        (Pool, "imap_unordered", turns.iterating),
+    ]
+    kept = [(home, name, getattr(home, name)) for home, name, _ in others]
+    for (home, name, function), (_, _, other) in zip(kept, others, strict=True):
+        setattr(home, name, other(function))
     try:
         yield
     finally:
-        for (home, name), function in zip(homes, kept, strict=True):
+        for home, name, function in kept:
             setattr(home, name, function)
+    if turns.late:
+        raise Unfollowable("it starts a thread that waits for what comes after it")
+
+
+class _Turns:
+    """What stands in the places of the functions that give work to threads, each made from the function itself."""
+
+    def __init__(self, modes: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.late = False
+        self._modes = modes
+        self._owner = threading.get_ident()
+
+    def _is_elsewhere(self, pool: Any = None) -> bool:
+        processes = isinstance(pool, Pool) and not isinstance(pool, ThreadPool)
+        return processes or not is_turn_of(self._owner)
+
+    def _patience(self) -> float:
+        # Once is enough to know.
+        return 0.0 if self.late else PATIENCE
+
+    def _over(self, turn: _Turn) -> None:
+        self.late = not turn.ended() or self.late
+
+    def starting(self, start: _Work) -> _Work:
+        def started(thread: threading.Thread) -> None:
+            if self._is_elsewhere() or _is_of_a_pool(thread):
+                start(thread)
+                return
+            turn, lives_on = _Turn(thread.run, self._modes, hands_on=False), thread.daemon
+            thread.run = turn  # type: ignore[method-assign]
+            # One that is late must not keep the process from ending.
+            thread.daemon = True
+            start(thread)
+            thread.join(PATIENCE_WITH_DAEMONS if lives_on else self._patience())
+            if lives_on:
+                turn.ended()
+            else:
+                self._over(turn)
+
+        return started
+
+    def submitting(self, submit: _Work) -> _Work:
+        def submitted(pool: ThreadPoolExecutor, work: _Work, /, *args: Any, **kwargs: Any) -> Any:
+            if self._is_elsewhere():
+                return submit(pool, work, *args, **kwargs)
+            turn = _Turn(work, self._modes)
+            future = submit(pool, turn, *args, **kwargs)
+            wait([future], self._patience())
+            self._over(turn)
+            return future
+
+        return submitted
+
+    def applying(self, apply: _Work) -> _Work:
+        def applied(pool: Pool, func: _Work, *args: Any, **kwargs: Any) -> Any:
+            if self._is_elsewhere(pool):
+                return apply(pool, func, *args, **kwargs)
+            turn = _Turn(func, self._modes)
+            result = apply(pool, turn, *args, **kwargs)
+            result.wait(self._patience())
+            self._over(turn)
+            return result
+
+        return applied
+
+    def mapping(self, several: _Work) -> _Work:
+        def mapped(pool: Pool, func: _Work, iterable: Any, mapper: Any, chunksize: Any = None, *rest: Any) -> Any:
+            if self._is_elsewhere(pool):
+                return several(pool, func, iterable, mapper, chunksize, *rest)
+            turn, items = _Turn(func, self._modes), list(iterable)
+            # All in one chunk, which one thread does.
+            result = several(pool, turn, items, mapper, len(items) or 1, *rest)
+            result.wait(self._patience())
+            self.late = not result.ready() or self.late
+            turn.ended()
+            return result
+
+        return mapped
+
+    def iterating(self, iterate: _Work) -> _Work:
+        def iterated(pool: Pool, func: _Work, iterable: Any, chunksize: int = 1) -> Any:
+            elsewhere = self._is_elsewhere(pool)
+            return iterate(pool, func, iterable, chunksize) if elsewhere else iter(pool.map(func, iterable))
+
+        return iterated
 
 
 def refuse_threads(are_unheard: bool) -> None:  # noqa: FBT001
     """Refuse what parts of the model did in threads that nobody follows."""
     if are_unheard:
         raise Unfollowable("other threads run parts of it")
+
+
+def _is_of_a_pool(thread: threading.Thread) -> bool:
+    """Whether it waits for work as long as its pool is there."""
+    target = getattr(thread, "_target", None)
+    return getattr(target, "__module__", "") in ("multiprocessing.pool", "concurrent.futures.thread")
 
 
 class _Turn:
@@ -105,30 +160,32 @@ class _Turn:
         self._modes = modes
         self._hands_on = hands_on
         self._failed: BaseException | None = None
+        self._is_done = False
+        self._own = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        own = threading.get_ident()
-        _IN_TURN.add(own)
+        self._own = threading.get_ident()
+        _IN_TURN.add(self._own)
         try:
             with self._modes():
                 return self._work(*args, **kwargs)
+        except SystemExit:
+            # Which ends a thread, and no more.
+            if self._hands_on:
+                raise
         except BaseException as error:
             if self._hands_on and isinstance(error, Exception):
                 raise
             # Threads of pools end at what is no Exception, and nobody would hear of it.
             self._failed = error
         finally:
-            _IN_TURN.discard(own)
+            self._is_done = True
+            _IN_TURN.discard(self._own)
 
-    def waited_for(self, result: Any) -> Any:
-        """What a pool has given, when it is there."""
-        result.wait(PATIENCE)
-        self.end(is_done=result.ready())
-        return result
-
-    def end(self, *, is_done: bool) -> None:
-        """Raise what no one else hears of."""
+    def ended(self) -> bool:
+        """Whether the work is done; if not, what it still does is read no more. Raises what no one else hears of."""
         if self._failed is not None:
             raise self._failed
-        if not is_done:
-            raise Unfollowable("it starts a thread that waits for what comes after it")
+        if not self._is_done:
+            _IN_TURN.discard(self._own)
+        return self._is_done

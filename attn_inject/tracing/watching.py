@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ from .compiled import as_written
 from .contents import (
     by_another_name,
     read_out,
+    tensors_given,
     tensors_held,
     versions,
 )
@@ -44,7 +46,7 @@ from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import mark_named
 from .noting import Notes
-from .onlookers import Hook, changes_something
+from .onlookers import Hook, changes_something, refuse_what_was_shown
 from .restoring import ALONE, as_it_was, private_tensors
 from .turns import is_turn_of, refuse_threads, threads_in_turn
 from .types_asked import modules_of
@@ -71,6 +73,7 @@ class Watch:
         self._within = False
         # Whether a module ran where nobody watches.
         self._elsewhere = False
+        self._shown: list[ref[torch.Tensor]] = []
 
     def run(self) -> None:
         """Run the model; afterwards it is as it was, and so are the caller's generators.
@@ -84,8 +87,8 @@ class Watch:
             stack.enter_context(quiet_checkpoints())
             stack.enter_context(nothing_kept(self._skeleton, real=True))
             stack.enter_context(Draws.of(self._skeleton).undone())
-            stack.enter_context(as_it_was(self._skeleton, self._mode))
             held = stack.enter_context(private_tensors(self._skeleton, "_parameters", "_buffers"))
+            stack.enter_context(as_it_was(self._skeleton, self._mode))
             self._weights.update({id(tensor): path for path, tensor in reversed(held.items())})
             stack.enter_context(self.hooks.restored())
             for module in self._skeleton.modules():
@@ -117,12 +120,14 @@ class Watch:
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
         refuse_threads(self._elsewhere)
+        refuse_what_was_shown(self._shown, self.notes.constants.values())
 
     def _hook_works(self, hook: Hook, given: tuple[Any, ...]) -> bool:
         """Whether a hook does more than look on, asked with copies of what it is given."""
         with self._aside():
             module, *shown = given
             copies = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), shown)
+            self._shown += map(ref, tensors_given(copies))
             return changes_something(hook, (module, *copies))
 
     @contextmanager

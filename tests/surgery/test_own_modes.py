@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import attach, freeze_original, inject, load, optimize_training, save
+from attn_inject import attach, find_sites, freeze_original, inject, load, optimize_training, report, save
 from attn_inject.surgery.records import records_of
 
 from .. import toys
@@ -149,3 +149,49 @@ def test_hooks_on_parameters_are_named() -> None:
     assert named <= set(inject(model, "se", input_size=SIZE, reduction=4).injection.not_kept)
     attached = attach(model, "se", input_size=SIZE, reduction=4)
     assert named <= {loss for _, record in records_of(attached) for loss in record.not_kept}
+
+
+class Merging(nn.Conv2d):
+    """Adds a part of its weight to it in eval mode, and takes it off again to train."""
+
+    def __init__(self) -> None:
+        super().__init__(16, 16, 3, padding=1)
+        self.part, self.merged = nn.Parameter(torch.rand(16, 16, 3, 3)), False
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += (-1 if mode else 1) * self.part.data
+            self.merged = not mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight if self.merged else self.weight + self.part
+        return nn.functional.conv2d(x, weight, self.bias, padding=1)
+
+
+class Merged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = toys.Residual(Merging(), nn.ReLU(), Merging())
+
+    def train(self, mode: bool) -> None:  # type: ignore[override]
+        super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.block(x)
+        return out.relu()
+
+
+def test_weights_that_change_with_the_mode_stay_the_callers() -> None:
+    model = Merged()
+    before = {name: held.clone() for name, held in model.state_dict().items()}
+    report(model, inject(model, "se", input_size=SIZE, reduction=4), bench=False)
+    assert len(find_sites(model, input_size=SIZE)) == 1
+    for form in (inject, attach):
+        patched: Any = form(model, "se", input_size=SIZE, reduction=4, init="identity", copy=True)
+        assert all(torch.equal(held, before[name]) for name, held in model.state_dict().items())
+        other = copy.deepcopy(model)
+        for training in (False, True):
+            patched.train(training)
+            other.train(training)
+            assert torch.equal(patched(IMAGE), other(IMAGE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,38 @@ def in_turn(call: _Call, blocks: list[nn.Module]) -> list[torch.Tensor]:
     return [call(block) for block in blocks]
 
 
+def pool_within_a_pool(call: _Call, blocks: list[nn.Module]) -> list[torch.Tensor]:
+    def inner(block: nn.Module) -> torch.Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(call, block).result()
+
+    with ThreadPoolExecutor(1) as pool:
+        return [pool.submit(inner, block).result() for block in blocks]
+
+
+def by_name(call: _Call, blocks: list[nn.Module]) -> list[torch.Tensor]:
+    with ThreadPool(1) as pool:
+        given = [pool.apply_async(func=call, args=(block,)).get() for block in blocks[:1]]
+        return given + pool.map(func=call, iterable=blocks[1:], chunksize=1)
+
+
+def daemons(call: _Call, blocks: list[nn.Module]) -> list[torch.Tensor]:
+    found: dict[int, torch.Tensor] = {}
+    each = [
+        threading.Thread(target=lambda number=number: found.update({number: call(blocks[number])}), daemon=True)
+        for number in range(len(blocks))
+    ]
+    for thread in (*each, threading.Thread(target=sys.exit)):
+        thread.start()
+        thread.join()
+    return [found[number] for number in range(len(blocks))]
+
+
+SPREADS = (
+    executor, executor_of_the_file, threads, daemons, pool_map, pool_apply, pool_iterated, pool_within_a_pool, by_name,
+)  # fmt: skip
+
+
 class Spread(nn.Module):
     def __init__(self, spread: Any, *, decides: bool = False) -> None:
         super().__init__()
@@ -81,7 +114,7 @@ class Spread(nn.Module):
 
 
 @pytest.mark.parametrize("decides", [False, True])
-@pytest.mark.parametrize("spread", [executor, executor_of_the_file, threads, pool_map, pool_apply])
+@pytest.mark.parametrize("spread", SPREADS)
 def test_what_other_threads_run_is_read_as_if_it_ran_in_turn(spread: Any, decides: bool) -> None:
     model, x = Spread(spread, decides=decides).eval(), torch.rand(2, *SIZE)
     plain = Spread(in_turn, decides=decides)
@@ -97,15 +130,35 @@ def test_what_other_threads_run_is_read_as_if_it_ran_in_turn(spread: Any, decide
         assert toys.gates_run(patched, x) == 2
 
 
+ORDERS: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+
+def _serve() -> None:
+    while True:
+        call, block, found = ORDERS.get()
+        found.put(call(block))
+
+
+def older_thread(call: _Call, blocks: list[nn.Module]) -> list[torch.Tensor]:
+    found: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
+    given = []
+    for block in blocks:
+        ORDERS.put((call, block, found))
+        given.append(found.get(timeout=5))
+    return given
+
+
 @pytest.mark.parametrize("decides", [False, True])
 def test_threads_that_nobody_follows_are_refused(decides: bool) -> None:
-    model = Spread(pool_iterated, decides=decides)
+    threading.Thread(target=_serve, daemon=True).start()
+    model = Spread(older_thread, decides=decides)
     with pytest.raises(TraceError, match="control flow" if decides else "other threads run parts of it"):
         find_sites(model, input_size=SIZE)
 
 
 def test_a_thread_that_waits_for_what_comes_later_is_refused_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "PATIENCE", 0.2)
+    before = set(threading.enumerate())
 
     def served(call: _Call, blocks: list[nn.Module]) -> list[torch.Tensor]:
         orders: queue.SimpleQueue[nn.Module | None] = queue.SimpleQueue()
@@ -121,6 +174,7 @@ def test_a_thread_that_waits_for_what_comes_later_is_refused_and_ends(monkeypatc
 
     with pytest.raises(TraceError, match="starts a thread that waits for what comes after it"):
         find_sites(Spread(served), input_size=SIZE)
+    assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
 
 
 def test_a_daemon_is_let_go_and_other_threads_errors_are_theirs() -> None:
