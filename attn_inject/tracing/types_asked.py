@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import FunctionType, ModuleType
@@ -27,6 +27,10 @@ def types_answered(model: nn.Module) -> Iterator[None]:
     answers = {"isinstance": _is_instance, "callable": _is_callable, "type": _Type}
     packages = [vars(module) for module in modules_of(model)]
     homes = [(home, name) for home in packages for name in answers if name not in home]
+    # Other threads may run the code of a library that compares `callable` and `type` with what it knows.
+    known = {id(home) for home in packages}
+    imported = [vars(module) for module in _modules_in(_imported_by(model))]
+    homes += [(home, "isinstance") for home in imported if "isinstance" not in home and id(home) not in known]
     is_tensor, of_script = torch.is_tensor, torch.jit.isinstance
     for home, name in homes:
         home[name] = answers[name]
@@ -41,32 +45,43 @@ def types_answered(model: nn.Module) -> Iterator[None]:
 
 
 def modules_of(model: nn.Module) -> list[ModuleType]:
-    """The loaded modules of every package that has a class of `model`, or that the code of one names or imports.
+    """The loaded modules of every package that has a class of `model`, or a function that the code of one names.
 
     But for torch, Python and this one; and for numpy, which is handed what was decided.
     """
-    bases = {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
-    homes = {base.__module__ for base in bases}
-    packages = {home.partition(".")[0] for home in homes} | _named_in(homes) | _imported_in(bases)
-    packages -= _NOBODYS
+    homes = {base.__module__ for base in _bases_of(model)}
+    return _modules_in({home.partition(".")[0] for home in homes} | _named_in(homes))
+
+
+def _bases_of(model: nn.Module) -> set[type]:
+    return {base for kind in {type(module) for module in model.modules()} for base in kind.__mro__}
+
+
+def _modules_in(packages: set[str]) -> list[ModuleType]:
+    packages = packages - _NOBODYS
     within = tuple(f"{package}." for package in packages)
     loaded = [module for name, module in list(sys.modules.items()) if name in packages or name.startswith(within)]
     return [module for module in loaded if type(getattr(module, "__dict__", None)) is dict]
 
 
-def _named_in(homes: set[str]) -> set[str]:
-    """The packages of the functions and modules that `homes` have as globals: `from einops import rearrange`."""
+def _globals_of(homes: set[str]) -> list[Any]:
     loaded = [vars(sys.modules[home]) for home in homes if home.partition(".")[0] != "torch" and home in sys.modules]
-    named = [value for names in loaded for value in list(names.values()) if type(value) in (FunctionType, ModuleType)]
-    owners = {str(value.__name__ if type(value) is ModuleType else value.__module__) for value in named}
-    return {owner.partition(".")[0] for owner in owners} - {"numpy"}
+    return [value for names in loaded for value in list(names.values())]
 
 
-def _imported_in(kinds: Iterable[type]) -> set[str]:
-    """The loaded packages that the methods of somebody's classes import by themselves."""
-    somebodys = [kind for kind in kinds if kind.__module__.partition(".")[0] not in _NOBODYS]
-    names = {name.partition(".")[0] for kind in somebodys for name in _names_of(kind)}
-    return (names & sys.modules.keys()) - {"numpy"}
+def _named_in(homes: set[str]) -> set[str]:
+    """The packages of the functions that the modules `homes` have as globals: `from einops import rearrange`."""
+    functions = [value for value in _globals_of(homes) if type(value) is FunctionType]
+    return {str(function.__module__).partition(".")[0] for function in functions}
+
+
+def _imported_by(model: nn.Module) -> set[str]:
+    """The packages that the files of the model's classes import whole, or that its methods import by themselves."""
+    bases = _bases_of(model)
+    modules = [value for value in _globals_of({base.__module__ for base in bases}) if type(value) is ModuleType]
+    somebodys = [kind for kind in bases if kind.__module__.partition(".")[0] not in _NOBODYS]
+    names = {name.partition(".")[0] for kind in somebodys for name in _names_of(kind)} & sys.modules.keys()
+    return names | {module.__name__.partition(".")[0] for module in modules}
 
 
 @lru_cache(1024)
@@ -75,7 +90,7 @@ def _names_of(kind: type) -> frozenset[str]:
     return frozenset(name for code in codes for name in names_in(code))
 
 
-_NOBODYS = {"torch", "attn_inject"} | (sys.stdlib_module_names - {"__main__"})
+_NOBODYS = {"torch", "attn_inject", "numpy"} | (sys.stdlib_module_names - {"__main__"})
 
 
 def _is_instance(value: Any, kinds: Any) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -220,3 +222,47 @@ def test_a_trainer_that_holds_the_model_is_not_copied() -> None:
     assert (trainer.heard, trainer.last) == (0, None)
     attached(IMAGE)
     assert trainer.heard == 1
+
+
+def test_numbers_that_an_onlooker_writes_in_place_are_put_back() -> None:
+    model, mean, counts, beside = Net(), torch.zeros(16), np.zeros(1), nn.BatchNorm2d(16)
+    gradients: list[torch.Tensor] = []
+
+    class Watcher:
+        def __init__(self) -> None:
+            self.mean = torch.zeros(16)
+
+        def hook(self, _module: nn.Module, _args: Any, out: torch.Tensor) -> None:
+            self.mean.mul_(0.9).add_(out.detach().mean((0, 2, 3)))
+
+    def writing(_module: nn.Module, _args: Any, out: torch.Tensor) -> None:
+        mean.add_(out.detach().mean((0, 2, 3)))
+        counts[0] += 1
+        beside(out.detach())
+        if out.requires_grad:
+            out.register_hook(gradients.append)
+
+    watcher = Watcher()
+    model.blocks[0].register_forward_hook(writing)
+    model.blocks[1].register_forward_hook(watcher.hook)
+    for form in (inject, attach):
+        form(model, "se", input_size=SIZE, reduction=4)
+    assert not mean.any()
+    assert not watcher.mean.any()
+    assert not counts.any()
+    assert not beside.running_mean.any()
+    assert gradients == []
+
+
+def test_a_hook_is_asked_on_each_module_that_it_is_on() -> None:
+    model: Any = Net()
+
+    def scaling(module: Any, _args: Any, out: torch.Tensor) -> torch.Tensor | None:
+        return out * module.scale if module.scale is not None else None
+
+    model.blocks[0].scale = None
+    model.blocks[0].register_forward_hook(scaling)
+    model.blocks[1] = copy.deepcopy(model.blocks[0])
+    model.blocks[1].scale = 3.0
+    patched = inject(model, "se", input_size=SIZE, reduction=4, init="identity")
+    assert torch.equal(patched.eval()(IMAGE), model.eval()(IMAGE))
