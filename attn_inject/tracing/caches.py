@@ -18,10 +18,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._C import DisableTorchFunction
 
 from .reach import Reach, contents_of, is_helper, tables_in
 
 _LEVELS = 6
+# Bytes; data that somebody's hook reads is not copied for each call of it.
+_LARGE = 2**26
 _MISSING = object()
 _Seen = dict[int, tuple[int, Any]]
 
@@ -43,16 +46,22 @@ def nothing_kept(
 
 
 @contextmanager
-def as_if_unheard(model: nn.Module, functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
-    """Take back all that the code of `functions`, which is shown a pass of `model`, keeps meanwhile: counts too."""
+def as_if_unheard(model: nn.Module, functions: Iterable[Callable[..., Any]], *, in_place: bool) -> Iterator[None]:
+    """Take back all that the code of `functions`, which is shown a pass of `model`, keeps meanwhile: counts too.
+
+    With `in_place` also what it writes into tensors and arrays.
+    """
     before = _Before(Reach(model, functions))
-    numbers = before.numbers()
+    # Nobody who follows torch's functions is to see this.
+    with DisableTorchFunction():
+        numbers = before.numbers() if in_place else []
     try:
         yield
     finally:
         before.put_back(None)
-        for home, kept in numbers:
-            home[...] = kept
+        with DisableTorchFunction():
+            for home, kept in numbers:
+                home[...] = kept
 
 
 class _Before:
@@ -68,10 +77,11 @@ class _Before:
         """(where they are, a copy) of all numbers that are written in place: of tensors, arrays and statistics."""
         held = [value for _, _, values in self._held for value in values.values()]
         held += [part for table, _ in self._tables for part in _parts(table)]
-        tensors = [value.detach() for value in held if isinstance(value, torch.Tensor)]
+        tensors = [value.detach() for value in held if isinstance(value, torch.Tensor) and not value.is_inference()]
         tensors += [buffer for value in held if isinstance(value, nn.Module) for buffer in value.buffers()]
         arrays = [value for value in held if type(value).__name__ == "ndarray"]
-        return [(tensor, tensor.clone()) for tensor in tensors] + [(array, array.copy()) for array in arrays]
+        small = (each for each in (*tensors, *arrays) if each.nbytes <= _LARGE)
+        return [(each, each.clone() if isinstance(each, torch.Tensor) else each.copy()) for each in small]
 
     def restore(self, modules: set[int], *, real: bool) -> None:
         """Put back what now holds a proxy, a meta (or any) tensor or one of `modules`, by their ids."""

@@ -44,7 +44,7 @@ def _changes(hook: Hook, given: tuple[Any, ...]) -> bool:
     module: nn.Module = given[0]
     own = [tensor for table in (module._parameters, module._buffers) for tensor in table.values()]
     before, held = versions((given[1:], own)), _held(module)
-    with _nothing_kept_by(hook, module):
+    with _nothing_kept_by(hook, module, in_place=True):
         try:
             result = hook(*given)
         except Exception:
@@ -55,12 +55,15 @@ def _changes(hook: Hook, given: tuple[Any, ...]) -> bool:
 
 
 @contextmanager
-def _nothing_kept_by(hook: Hook, module: nn.Module) -> Iterator[None]:
-    """Take back what the hook, or whose method it is, keeps of what it is shown."""
+def _nothing_kept_by(hook: Hook, module: nn.Module, *, in_place: bool = False) -> Iterator[None]:
+    """Take back what the hook, or whose method it is, keeps of what it is shown.
+
+    One that is followed may run parts of the model, whose statistics are not its own: `in_place` is for others.
+    """
     owner: Any = getattr(hook, "__self__", None)
     held = dict(vars(owner)) if isinstance(owner, nn.Module) and owner is not module else {}
     try:
-        with as_if_unheard(module, [hook, owner, *held.values()]):
+        with as_if_unheard(module, [hook, owner, *held.values()], in_place=in_place):
             yield
     finally:
         if held:
@@ -86,7 +89,7 @@ def nothing_kept_by_hooks(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in model.modules():
             for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-                stack.enter_context(_nothing_kept_by(hook, module))
+                stack.enter_context(_nothing_kept_by(hook, module, in_place=True))
         yield
 
 

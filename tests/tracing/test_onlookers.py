@@ -266,3 +266,18 @@ def test_a_hook_is_asked_on_each_module_that_it_is_on() -> None:
     model.blocks[1].scale = 3.0
     patched = inject(model, "se", input_size=SIZE, reduction=4, init="identity")
     assert torch.equal(patched.eval()(IMAGE), model.eval()(IMAGE))
+
+
+def test_a_hook_may_run_other_parts_of_the_model() -> None:
+    torch.manual_seed(0)
+    model: Any = Net()
+    model.adapter = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16))
+    model.blocks[0].register_forward_hook(lambda _module, _args, out: out + model.adapter(out))
+    for form in (inject, attach):
+        patched = form(model, "se", input_size=SIZE, reduction=4, init="identity")
+        for training in (False, True):
+            state = {name: held.clone() for name, held in model.state_dict().items()}
+            expected = model.train(training)(IMAGE)
+            model.load_state_dict(state)
+            assert torch.equal(patched.train(training)(IMAGE), expected)
+            model.load_state_dict(state)
