@@ -11,12 +11,9 @@ import torch
 from torch import fx, nn
 
 from ..errors import first_line
-from ..tracing.alias import alias, copied
 from ..tracing.injected import InjectedModule
-from ..tracing.restoring import aside_in_mode
-from ..tracing.trace import MODES
 from ..types import Check, Insertion
-from .runs import Runs, without_onlookers, writes_weights
+from .runs import Runs, alone_in_eval
 from .small_passes import doubled, drawn_alike, floats_in, smallest_pass, what_was_traced
 
 
@@ -37,8 +34,7 @@ def asking_for_gradients(
     part: InjectedModule, insertions: Sequence[Insertion]
 ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """(an alias in eval mode in which the new parameters alone want gradients, these by their names)."""
-    writes = writes_weights(part, map(part.graph_of, MODES))
-    aliased: nn.Module = aside_in_mode(without_onlookers((copied if writes else alias)(part)), "eval")
+    aliased = alone_in_eval(part)
     aliased.requires_grad_(requires_grad=False)
     new = {
         f"{insertion.module}.{name}": parameter

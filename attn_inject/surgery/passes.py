@@ -18,14 +18,12 @@ import torch
 from torch import nn
 
 from ..errors import AttnInjectError, GuardError, RewriteError, TraceError, first_line
-from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import input_values, real_values
-from ..tracing.restoring import aside_in_mode
 from ..tracing.trace import MODES
 from ..types import Check, Plan
 from .learning import asking_for_gradients, gradients
-from .runs import without_onlookers
+from .runs import alone_in_eval
 from .sameness import KEEPS, distance, largest_distance, same_values
 from .small_passes import doubled, drawn_alike, size_of, smallest_pass, what_was_traced
 from .trial import Trial
@@ -64,9 +62,7 @@ def passes(source: nn.Module, part: InjectedModule, plan: Plan) -> list[Check]:
         if apart:
             # torch multiplies in another order where weights have no gradient: as the original ran.
             with torch.no_grad():
-                apart = largest_distance(
-                    floats, drawn_alike(aside_in_mode(without_onlookers(alias(part)), "eval"), real)
-                )
+                apart = largest_distance(floats, drawn_alike(alone_in_eval(part), real))
         checks.append(Check("identity", passed=apart == 0.0, figure=f"largest difference from the original {apart:g}"))
     return checks
 

@@ -90,6 +90,8 @@ def _is_kept(tensor: torch.Tensor, copied: Any) -> bool:
 def _same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.is_meta or b.is_meta:
         return a.dtype == b.dtype
+    if a.layout is not torch.strided:
+        return torch.equal(a.detach().to_dense(), b.detach().to_dense().to(a.device))
     same_memory = a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.dtype == b.dtype
     return same_memory or torch.equal(a.detach(), b.detach().to(a.device))
 

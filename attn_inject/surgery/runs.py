@@ -10,12 +10,14 @@ import torch
 from torch import fx, nn
 
 from ..sites.operations import name_of
-from ..tracing.alias import own_once
+from ..tracing.alias import alias, copied, own_once
 from ..tracing.checkpoints import quiet_checkpoints
 from ..tracing.draws import Draws, own_generators, reseed
 from ..tracing.hooks import Hooks
+from ..tracing.injected import InjectedModule
 from ..tracing.onlookers import shielded
-from ..tracing.restoring import as_it_was, written_with_modes
+from ..tracing.restoring import as_it_was, aside_in_mode, written_with_modes
+from ..tracing.trace import MODES
 from ..tracing.values import fetch
 
 # Beside the methods that end in an underscore.
@@ -99,6 +101,13 @@ def without_onlookers(aliased: nn.Module) -> nn.Module:
     return aliased
 
 
+def alone_in_eval(part: InjectedModule) -> nn.Module:
+    """An alias of a graph in eval mode, without hooks that look on, and with weights of its own where it writes any."""
+    writes = writes_weights(part, map(part.graph_of, MODES))
+    aliased: nn.Module = aside_in_mode(without_onlookers((copied if writes else alias)(part)), "eval")
+    return aliased
+
+
 def writes_weights(model: nn.Module, graphs: Iterable[fx.Graph]) -> bool:
     """Whether one of its graphs changes a parameter, or a view of it, in place, as forced weight norms do."""
     for graph in graphs:
@@ -107,7 +116,8 @@ def writes_weights(model: nn.Module, graphs: Iterable[fx.Graph]) -> bool:
             if node.op == "get_attr" and isinstance(fetch(model, str(node.target)), nn.Parameter):
                 of_weights.add(node)
             elif node.op in ("call_method", "call_function"):
-                first = node.args[0] if node.args else None
+                # Those of `torch.nn.init` are called by name.
+                first = next(iter((*node.args, *node.kwargs.values())), None)
                 into = {*(first if isinstance(first, (list, tuple)) else [first]), node.kwargs.get("out")} & of_weights
                 name = name_of(node)
                 in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))

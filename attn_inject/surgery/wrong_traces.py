@@ -6,12 +6,10 @@ from dataclasses import replace
 
 from ..errors import TraceError, first_line
 from ..sites.reading import LocatedModel
-from ..tracing.alias import alias
-from ..tracing.restoring import aside_in_mode
 from ..types import Plan
 from .passes import ADVICE, is_the_model
 from .rewrite import rewrite
-from .runs import without_onlookers
+from .runs import alone_in_eval
 from .small_passes import smallest_pass, what_was_traced
 
 
@@ -23,7 +21,7 @@ def wrong_trace(located: LocatedModel, plan: Plan) -> TraceError | None:
         return None
     name = type(located.part).__name__
     try:
-        real, _ = smallest_pass(aside_in_mode(without_onlookers(alias(part)), "eval"), *traced_on)
+        real, _ = smallest_pass(alone_in_eval(part), *traced_on)
         check, _ = is_the_model(located.part, part, real, traced_on[1])
     except Exception as error:
         return TraceError(f"the graph of {name} does not run: {first_line(error)}")

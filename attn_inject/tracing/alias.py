@@ -16,7 +16,7 @@ from torch import nn
 
 from .contents import filled_slots
 from .inputs import tensors_in
-from .rebound import rebound
+from .rebound import Rebinding
 
 # What `copy.deepcopy` gives back as it is.
 _ATOMS = frozenset(
@@ -54,31 +54,37 @@ def alias(model: nn.Module) -> nn.Module:
         memo.update(with_history(module))
         memo.update({id(table): OrderedDict() for table in _hooks_of(module)})
     other = _copy_of(model, modules, memo)
+    rebinding = Rebinding(memo)
     for module in modules:
         _copy_slots(module, memo)
-        _copy_hooks(module, memo)
+        _copy_hooks(module, memo, rebinding)
         if (forward := compiled_forward(module)) is not None:
             held = vars(memo[id(module)])
             held["forward"] = types.MethodType(forward.__func__, memo[id(module)])
             if not has_own_forward(module):
                 del held["forward"]
-        _rebind(vars(memo[id(module)]), memo)
+        _rebind(vars(memo[id(module)]), rebinding)
     return other
 
 
-def _rebind(held: dict[str, Any], memo: dict[int, Any]) -> None:
+def _rebind(held: dict[str, Any], rebinding: Rebinding) -> None:
     """Let functions among the attributes of an alias's module run the alias's modules, where they ran the model's."""
     kinds = (types.FunctionType, types.MethodType, weakref.ref)
-    held.update({name: rebound(value, memo) for name, value in list(held.items()) if type(value) in kinds})
+    held.update({name: rebinding.of(value) for name, value in list(held.items()) if type(value) in kinds})
+    for table in [value for value in held.values() if type(value) in (list, dict)]:
+        # A copy's own.
+        for key, value in list(enumerate(table) if type(table) is list else table.items()):
+            if type(value) in kinds:
+                table[key] = rebinding.of(value)
 
 
-def _copy_hooks(module: nn.Module, memo: dict[int, Any]) -> None:
+def _copy_hooks(module: nn.Module, memo: dict[int, Any], rebinding: Rebinding) -> None:
     """Copy the hooks of a module; what they are of that is no part of the model is no part of its alias either."""
     for table in _hooks_of(module):
         owners = [owner for hook in table.values() for owner in _owners(hook)]
         beside = {id(owner): owner for owner in owners if isinstance(owner, nn.Module) or not _holds(owner, memo)}
         copies = {key: copy.deepcopy(hook, {**beside, **memo}) for key, hook in table.items()}
-        memo[id(table)].update({key: rebound(hook, memo) for key, hook in copies.items()})
+        memo[id(table)].update({key: rebinding.of(hook) for key, hook in copies.items()})
 
 
 def _holds(owner: Any, memo: dict[int, Any]) -> bool:

@@ -69,7 +69,7 @@ class Reach:
         for kind in {type(module) for module in model.modules()}:
             self._enter_class(kind)
         for module in model.modules():
-            if not _is_foreign_home(type(module).__module__):
+            if not is_foreign_home(type(module).__module__):
                 for value in [value for name, value in vars(module).items() if name not in _EVERYONES]:
                     self._meet(value)
         for function in functions:
@@ -126,7 +126,7 @@ class Reach:
         for name in names - known:
             value = code.__globals__.get(name)
             self._meet(value)
-            if type(value) is ModuleType and not _is_foreign_home(value.__name__):
+            if type(value) is ModuleType and not is_foreign_home(value.__name__):
                 for each in names & vars(value).keys():
                     self._meet(vars(value)[each])
         known |= names
@@ -138,7 +138,7 @@ class Reach:
 
     def _enter_class(self, kind: type) -> None:
         for base in kind.__mro__:
-            if id(base) not in self._seen and not _is_foreign_home(base.__module__):
+            if id(base) not in self._seen and not is_foreign_home(base.__module__):
                 self._seen.add(id(base))
                 self.classes.append(base)
                 for name in self._named & vars(base).keys():
@@ -183,8 +183,9 @@ def contents_of(cell: CellType) -> dict[str, Any]:
 def _is_foreign(function: Any) -> bool:
     # What wraps another bears its name and its module, but has the file that it was written in.
     home = function.__globals__.get("__name__") if type(function) is FunctionType else function.__module__
-    return _is_foreign_home(home or "")
+    return is_foreign_home(home or "")
 
 
-def _is_foreign_home(home: str) -> bool:
+def is_foreign_home(home: str) -> bool:
+    """Whether a file of this name is torch's, Python's or numpy's."""
     return home.partition(".")[0] in _FOREIGN

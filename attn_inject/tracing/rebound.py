@@ -14,7 +14,9 @@ from weakref import ref
 
 from torch import nn
 
-from .reach import CONTENTS, contents_of, names_in
+from .reach import contents_of, is_foreign_home, names_in
+
+PAST_THE_COPY = "its code runs the model itself by a name or an object that no copy of it has: let it go by self"
 
 
 def rebound(value: Any, twins: Mapping[int, Any]) -> Any:
@@ -22,56 +24,82 @@ def rebound(value: Any, twins: Mapping[int, Any]) -> Any:
 
     Anything else, and what reaches none of them, is given back as it is.
     """
-    return _Rebinding(twins).of(value)
+    return Rebinding(twins).of(value)
 
 
-class _Rebinding:
+class Rebinding:
+    """`rebound` for several values, which may name one another."""
+
     def __init__(self, twins: Mapping[int, Any]) -> None:
         self._twins = twins
-        self._open: set[int] = set()
+        self._made: dict[int, FunctionType] = {}
+        self._homes: dict[int, dict[str, Any]] = {}
+        # Functions that reach none; kept, so that no other has their ids.
+        self._idle: dict[int, FunctionType] = {}
 
     def of(self, value: Any) -> Any:
+        """`value`, or its twin."""
         if isinstance(value, nn.Module):
             return self._twins.get(id(value), value)
-        if type(value) is ref:
-            target = value()
-            other = self.of(target)
-            return value if other is target else ref(other)
-        if type(value) is MethodType:
-            function, owner = self.of(value.__func__), self.of(value.__self__)
-            same = function is value.__func__ and owner is value.__self__
-            return value if same else MethodType(function, owner)
-        # One that names itself is open already.
-        if type(value) is not FunctionType or id(value) in self._open:
+        if not self._reaches(value):
             return value
-        self._open.add(id(value))
-        try:
-            return self._function(value)
-        finally:
-            self._open.discard(id(value))
+        if type(value) is ref:
+            return ref(self.of(value()))
+        if type(value) is MethodType:
+            return MethodType(self.of(value.__func__), self.of(value.__self__))
+        return self._made.get(id(value)) or self._function(value)
+
+    def _reaches(self, value: Any) -> bool:
+        """Whether one of the modules is reached from here."""
+        seen: dict[int, FunctionType] = {}
+        found = self._leads_to_one(value, seen)
+        if not found:
+            self._idle.update(seen)
+        return found
+
+    def _leads_to_one(self, value: Any, seen: dict[int, FunctionType]) -> bool:
+        if isinstance(value, nn.Module):
+            return id(value) in self._twins
+        if type(value) is ref:
+            return self._leads_to_one(value(), seen)
+        if type(value) is MethodType:
+            return self._leads_to_one(value.__self__, seen) or self._leads_to_one(value.__func__, seen)
+        if type(value) is not FunctionType or id(value) in seen or id(value) in self._idle:
+            return False
+        seen[id(value)] = value
+        held = [part for cell in value.__closure__ or () for part in contents_of(cell).values()]
+        held += [*_named_by(value).values(), *vars(value).values()]
+        return any(self._leads_to_one(part, seen) for part in held)
 
     def _function(self, function: FunctionType) -> FunctionType:
-        cells = tuple(map(self._cell, function.__closure__ or ()))
-        names = {
-            name: function.__globals__[name] for name in set(names_in(function.__code__)) & function.__globals__.keys()
-        }
-        other = {name: self.of(value) for name, value in names.items() if isinstance(value, nn.Module)}
-        own = {name: self.of(value) for name, value in vars(function).items()}
-        renamed = any(value is not names[name] for name, value in other.items())
-        if (
-            cells == (function.__closure__ or ())
-            and not renamed
-            and all(own[n] is v for n, v in vars(function).items())
-        ):
-            return function
-        home = {**function.__globals__, **other} if renamed else function.__globals__
+        named = {name: value for name, value in _named_by(function).items() if self._reaches(value)}
+        home = function.__globals__
+        if named:
+            home = self._homes.setdefault(id(home), dict(home))
+        # Others than those that lead to a module stay the ones that the code shares with who made it.
+        old = function.__closure__ or ()
+        cells = tuple(CellType() if any(map(self._reaches, contents_of(cell).values())) else cell for cell in old)
         made = FunctionType(function.__code__, home, function.__name__, function.__defaults__, cells or None)
+        # It may name itself.
+        self._made[id(function)] = made
+        for cell, other in zip(old, cells, strict=True):
+            if other is not cell:
+                other.cell_contents = self.of(cell.cell_contents)
+        home.update({name: self.of(value) for name, value in named.items()})
         made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
         made.__annotations__, made.__doc__ = function.__annotations__, function.__doc__
-        vars(made).update(own)
+        vars(made).update({name: self.of(value) for name, value in vars(function).items()})
         return made
 
-    def _cell(self, cell: CellType) -> CellType:
-        held = contents_of(cell)
-        other = {name: self.of(value) for name, value in held.items()}
-        return cell if all(other[name] is value for name, value in held.items()) else CellType(other[CONTENTS])
+
+def _named_by(function: FunctionType) -> dict[str, Any]:
+    """The modules, and the functions of the same file, that a function of somebody's names."""
+    home = function.__globals__
+    if is_foreign_home(str(home.get("__name__", ""))):
+        return {}
+    named = {name: home[name] for name in set(names_in(function.__code__)) & home.keys()}
+    return {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, nn.Module) or (type(value) is FunctionType and value.__globals__ is home)
+    }

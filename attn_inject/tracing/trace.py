@@ -109,6 +109,8 @@ class Subject:
         self.skeleton = calling_what_they_wrap(alias(model))
         self.first_convolution: nn.Module | None = None
         self._follows_hooks = False
+        # The model's own modules, which no code of the skeleton should reach.
+        self._strangers = frozenset(map(id, model.modules())) - frozenset(map(id, self.skeleton.modules()))
         self._leaves = Leaves()
         self._notes_settings = whole is not None
         self._leaves.keep_whole(self.skeleton.get_submodule(path) for path in whole or ())
@@ -132,6 +134,7 @@ class Subject:
                 mode,
                 follows_hooks=self._follows_hooks,
                 notes_settings=self._notes_settings,
+                strangers=self._strangers,
             )
             try:
                 tracer.run()
@@ -176,7 +179,14 @@ class Subject:
         """
         for gradients in (False, True):
             for follows_hooks in (False, True):
-                watch = Watch(self.skeleton, self._leaves, inputs, "eval", follows_hooks=follows_hooks)
+                watch = Watch(
+                    self.skeleton,
+                    self._leaves,
+                    inputs,
+                    "eval",
+                    follows_hooks=follows_hooks,
+                    strangers=self._strangers,
+                )
                 try:
                     with torch.set_grad_enabled(gradients):
                         watch.run()

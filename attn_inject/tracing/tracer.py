@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
@@ -48,6 +48,7 @@ from .nodes import has_value, mark_named, note_return, set_frame, set_place, set
 from .onlookers import Hook, changes_something, refuse_what_was_shown
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
+from .rebound import PAST_THE_COPY
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors, written_with_modes
 from .settings import settings_noted
@@ -89,6 +90,7 @@ class Tracer(fx.Tracer):
         *,
         follows_hooks: bool = False,
         notes_settings: bool = False,
+        strangers: Collection[int] = (),
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
@@ -117,6 +119,7 @@ class Tracer(fx.Tracer):
         self._owner = threading.get_ident()
         # Whether a module ran where nobody follows.
         self._elsewhere = False
+        self._strangers = strangers
         self._shown: list[ref[torch.Tensor]] = []
 
     def run(self) -> None:
@@ -244,6 +247,8 @@ class Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         if self.evaluated is not None:
             return forward(*args, **kwargs)
+        if path is None and id(m) in self._strangers:
+            raise Unfollowable(PAST_THE_COPY)
         if path is None:
             # Made, or sliced from a Sequential, within a forward: its code belongs to who made it.
             return m.forward(*args, **kwargs)

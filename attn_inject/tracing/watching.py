@@ -15,7 +15,7 @@ What is written in place flows into whatever the tensor is a view of. Tensors ar
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType
@@ -47,6 +47,8 @@ from .leaves import Leaves
 from .nodes import mark_named
 from .noting import Notes
 from .onlookers import Hook, changes_something, refuse_what_was_shown
+from .proxies import Unfollowable
+from .rebound import PAST_THE_COPY
 from .restoring import ALONE, as_it_was, private_tensors
 from .turns import is_turn_of, refuse_threads, threads_in_turn
 from .types_asked import modules_of
@@ -58,7 +60,14 @@ class Watch:
     """One run of `skeleton` on `inputs` in `mode`: its graph, whose nodes have the values of the run as shapes."""
 
     def __init__(
-        self, skeleton: nn.Module, leaves: Leaves, inputs: Inputs, mode: str, *, follows_hooks: bool = False
+        self,
+        skeleton: nn.Module,
+        leaves: Leaves,
+        inputs: Inputs,
+        mode: str,
+        *,
+        follows_hooks: bool = False,
+        strangers: Collection[int] = (),
     ) -> None:
         self.fixed_arguments: Mapping[str, Any] = {}
         self.hooks = Hooks(skeleton, followed=follows_hooks, works=self._hook_works)
@@ -71,6 +80,7 @@ class Watch:
         self.notes = Notes(skeleton, mode, self._weights)
         # Whether something runs that is one node.
         self._within = False
+        self._strangers = strangers
         # Whether a module ran where nobody watches.
         self._elsewhere = False
         self._shown: list[ref[torch.Tensor]] = []
@@ -190,6 +200,8 @@ class Watch:
 
     def _called(self, call: _Function, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = self._paths.get(id(module))
+        if path is None and id(module) in self._strangers:
+            raise Unfollowable(PAST_THE_COPY)
         if path is None or self._is_hidden():
             return call(module, *args, **kwargs)
         if self._leaves.is_one_call(module, path):

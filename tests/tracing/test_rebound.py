@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import attach, inject
+from attn_inject import TraceError, attach, inject
 from attn_inject.tracing.alias import alias
 from attn_inject.tracing.rebound import rebound
 
@@ -43,6 +43,18 @@ def by_a_helper(model: Any) -> None:
     model.forward = lambda x: model.second(helper(x)).relu()
 
 
+def by_itself(model: Any) -> None:
+    def run(x: torch.Tensor, depth: int = 0) -> Any:
+        return run([model.first, model.second][depth](x), depth + 1) if depth < 2 else x.relu()
+
+    model.forward = run
+
+
+def in_a_list(model: Any) -> None:
+    model.steps = [lambda x: model.first(x), lambda x: model.second(x)]
+    model.forward = lambda x: model.steps[1](model.steps[0](x)).relu()
+
+
 def in_a_part(model: Any) -> None:
     first = model.first
     model.first.forward = lambda x: x + first.branch(x)
@@ -54,7 +66,11 @@ def by_a_method(model: Any) -> None:
 
 
 def of_the_file(x: torch.Tensor) -> Any:
-    return MODEL.second(MODEL.first(x)).relu()
+    return MODEL.second(first_of_the_file(x)).relu()
+
+
+def first_of_the_file(x: torch.Tensor) -> Any:
+    return MODEL.first(x)
 
 
 def by_name(model: Any) -> None:
@@ -63,7 +79,10 @@ def by_name(model: Any) -> None:
     model.forward = of_the_file
 
 
-@pytest.mark.parametrize("how", [by_closure, by_a_helper, in_a_part, by_a_method, by_name])
+HOWS = (by_closure, by_a_helper, by_itself, in_a_list, in_a_part, by_a_method, by_name)
+
+
+@pytest.mark.parametrize("how", HOWS)
 def test_the_modules_of_the_copy_run(how: Any) -> None:
     torch.manual_seed(0)
     model = Net()
@@ -133,3 +152,14 @@ def test_a_weak_reference_to_the_whole_is_one_to_the_copy() -> None:
         assert toys.gates_run(patched, IMAGE) == 2
         assert torch.equal(patched.eval()(IMAGE), model.eval()(IMAGE))
         model.train()
+
+
+def test_what_no_copy_can_have_is_refused_before_the_model_runs() -> None:
+    model: Any = Net()
+    held = {"model": model}
+    model.forward = lambda x: held["model"].second(held["model"].first(x))
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    for form in (inject, attach):
+        with pytest.raises(TraceError, match="runs the model itself by a name or an object that no copy of it has"):
+            form(model, "se", input_size=SIZE, reduction=4)
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
