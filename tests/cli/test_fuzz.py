@@ -66,6 +66,8 @@ def test_exit_codes(cli: Callable, toy: str, model: str, options: list[tuple[str
     ]
     ran = cli(*arguments)
     assert ran.code in (0, 2), ran
+    # Torch warns of layers of width 0 before anyone can refuse them.
+    said = [line for line in ran.err.splitlines() if not line.startswith("attn-inject: warning: ")]
     if ran.code == 2:
-        assert ran.err.count("\n") == 1
+        assert len(said) == 1
     assert "Traceback" not in ran.err
