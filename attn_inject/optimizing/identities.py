@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from ..sites.operations import name_of
 from ..sites.vocabulary import DROPS
+from ..tracing.hook_tables import FORWARD, hook_tables
 
 
 def remove_identities(root: nn.Module, graph: fx.Graph) -> int:
@@ -43,7 +44,7 @@ def past_identities(root: nn.Module, node: fx.Node) -> fx.Node:
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(hook_tables(module, FORWARD))
 
 
 def _does_nothing(root: nn.Module, node: fx.Node) -> bool:

@@ -17,7 +17,7 @@ from ..tracing.face import Faced, attributes_of, face_of, forward_of, portable_f
 from ..tracing.methods import bind
 from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.portable import PortableGraph
-from ..tracing.restoring import aside_in_mode, in_mode
+from ..tracing.restoring import aside_in_mode
 from .early_squeeze import split_gates, squeeze_early
 from .gate_add import fuse_gate_and_add
 from .gate_kernel import use_gate_kernels
@@ -110,7 +110,7 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
 
 def _around(patched: nn.Module, fast: Mapping[str, OptimizedModule]) -> nn.Module:
     """The model around the parts again, in eval mode, with the fast ones in their places."""
-    outer: nn.Module = in_mode(put_in_place(alias(patched), fast), "eval").requires_grad_(requires_grad=False)
+    outer: nn.Module = aside_in_mode(put_in_place(alias(patched), fast), "eval").requires_grad_(requires_grad=False)
     vars(outer).pop("injection", None)
     vars(outer)["rewritten"] = sum((part.rewritten for part in fast.values()), Rewritten())
     return outer

@@ -13,14 +13,16 @@ from ..sites.operations import name_of
 from ..tracing.alias import alias, copied, own_once
 from ..tracing.checkpoints import quiet_checkpoints
 from ..tracing.draws import Draws, own_generators, reseed
+from ..tracing.hook_tables import BACKWARD, FORWARD, hook_tables
 from ..tracing.hooks import Hooks
 from ..tracing.injected import InjectedModule
 from ..tracing.onlookers import shielded
 from ..tracing.restoring import as_it_was, aside_in_mode, written_with_modes
+from ..tracing.spelled import is_writing
 from ..tracing.trace import MODES
 from ..tracing.values import fetch
 
-# Beside the methods that end in an underscore.
+# Beside the functions that say so by their name.
 _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem", "index_assign"}
 
 
@@ -92,12 +94,10 @@ def without_onlookers(aliased: nn.Module) -> nn.Module:
     What is on the alias itself runs around all of it, whatever is patched.
     """
     for path, module in aliased.named_modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            hooks.update({key: shielded(hook) for key, hook in hooks.items()} if path else {})
-        for hooks in (module._backward_hooks, module._backward_pre_hooks):
+        for hooks in hook_tables(module, FORWARD if path else ()):
+            hooks.update({key: shielded(hook) for key, hook in hooks.items()})
+        for hooks in hook_tables(module, BACKWARD if path else (*BACKWARD, *FORWARD)):
             hooks.clear()
-    for hooks in (aliased._forward_pre_hooks, aliased._forward_hooks):
-        hooks.clear()
     return aliased
 
 
@@ -120,8 +120,7 @@ def writes_weights(model: nn.Module, graphs: Iterable[fx.Graph]) -> bool:
                 first = next(iter((*node.args, *node.kwargs.values())), None)
                 into = {*(first if isinstance(first, (list, tuple)) else [first]), node.kwargs.get("out")} & of_weights
                 name = name_of(node)
-                in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
-                if into and (in_place or node.kwargs.get("out") in into):
+                if into and (name in _IN_PLACE or is_writing(name) or node.kwargs.get("out") in into):
                     return True
                 of_weights.update([node] if into else ())
     return False

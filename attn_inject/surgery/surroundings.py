@@ -21,6 +21,7 @@ from ..errors import ArgumentError, GuardError, PlanError, first_line
 from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
 from ..tracing.calls import calls_of, run_on_meta, usual_inputs
+from ..tracing.hook_tables import FORWARD, hook_tables
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.parts import put_in_place, record_of
@@ -142,7 +143,7 @@ class _Way:
 
 
 def _has_hooks(model: nn.Module) -> bool:
-    return any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    return any(hook_tables(module, FORWARD) for module in model.modules())
 
 
 def _not_running(scope: str, error: Exception) -> PlanError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from ..tracing.alias import alias
+from ..tracing.hook_tables import FORWARD, hook_tables
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import arguments_of, chosen_arguments, fresh, tensors_in
 from ..tracing.nodes import value_of
@@ -30,11 +31,11 @@ class Trial:
 
     def __init__(self, source: nn.Module, part: InjectedModule) -> None:
         self._model = alias(source)
-        modules = self._model.modules()
-        tables = [table for module in modules for table in (module._forward_pre_hooks, module._forward_hooks)]
-        self._hooks = [(table, dict(table)) for table in tables if table]
+        inside = [module for module in self._model.modules() if module is not self._model]
+        tables = [table for module in inside for table in hook_tables(module, FORWARD)]
+        self._hooks = [(table, dict(table)) for table in tables]
         without_onlookers(self._model)
-        self._shown = [(table, dict(table)) for table, _ in self._hooks]
+        self._shielded = [(table, dict(table)) for table in tables]
         self._part = part
         self._calls = _Calls()
         self._runs = Runs(self._model, writes=writes_weights(part, map(part.pristine_graph_of, MODES)))
@@ -62,28 +63,23 @@ class Trial:
         else:
             if len(given) == promised or not self._hooks:
                 return given
-        for table, hooks in self._hooks:
-            table.update(hooks)
+        _fill(self._hooks)
         return self._code(graph, mode, inputs, calls)
 
     def of_hooked_code(self, mode: str, inputs: tuple[Any, ...]) -> list[torch.Tensor] | None:
         """What the model's own code gives with all hooks that are in it, the ones that seem to look on too; None where
         there are none, or it does not run so.
         """
-        own = (self._model._forward_pre_hooks, self._model._forward_hooks)
-        inside = [(table, hooks) for table, hooks in self._hooks if not any(table is each for each in own)]
-        if not inside:
+        if not self._hooks:
             return None
-        for table, hooks in inside:
-            table.update(hooks)
+        _fill(self._hooks)
         try:
             with nothing_kept_by_hooks(self._model):
                 return self._code(self._part.pristine_graph_of(mode), mode, inputs, 1)
         except Exception:
             return None
         finally:
-            for table, hooks in self._shown:
-                table.update(hooks)
+            _fill(self._shielded)
 
     def _code(self, graph: fx.Graph, mode: str, inputs: tuple[Any, ...], calls: int) -> list[torch.Tensor]:
         chosen = chosen_arguments(self._model.forward, self._part.fixed)
@@ -107,6 +103,11 @@ class Trial:
             for _ in range(calls):
                 given = interpreter.run(*fresh(inputs), enable_io_processing=False)
             return list(tensors_in(given))
+
+
+def _fill(tables: Iterable[tuple[dict[int, Any], dict[int, Any]]]) -> None:
+    for table, hooks in tables:
+        table.update(hooks)
 
 
 def _has(model: nn.Module, path: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import types
 import weakref
 from collections import OrderedDict
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from .contents import filled_slots
+from .hook_tables import copy_hooks, hook_tables
 from .inputs import tensors_in
 from .rebound import Rebinding
 
@@ -52,12 +52,12 @@ def alias(model: nn.Module) -> nn.Module:
         empty = [value for value in vars(module).values() if type(value) is OrderedDict and not value]
         memo.update({id(table): OrderedDict() for table in empty})
         memo.update(with_history(module))
-        memo.update({id(table): OrderedDict() for table in _hooks_of(module)})
+        memo.update({id(table): OrderedDict() for table in hook_tables(module)})
     other = _copy_of(model, modules, memo)
     rebinding = Rebinding(memo)
     for module in modules:
         _copy_slots(module, memo)
-        _copy_hooks(module, memo, rebinding)
+        copy_hooks(module, memo, rebinding)
         if (forward := compiled_forward(module)) is not None:
             held = vars(memo[id(module)])
             held["forward"] = types.MethodType(forward.__func__, memo[id(module)])
@@ -76,38 +76,6 @@ def _rebind(held: dict[str, Any], rebinding: Rebinding) -> None:
         for key, value in list(enumerate(table) if type(table) is list else table.items()):
             if type(value) in kinds:
                 table[key] = rebinding.of(value)
-
-
-def _copy_hooks(module: nn.Module, memo: dict[int, Any], rebinding: Rebinding) -> None:
-    """Copy the hooks of a module; what they are of that is no part of the model is no part of its alias either."""
-    for table in _hooks_of(module):
-        owners = [owner for hook in table.values() for owner in _owners(hook)]
-        beside = {id(owner): owner for owner in owners if isinstance(owner, nn.Module) or not _holds(owner, memo)}
-        copies = {key: copy.deepcopy(hook, {**beside, **memo}) for key, hook in table.items()}
-        memo[id(table)].update({key: rebinding.of(hook) for key, hook in copies.items()})
-
-
-def _holds(owner: Any, memo: dict[int, Any]) -> bool:
-    """Whether an object holds a module that has been copied."""
-    held = vars(owner).values() if isinstance(getattr(owner, "__dict__", None), dict) else ()
-    return any(isinstance(value, nn.Module) and id(value) in memo for value in held)
-
-
-def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:
-    """The tables of a module's hooks in which there are some."""
-    names = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return [table for name in names if (table := vars(module).get(name))]
-
-
-def _owners(hook: Any) -> Iterator[Any]:
-    """The objects that a hook is of, or is given."""
-    if isinstance(hook, functools.partial):
-        for part in (hook.func, *hook.args, *hook.keywords.values()):
-            yield from _owners(part)
-    elif isinstance(hook, types.MethodType):
-        yield hook.__self__
-    elif not isinstance(hook, types.FunctionType):
-        yield hook
 
 
 def compiled_forward(module: nn.Module) -> types.MethodType | None:

@@ -8,21 +8,29 @@ them, or gives nothing: some models collect their features so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from weakref import ref
 
+import torch
 from torch import nn
 
-from .onlookers import Hook, unheard
+from .contents import tensors_given
+from .hook_tables import BACKWARD, FORWARD, hook_tables
+from .onlookers import Hook, changes_something, unheard
+from .proxies import Unfollowable
 
-FORWARD = ("_forward_pre_hooks", "_forward_hooks")
-BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
+
+@contextmanager
+def _no_values(_shown: Sequence[Any]) -> Iterator[Sequence[Any] | None]:
+    yield None
 
 
 class Hooks:
     """Which hooks of `skeleton` a trace leaves out: of those that it has now, the ones that only look on, or, with
-    `followed`, none. `works` says of a hook, shown its arguments, whether it does more.
+    `followed`, none. They are asked within `values(shown)`, with what that gives in the places of what they are shown;
+    where it gives None, all look on.
 
     `left_out` is whether there was one that would have run; `working` are the keys of those that did more.
     """
@@ -32,16 +40,18 @@ class Hooks:
         skeleton: nn.Module,
         *,
         followed: bool,
-        works: Callable[[Hook, tuple[Any, ...]], bool] = lambda *_: False,
+        values: Callable[[Sequence[Any]], AbstractContextManager[Sequence[Any] | None]] = _no_values,
     ) -> None:
         self._skeleton = skeleton
         self._silent: set[int] = set()
-        self._works = works
+        self._values = values
+        self._shown: list[ref[torch.Tensor]] = []
         self._verdicts: dict[tuple[int, int, bool], bool] = {}
         self.left_out = False
         self.working: set[int] = set()
         if not followed:
-            self._silent = {id(hook) for module in skeleton.modules() for _, hook in _forward_hooks(module)}
+            tables = [table for module in skeleton.modules() for table in hook_tables(module, FORWARD)]
+            self._silent = {id(hook) for table in tables for hook in table.values()}
 
     @contextmanager
     def around(self, module: nn.Module) -> Iterator[None]:
@@ -75,6 +85,25 @@ class Hooks:
 
         return judged
 
+    def _works(self, hook: Hook, given: tuple[Any, ...]) -> bool:
+        module, *shown = given
+        with self._values(shown) as values:
+            if values is None:
+                return False
+            self._shown += map(ref, tensors_given(values))
+            return changes_something(hook, (module, *values))
+
+    def refuse_what_was_shown(self, constants: Iterable[torch.Tensor]) -> None:
+        """Refuse a graph with numbers that a hook was asked with: the model goes on with what its hooks keep.
+
+        Raises:
+            Unfollowable: one of `constants` is a tensor that a hook was shown, or a view of one.
+
+        """
+        kept = {id(tensor) for each in self._shown if (tensor := each()) is not None}
+        if any(id(tensor) in kept or id(tensor._base) in kept for tensor in constants):
+            raise Unfollowable("it goes on with what its hooks keep")
+
     def see(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *made: Any) -> None:
         """Show a module that stays whole to its hooks, for what they note: what they change, they change when it runs.
 
@@ -98,8 +127,3 @@ class Hooks:
                 if table.keys() != held.keys():
                     table.clear()
                     table.update(held)
-
-
-def _forward_hooks(module: nn.Module) -> Iterator[tuple[int, Callable[..., Any]]]:
-    for name in FORWARD:
-        yield from getattr(module, name).items()

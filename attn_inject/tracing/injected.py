@@ -8,17 +8,16 @@ classes, so that paths, keys and plain attributes stay; only `forward` is the gr
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial, update_wrapper
+from functools import update_wrapper
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.module import _WrappedHook
 
 from ..types import Injection
+from .adopting import adopt, hooks_before_a_load
 from .alias import with_history
 from .face import KEPT, Faced, as_its_class, face_of, forward_of, may_be_fixed, portable_face
 from .methods import bind, methods_for_graph
@@ -70,7 +69,7 @@ class InjectedModule(Faced, fx.GraphModule):
         """
         object.__setattr__(self, "_inj_graphs", {})
         super().__init__(nn.Module(), fx.Graph(), class_name=type(skeleton).__name__)
-        _adopt(self, skeleton)
+        adopt(self, skeleton, ("_graph", "forward", *_OWN))
         for name, tensor in constants.items():
             self.register_buffer(name, tensor.detach(), persistent=False)
         own: dict[str, Any] = {
@@ -181,7 +180,7 @@ class InjectedModule(Faced, fx.GraphModule):
     def __copy__(self) -> InjectedModule:
         other = InjectedModule.__new__(InjectedModule)
         other.__dict__.update(vars(self))
-        vars(other)["_load_state_dict_pre_hooks"] = _hooks_for(other, self)
+        vars(other)["_load_state_dict_pre_hooks"] = hooks_before_a_load(other, self)
         _install_forward(other)
         return other
 
@@ -192,7 +191,7 @@ class InjectedModule(Faced, fx.GraphModule):
         state["_inj_pristine"] = {mode: PortableGraph(graph) for mode, graph in self._inj_pristine.items()}
         state["_inj_face"] = portable_face(self._inj_face)
         # A hook that holds what it is a part of could not be put back.
-        state["_load_state_dict_pre_hooks"] = _hooks_for(None, self)
+        state["_load_state_dict_pre_hooks"] = hooks_before_a_load(None, self)
         return _rebuild, (state,)
 
     def __repr__(self) -> str:
@@ -242,7 +241,7 @@ def _install_forward(module: InjectedModule) -> None:
 def _rebuild(state: dict[str, Any]) -> InjectedModule:
     other = InjectedModule.__new__(InjectedModule)
     other.__dict__.update(state)
-    vars(other)["_load_state_dict_pre_hooks"] = _hooks_for(other, other)
+    vars(other)["_load_state_dict_pre_hooks"] = hooks_before_a_load(other, other)
     for name in ("_inj_graphs", "_inj_pristine"):
         vars(other)[name] = {mode: packed.graph() for mode, packed in state[name].items()}
     vars(other)["_inj_codes"] = {}
@@ -250,57 +249,3 @@ def _rebuild(state: dict[str, Any]) -> InjectedModule:
         other._compile(mode)
     _install_forward(other)
     return other
-
-
-def _adopt(target: nn.Module, model: nn.Module) -> None:
-    """Make `model`'s parameters, buffers, children, hooks and plain attributes `target`'s own."""
-    skip = {"_graph", "forward", *_OWN}
-    for key, value in vars(model).items():
-        if key not in skip:
-            vars(target)[key] = value
-    vars(target)["_load_state_dict_pre_hooks"] = _hooks_for(target, model)
-    # By which the class's own `load_state_dict` knows what it is given.
-    vars(target)["_version"] = model._version
-    # Constants of the class (not its code) are looked up on instances too; the most derived class has the word.
-    for base in type(model).__mro__:
-        if base.__module__.startswith("torch.nn.modules") or base in (
-            object,
-            nn.Module,
-            fx.GraphModule,
-            InjectedModule,
-        ):
-            continue
-        for key, value in vars(base).items():
-            plain = not key.startswith("__") and not callable(value) and not hasattr(value, "__get__")
-            if plain and key not in vars(target) and not hasattr(fx.GraphModule, key) and _is_copied(value):
-                vars(target)[key] = value
-
-
-def _hooks_for(target: nn.Module | None, model: nn.Module) -> dict[int, Any]:
-    """The hooks of `model` before a state dict is loaded, of which those that are shown their module see `target`.
-
-    Torch has them refer weakly to the module that they were registered on. Without a target they are to be put back.
-    """
-    hooks: dict[int, Any] = OrderedDict()
-    held: Any
-    for key, held in model._load_state_dict_pre_hooks.items():
-        with_module = getattr(held, "with_module", False) or isinstance(held, _Unbound)
-        kind = _Unbound if target is None else partial(_WrappedHook, module=target)
-        hooks[key] = kind(held.hook) if with_module else held
-    return hooks
-
-
-class _Unbound:
-    """A hook that is shown its module, while there is none."""
-
-    def __init__(self, hook: Callable[..., Any]) -> None:
-        self.hook = hook
-
-
-def _is_copied(value: Any) -> bool:
-    """Whether an instance may hold it: a class's lock, or its table of abstract methods, goes into no copy or file."""
-    try:
-        copy.deepcopy(value)
-    except Exception:
-        return False
-    return True

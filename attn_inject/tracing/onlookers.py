@@ -6,10 +6,9 @@ weight norm works out the weight before each call). It is asked with values; wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from .caches import as_if_unheard
 from .contents import changed, versions
-from .proxies import Unfollowable
+from .hook_tables import FORWARD, hook_tables
 from .reach import names_in
 from .restoring import private_tensors
 
@@ -88,7 +87,7 @@ def nothing_kept_by_hooks(model: nn.Module) -> Iterator[None]:
     """Take back what the forward hooks in `model` keep of a pass, of which each may tell the others."""
     with ExitStack() as stack:
         for module in model.modules():
-            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            for hook in [hook for table in hook_tables(module, FORWARD) for hook in table.values()]:
                 stack.enter_context(_nothing_kept_by(hook, module, in_place=True))
         yield
 
@@ -101,11 +100,9 @@ def unheard(hook: Hook, given: tuple[Any, ...]) -> Any:
         return hook(*given)
 
 
-def refuse_what_was_shown(shown: Iterable[ref[torch.Tensor]], constants: Iterable[torch.Tensor]) -> None:
-    """Refuse a graph with numbers that a hook was asked with: the model goes on with what its hooks keep."""
-    kept = {id(tensor) for each in shown if (tensor := each()) is not None}
-    if any(id(tensor) in kept or id(tensor._base) in kept for tensor in constants):
-        raise Unfollowable("it goes on with what its hooks keep")
+def copies_of(shown: Any) -> Any:
+    """What a hook is shown, in memory of its own and without a history."""
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), shown)
 
 
 def shielded(hook: Hook) -> Hook:
@@ -115,8 +112,7 @@ def shielded(hook: Hook) -> Hook:
     def shielding(*given: Any) -> Any:
         training = given[0].training
         if training not in works:
-            copies = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), given[1:])
-            works[training] = changes_something(hook, (given[0], *copies))
+            works[training] = changes_something(hook, (given[0], *copies_of(given[1:])))
         return unheard(hook, given) if works[training] else None
 
     return shielding

@@ -16,8 +16,6 @@ from torch import nn
 
 from .reach import contents_of, is_foreign_home, names_in
 
-PAST_THE_COPY = "its code runs the model itself by a name or an object that no copy of it has: let it go by self"
-
 
 def rebound(value: Any, twins: Mapping[int, Any]) -> Any:
     """A function, a method or a weak reference for other modules: `twins` has them by the ids of those that it reaches.

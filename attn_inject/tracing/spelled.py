@@ -52,18 +52,23 @@ _FLAGS = frozenset({"requires_grad_", "detach_", "share_memory_", "rename_", "sp
 _OPERATORS = {"__iadd__": "add_", "__isub__": "sub_", "__imul__": "mul_", "__itruediv__": "div_"}
 
 
+def is_writing(name: str) -> bool:
+    """Whether a method or function of this name writes into the first of what it is given: `mul_`, `_foreach_mul_`."""
+    return name.endswith("_") and not name.endswith("__") and name not in _FLAGS
+
+
 def writing_method(function: Callable[..., Any]) -> str | None:
     """The method that writes into its tensor, if `function` is one: "mul_" for `tensor *= 2` too."""
     name = str(getattr(function, "__name__", ""))
-    is_method = name.endswith("_") and not name.startswith("_") and name not in _FLAGS
+    is_method = is_writing(name) and not name.startswith("_")
     return name if is_method else _OPERATORS.get(name)
 
 
 def written_into(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     """The tensors that a call of a function of torch writes into."""
     name = str(getattr(function, "__name__", ""))
-    writes = writing_method(function) is not None or name == "__setitem__" or attribute(function) == "data"
-    if name == "__get__" or not (writes or "out" in kwargs or (name.startswith("_foreach") and name.endswith("_"))):
+    sets = name == "__setitem__" or (name == "__set__" and attribute(function) == "data")
+    if not (sets or is_writing(name) or name in _OPERATORS or "out" in kwargs):
         return []
     given = [*(args[0] if isinstance(args[0], (list, tuple)) else args[:1]), kwargs.get("out")] if args else []
     return [each for each in given if isinstance(each, torch.Tensor)]

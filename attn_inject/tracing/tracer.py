@@ -17,43 +17,40 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
    What it decides on them is a guard (`guards.py`); a module that may stay whole does, rather than have one.
 8. Factories of sizes (`torch.zeros(n, c)`) and random draws are nodes; draws that no graph can hold are refused.
 9. `no_grad`, `autocast` and their like within `forward` become nodes (`regions.py`).
+10. What code makes of weights that it has in its hands, or writes into them, is of the graph (`held_weights.py`).
 """
 
 from __future__ import annotations
 
 import operator
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from .bounds import Bounds
 from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
 from .compiled import as_written
-from .contents import memory_of, tensors_given
 from .draws import Draws
 from .factories import factories_followed
 from .frames import CallStack, values_in, with_nodes
 from .guards import guarded, line_of_code
+from .held_weights import HeldWeights
 from .hooks import Hooks
 from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
-from .onlookers import Hook, changes_something, refuse_what_was_shown
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
-from .rebound import PAST_THE_COPY
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors, written_with_modes
 from .settings import settings_noted
-from .spelled import attribute, spelling, writing_method, written_into
-from .turns import is_turn_of, refuse_threads, threads_in_turn
+from .turns import threads_in_turn
 from .types_asked import modules_of, types_answered
 from .values import Values
 
@@ -94,7 +91,7 @@ class Tracer(fx.Tracer):
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
-        self.hooks = Hooks(skeleton, followed=follows_hooks, works=self._hook_works)
+        self.hooks = Hooks(skeleton, followed=follows_hooks, values=self._values_for_hooks)
         self.inputs = inputs
         self.mode = mode
         self.constants: dict[str, torch.Tensor] = {}
@@ -116,11 +113,8 @@ class Tracer(fx.Tracer):
         self.stack = CallStack()
         self._names: dict[int, str] = {}
         self._index(skeleton)
-        self._owner = threading.get_ident()
-        # Whether a module ran where nobody follows.
-        self._elsewhere = False
-        self._strangers = strangers
-        self._shown: list[ref[torch.Tensor]] = []
+        self._bounds = Bounds(strangers)
+        self._held = HeldWeights(skeleton, self._names, self.constants, self.create_proxy)
 
     def run(self) -> None:
         """Trace; afterwards the skeleton is as it was, and so are the caller's generators.
@@ -159,65 +153,34 @@ class Tracer(fx.Tracer):
             as_written(),
             types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
-            factories_followed(record, lambda: self.evaluated is not None, homes, self._call_plainly),
+            factories_followed(record, lambda: self.evaluated is not None, homes, self._held.call),
             checkpoints_noted(self._note_checkpoint),
             threads_in_turn(),
             settings_noted(self._note_setting) if self._notes_settings else nullcontext(),
         ):
             yield
         self._draws.refuse_new_ones()
-        refuse_threads(self._elsewhere)
-        refuse_what_was_shown(self._shown, self.constants.values())
+        self._bounds.refuse_threads()
+        self.hooks.refuse_what_was_shown(self.constants.values())
 
     def _note_checkpoint(self) -> None:
         if self.evaluated is None:
             self.checkpoints[self._names.get(id(self.open_modules[-1]), "") if self.open_modules else ""] = None
 
-    def _hook_works(self, hook: Hook, given: tuple[Any, ...]) -> bool:
-        """Whether a hook does more than look on, asked with values in the place of the proxies that it is given."""
-        module, *shown = given
+    @contextmanager
+    def _values_for_hooks(self, shown: Sequence[Any]) -> Iterator[Sequence[Any] | None]:
+        """Numbers in the places of the proxies that a hook is shown, while nothing is traced."""
         made = [part.node for part in tree_leaves(shown) if issubclass(type(part), fx.Proxy)]
         if not all(map(has_value, made)):
-            return False
+            yield None
+            return
         device = next((weight.device for weight in self.skeleton.parameters()), torch.device("cpu"))
         outer, self.evaluated = self.evaluated, next(iter(self.graph.nodes))
         try:
             with self._draws.undone():
-                given = real_values(values_in(shown), device)
-                self._shown += map(ref, tensors_given(given))
-                return changes_something(hook, (module, *given))
+                yield real_values(values_in(shown), device)
         finally:
             self.evaluated = outer
-
-    def _call_plainly(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function that is given no proxy; what it makes of weights, or writes into them, is of the graph.
-
-        Code that goes through `parameters()` has the weights themselves.
-        """
-        into = written_into(function, args, kwargs)
-        if into and not self._storages.isdisjoint(map(memory_of, into)):
-            method = writing_method(function)
-            if method is None or len(into) > 1 or not self._is_weight(into[0]):
-                raise Unfollowable("it writes into its weights past the modules that hold them")
-            return self.create_proxy("call_method", method, args, kwargs)
-        result = function(*args, **kwargs)
-        if any(map(self._is_weight, tensors_given((args, kwargs)))) and tensors_given(result):
-            op, target, swapped = spelling(function)
-            read = attribute(function)
-            if read is not None:
-                op, target, args = "call_function", getattr, (args[0], read)
-            return self.create_proxy(op, target, args[::-1] if swapped else args, kwargs)
-        return result
-
-    def _is_weight(self, tensor: torch.Tensor) -> bool:
-        """Whether it is a parameter or a buffer; the numbers of constants are the model's own."""
-        name = self._names.get(id(tensor))
-        return name is not None and name not in self.constants
-
-    @cached_property
-    def _storages(self) -> frozenset[int | None]:
-        held = (*self.skeleton.parameters(), *self.skeleton.buffers())
-        return frozenset(map(memory_of, held)) - {None}
 
     def _note_setting(self, module: nn.Module, name: str, value: Any) -> None:
         path = self._names.get(id(module))
@@ -242,14 +205,10 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         path = self._names.get(id(m))
-        if not is_turn_of(self._owner):
-            self._elsewhere = self._elsewhere or path is not None
+        if self._bounds.are_left(with_a_part=path is not None) or self.evaluated is not None:
             return forward(*args, **kwargs)
-        if self.evaluated is not None:
-            return forward(*args, **kwargs)
-        if path is None and id(m) in self._strangers:
-            raise Unfollowable(PAST_THE_COPY)
         if path is None:
+            self._bounds.refuse_stranger(m)
             # Made, or sliced from a Sequential, within a forward: its code belongs to who made it.
             return m.forward(*args, **kwargs)
         if self.is_leaf_module(m, path):

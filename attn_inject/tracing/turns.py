@@ -140,12 +140,6 @@ class _Turns:
         return iterated
 
 
-def refuse_threads(are_unheard: bool) -> None:  # noqa: FBT001
-    """Refuse what parts of the model did in threads that nobody follows."""
-    if are_unheard:
-        raise Unfollowable("other threads run parts of it")
-
-
 def _is_of_a_pool(thread: threading.Thread) -> bool:
     """Whether it waits for work as long as its pool is there."""
     target = getattr(thread, "_target", None)

@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.utils.hooks import RemovableHandle
 
 from .guards import MACHINERY
-from .hooks import BACKWARD, FORWARD
+from .hook_tables import BACKWARD, FORWARD
 
 _NAMED = 3
 _OURS = f"{__name__.partition('.')[0]}."

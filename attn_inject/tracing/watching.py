@@ -14,20 +14,18 @@ What is written in place flows into whatever the tensor is a view of. Tensors ar
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
+from .bounds import Bounds
 from .branches import COND, both_run
 from .caches import nothing_kept
 from .checkpoints import quiet_checkpoints
@@ -35,7 +33,6 @@ from .compiled import as_written
 from .contents import (
     by_another_name,
     read_out,
-    tensors_given,
     tensors_held,
     versions,
 )
@@ -46,11 +43,9 @@ from .inputs import Inputs, Signature
 from .leaves import Leaves
 from .nodes import mark_named
 from .noting import Notes
-from .onlookers import Hook, changes_something, refuse_what_was_shown
-from .proxies import Unfollowable
-from .rebound import PAST_THE_COPY
+from .onlookers import copies_of
 from .restoring import ALONE, as_it_was, private_tensors
-from .turns import is_turn_of, refuse_threads, threads_in_turn
+from .turns import threads_in_turn
 from .types_asked import modules_of
 
 _Function = Callable[..., Any]
@@ -70,7 +65,7 @@ class Watch:
         strangers: Collection[int] = (),
     ) -> None:
         self.fixed_arguments: Mapping[str, Any] = {}
-        self.hooks = Hooks(skeleton, followed=follows_hooks, works=self._hook_works)
+        self.hooks = Hooks(skeleton, followed=follows_hooks, values=self._copies_for_hooks)
         self._skeleton = skeleton
         self._leaves = leaves
         self._inputs = inputs
@@ -80,10 +75,7 @@ class Watch:
         self.notes = Notes(skeleton, mode, self._weights)
         # Whether something runs that is one node.
         self._within = False
-        self._strangers = strangers
-        # Whether a module ran where nobody watches.
-        self._elsewhere = False
-        self._shown: list[ref[torch.Tensor]] = []
+        self._bounds = Bounds(strangers)
 
     def run(self) -> None:
         """Run the model; afterwards it is as it was, and so are the caller's generators.
@@ -109,13 +101,12 @@ class Watch:
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        call, owner = nn.Module.__call__, threading.get_ident()
+        call = nn.Module.__call__
 
         def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if is_turn_of(owner):
-                return self._called(call, module, args, kwargs)
-            self._elsewhere = self._elsewhere or id(module) in self._paths
-            return call(module, *args, **kwargs)
+            if self._bounds.are_left(with_a_part=id(module) in self._paths):
+                return call(module, *args, **kwargs)
+            return self._called(call, module, args, kwargs)
 
         nn.Module.__call__ = called  # type: ignore[method-assign]
         try:
@@ -129,16 +120,13 @@ class Watch:
                 yield
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
-        refuse_threads(self._elsewhere)
-        refuse_what_was_shown(self._shown, self.notes.constants.values())
+        self._bounds.refuse_threads()
+        self.hooks.refuse_what_was_shown(self.notes.constants.values())
 
-    def _hook_works(self, hook: Hook, given: tuple[Any, ...]) -> bool:
-        """Whether a hook does more than look on, asked with copies of what it is given."""
+    @contextmanager
+    def _copies_for_hooks(self, shown: Sequence[Any]) -> Iterator[Sequence[Any]]:
         with self._aside():
-            module, *shown = given
-            copies = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), shown)
-            self._shown += map(ref, tensors_given(copies))
-            return changes_something(hook, (module, *copies))
+            yield copies_of(shown)
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
@@ -200,8 +188,8 @@ class Watch:
 
     def _called(self, call: _Function, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = self._paths.get(id(module))
-        if path is None and id(module) in self._strangers:
-            raise Unfollowable(PAST_THE_COPY)
+        if path is None:
+            self._bounds.refuse_stranger(module)
         if path is None or self._is_hidden():
             return call(module, *args, **kwargs)
         if self._leaves.is_one_call(module, path):
