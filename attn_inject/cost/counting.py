@@ -38,6 +38,7 @@ from ..tracing.draws import Draws
 from ..tracing.inputs import Inputs, tensors_in
 from ..tracing.recording import real_inputs
 from ..tracing.restoring import as_it_was, aside_in_mode, private_tensors
+from ..tracing.turns import threads_in_turn
 from . import flops
 from .amounts import Cost
 
@@ -101,19 +102,17 @@ def _count(
     counter.hold(taken.values)
     shapes: dict[str, tuple[int, ...]] = {}
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
         stack.enter_context(as_written())
         stack.enter_context(quiet_checkpoints())
-        stack.enter_context(Branches(taken_run))
         stack.enter_context(nothing_kept(aliased, real=real))
         stack.enter_context(Draws.of(aliased).undone())
         if real:
             stack.enter_context(as_it_was(aliased, "eval"))
             stack.enter_context(private_tensors(aliased, "_parameters", "_buffers"))
         stack.enter_context(_watching(aliased, watched, counter.owners, shapes))
-        stack.enter_context(counter)
         try:
-            taken.given_to(aliased)
+            with threads_in_turn(counter.counting), counter.counting():
+                taken.given_to(aliased)
         except Exception as error:
             # The model's own code refuses inputs with errors of any kind.
             raise refusal(error, taken) from error
@@ -203,6 +202,12 @@ class _Counter(TorchDispatchMode):
         result = _result(operation, args, kwargs)
         self._add(operation, args, kwargs, result)
         return result
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Add up what runs in here, in whichever thread."""
+        with torch.no_grad(), Branches(taken_run), self:
+            yield
 
     def hold(self, values: Any) -> None:
         """Take the tensors in `values` for alive from now on, and note the peak."""

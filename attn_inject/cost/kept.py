@@ -7,6 +7,8 @@ computed, so that a batch of any size can be counted on any machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from ..tracing.alias import alias
 from ..tracing.inputs import Inputs
 from ..tracing.restoring import aside_in_mode
+from ..tracing.turns import threads_in_turn
 from .counting import on_meta, refusal
 
 
@@ -72,12 +75,17 @@ def _kept(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> int:
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        try:
+    @contextmanager
+    def keeping() -> Iterator[None]:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            yield
+
+    try:
+        with threads_in_turn(keeping), keeping():
             outputs = given.given_to(aliased)
-        except Exception as error:
-            # The model's own code refuses inputs with errors of any kind.
-            raise refusal(error, given) from error
+    except Exception as error:
+        # The model's own code refuses inputs with errors of any kind.
+        raise refusal(error, given) from error
     found = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     del outputs
     return found

@@ -11,6 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from time import perf_counter
 
@@ -20,6 +21,7 @@ from torch import nn
 from ..tracing.inputs import Inputs, dtype_of, tensors_in
 from .contention import Contention, Watch
 from .device import Device, pick
+from .gradless import without_gradients
 from .samples import Interval, Latency, Timing, median_interval, timing
 
 PAIRS = 30
@@ -102,23 +104,26 @@ class Contest:
         """Race the forward passes in eval mode, without gradients."""
         for model in self.models:
             model.eval()
-        return self._race([self._forward(model) for model in self._callables()], "inference", progress)
+        passes = [partial(self.inputs.given_to, model) for model in self._callables()]
+        within = without_gradients(passes)
+
+        def gradless(run: Callable[[], object]) -> None:
+            with within():
+                run()
+
+        return self._race([partial(gradless, run) for run in passes], "inference", progress)
 
     def training(self, progress: Progress | None = None) -> Race:
         """Race training steps: forward in train mode, the mean of the outputs as loss, backward."""
         for model in self.models:
             model.train()
-        return self._race([self._step(model) for model in self._callables()], "training step", progress)
+        steps = [self._step(model) for model in self._callables()]
+        for step in steps:
+            step()  # compiles, picks kernels, grows the allocator: not counted, nor held against the time limit
+        return self._race(steps, "training step", progress)
 
     def _callables(self) -> list[Callable[..., object]]:
         return [torch.compile(model) for model in self.models] if self.settings.compile else list(self.models)
-
-    def _forward(self, model: Callable[..., object]) -> Callable[[], object]:
-        def run() -> None:
-            with torch.inference_mode():
-                self.inputs.given_to(model)
-
-        return run
 
     def _step(self, model: Callable[..., object]) -> Callable[[], object]:
         parameters = [parameter for each in self.models for parameter in each.parameters()]
@@ -132,8 +137,6 @@ class Contest:
         return run
 
     def _race(self, runs: Sequence[Callable[[], object]], what: str, progress: Progress | None) -> Race:
-        for run in runs:
-            run()  # compiles, picks kernels, grows the allocator: not counted, nor held against the time limit
         begin = perf_counter()
         limit = self.settings.seconds * (1 - SHARES_PART) * (len(runs) - 1)
         warm = [self.device.seconds(run, 1) for run in runs]

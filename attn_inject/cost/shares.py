@@ -18,6 +18,7 @@ from torch import nn
 
 from ..tracing.inputs import Inputs
 from .device import Device, event
+from .gradless import without_gradients
 from .samples import CONFIDENCE, median_interval
 
 _FEWEST, _MOST = 3, 30
@@ -59,20 +60,21 @@ def module_seconds(
 
     Runs at least three passes, then more until `seconds` are over. The model must be in eval mode and on the device.
     """
+    # The race of the whole models has said it.
+    within = without_gradients([lambda: inputs.given_to(model)], says=False)
     marks: dict[str, list[tuple[Any, Any]]] = {path: [] for path in paths}
     handles = [handle for path in paths for handle in _watch(model.get_submodule(path), marks[path], device)]
     samples: dict[str, list[float]] = {path: [] for path in paths}
     try:
         end = perf_counter() + seconds
-        passes = 0
+        passes = 1  # the one before warms up
         while passes <= _FEWEST or (perf_counter() < end and passes <= _MOST):
-            with torch.inference_mode():
+            with within():
                 inputs.given_to(model)
             if device.kind == "cuda":
                 torch.cuda.synchronize()
             for path in paths:
-                if passes > 0:  # the first pass warms up
-                    samples[path].append(sum(_between(*pair) for pair in marks[path]))
+                samples[path].append(sum(_between(*pair) for pair in marks[path]))
                 marks[path].clear()
             passes += 1
     finally:

@@ -17,6 +17,7 @@ from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH
+from ..tracing.turns import turn_losses
 from ..types import Plan, block_name
 from .attach import detached
 from .attachment import attachments_of
@@ -73,6 +74,7 @@ def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> Inject
     trace = located.trace
     losses = not_kept(located.part, trace.graphs.values(), trace.fixed_arguments, trace.hooks)
     losses += checkpoint_losses(map(block_name, trace.checkpoints))
+    losses += turn_losses(in_turn=trace.in_turn)
     patched = rewrite(located, plan, losses)
     if check:
         verification = verify_part(located.part, patched, fresh=True)

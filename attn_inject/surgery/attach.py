@@ -29,6 +29,7 @@ from ..tracing.parts import full_path
 from ..tracing.prepare import parameter_hooks
 from ..tracing.regions import ordinary_mode
 from ..tracing.rewritten import Passing, restore_forward, writing_of
+from ..tracing.turns import turn_losses
 from ..types import (
     DEFAULT_KINDS,
     Existing,
@@ -174,6 +175,7 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
             *ways.reasons,
             *(f"a comparison with what inject gives: {reason}" for reason in like.untried),
             *([f"a proof that the new modules learn: {like.unproven}"] if like.unproven else []),
+            *turn_losses(in_turn=any(trace.in_turn for trace in traces)),
             *parameter_hooks(located.part),
             *compiled_losses(compiled_in(located.part, wrapped=False)),
             *checkpoint_losses(

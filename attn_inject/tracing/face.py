@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import keyword
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -78,6 +79,18 @@ def portable_face(face: type) -> type:
     for name in face.__qualname__.split("."):
         found = getattr(found, name, None)
     return face if found is face else nn.Module
+
+
+def say_what_is_lost(face: type, carried: type) -> None:
+    """Warn of the methods of `KEPT` that the class has and a pickle has not, which carries another class for it."""
+    lost = [name for name in KEPT if getattr(face, name, None) is not getattr(carried, name, None)]
+    if lost:
+        warnings.warn(
+            f"the pickle is without {face.__name__}'s own {', '.join(f'{name}()' for name in lost)}: no other process "
+            "can import the class; define it in a module, outside of functions",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def is_plain(value: Any) -> bool:

@@ -19,7 +19,7 @@ from torch import fx, nn
 from ..types import Injection
 from .adopting import adopt, hooks_before_a_load
 from .alias import with_history
-from .face import KEPT, Faced, as_its_class, face_of, forward_of, may_be_fixed, portable_face
+from .face import KEPT, Faced, as_its_class, face_of, forward_of, may_be_fixed, portable_face, say_what_is_lost
 from .methods import bind, methods_for_graph
 from .portable import PortableGraph
 from .regions import is_region, restoring_grad_mode
@@ -190,6 +190,7 @@ class InjectedModule(Faced, fx.GraphModule):
         state["_inj_graphs"] = {mode: PortableGraph(graph) for mode, graph in self._inj_graphs.items()}
         state["_inj_pristine"] = {mode: PortableGraph(graph) for mode, graph in self._inj_pristine.items()}
         state["_inj_face"] = portable_face(self._inj_face)
+        say_what_is_lost(self._inj_face, state["_inj_face"])
         # A hook that holds what it is a part of could not be put back.
         state["_load_state_dict_pre_hooks"] = hooks_before_a_load(None, self)
         return _rebuild, (state,)

@@ -41,7 +41,7 @@ class Trace:
     but the data flow of one run in eval mode, good for finding sites and for `attach`, not for running.
     `settings` are those that its own code read, where it was traced with others kept `whole`.
     `checkpoints` are the paths of modules that checkpoint activations, which the graphs do not. `hooks` are the keys of
-    those that change something, which the graphs do too.
+    those that change something, which the graphs do too. `in_turn` is whether they do what other threads do.
     """
 
     skeleton: nn.Module
@@ -55,6 +55,7 @@ class Trace:
     settings: tuple[Setting, ...] = ()
     checkpoints: tuple[str, ...] = ()
     hooks: Collection[int] = ()
+    in_turn: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -100,6 +101,7 @@ class Draft:
     settings: Mapping[tuple[str, str], Any]
     checkpoints: Collection[str] = ()
     hooks: Collection[int] = ()
+    in_turn: bool = False
 
 
 class Subject:
@@ -149,6 +151,7 @@ class Subject:
                     tracer.settings,
                     tuple(tracer.checkpoints),
                     tracer.hooks.working,
+                    tracer.works_in_turn,
                 )
             except StaysWhole as request:
                 self._leaves.close(request.module)
@@ -226,6 +229,7 @@ class Subject:
             settings=settings,
             checkpoints=tuple(dict.fromkeys(path for draft in drafts.values() for path in draft.checkpoints)),
             hooks=frozenset(key for draft in drafts.values() for key in draft.hooks),
+            in_turn=any(draft.in_turn for draft in drafts.values()),
         )
 
 

@@ -113,6 +113,8 @@ class Tracer(fx.Tracer):
         self.stack = CallStack()
         self._names: dict[int, str] = {}
         self._index(skeleton)
+        # Whether work that other threads do is in the graph.
+        self.works_in_turn = False
         self._bounds = Bounds(strangers)
         self._held = HeldWeights(skeleton, self._names, self.constants, self.create_proxy)
 
@@ -155,10 +157,11 @@ class Tracer(fx.Tracer):
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
             factories_followed(record, lambda: self.evaluated is not None, homes, self._held.call),
             checkpoints_noted(self._note_checkpoint),
-            threads_in_turn(),
+            threads_in_turn() as turns,
             settings_noted(self._note_setting) if self._notes_settings else nullcontext(),
         ):
             yield
+        self.works_in_turn = turns.taken
         self._draws.refuse_new_ones()
         self._bounds.refuse_threads()
         self.hooks.refuse_what_was_shown(self.constants.values())

@@ -15,6 +15,7 @@ from multiprocessing.pool import Pool, ThreadPool
 from typing import Any
 
 from .proxies import Unfollowable
+from .restoring import ALONE
 
 # Seconds after which work is taken to wait for something that comes after it; and a daemon to be nobody's.
 PATIENCE, PATIENCE_WITH_DAEMONS = 30.0, 1.0
@@ -29,14 +30,23 @@ def is_turn_of(owner: int) -> bool:
 
 
 @contextmanager
-def threads_in_turn(modes: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Iterator[None]:
+def threads_in_turn(modes: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Iterator[Turns]:
     """Let work that is given to threads in here be done before whoever gives it goes on, within `modes()`.
 
     Raises:
         Unfollowable: there was work that was not done before what came after it.
 
     """
-    turns = _Turns(modes)
+    with ALONE:
+        yield from _in_turn(Turns(modes))
+
+
+def turn_losses(*, in_turn: bool) -> tuple[str, ...]:
+    """What a graph has not of threads."""
+    return ("work in other threads: the graph does it in turn",) if in_turn else ()
+
+
+def _in_turn(turns: Turns) -> Iterator[Turns]:
     others: list[tuple[Any, str, Callable[[Any], Any]]] = [
         (threading.Thread, "start", turns.starting),
         (ThreadPoolExecutor, "submit", turns.submitting),
@@ -49,7 +59,7 @@ def threads_in_turn(modes: Callable[[], AbstractContextManager[Any]] = nullconte
     for (home, name, function), (_, _, other) in zip(kept, others, strict=True):
         setattr(home, name, other(function))
     try:
-        yield
+        yield turns
     finally:
         for home, name, function in kept:
             setattr(home, name, function)
@@ -57,11 +67,14 @@ def threads_in_turn(modes: Callable[[], AbstractContextManager[Any]] = nullconte
         raise Unfollowable("it starts a thread that waits for what comes after it")
 
 
-class _Turns:
-    """What stands in the places of the functions that give work to threads, each made from the function itself."""
+class Turns:
+    """What stands in the places of the functions that give work to threads, each made from the function itself.
+
+    `taken` is whether there was such work, `late` whether it waited for what came after it.
+    """
 
     def __init__(self, modes: Callable[[], AbstractContextManager[Any]]) -> None:
-        self.late = False
+        self.taken = self.late = False
         self._modes = modes
         self._owner = threading.get_ident()
 
@@ -73,6 +86,10 @@ class _Turns:
         # Once is enough to know.
         return 0.0 if self.late else PATIENCE
 
+    def _turn(self, work: _Work, *, hands_on: bool = True) -> _Turn:
+        self.taken = True
+        return _Turn(work, self._modes, hands_on=hands_on)
+
     def _over(self, turn: _Turn) -> None:
         self.late = not turn.ended() or self.late
 
@@ -81,7 +98,7 @@ class _Turns:
             if self._is_elsewhere() or _is_of_a_pool(thread):
                 start(thread)
                 return
-            turn, lives_on = _Turn(thread.run, self._modes, hands_on=False), thread.daemon
+            turn, lives_on = self._turn(thread.run, hands_on=False), thread.daemon
             thread.run = turn  # type: ignore[method-assign]
             # One that is late must not keep the process from ending.
             thread.daemon = True
@@ -98,7 +115,7 @@ class _Turns:
         def submitted(pool: ThreadPoolExecutor, work: _Work, /, *args: Any, **kwargs: Any) -> Any:
             if self._is_elsewhere():
                 return submit(pool, work, *args, **kwargs)
-            turn = _Turn(work, self._modes)
+            turn = self._turn(work)
             future = submit(pool, turn, *args, **kwargs)
             wait([future], self._patience())
             self._over(turn)
@@ -110,7 +127,7 @@ class _Turns:
         def applied(pool: Pool, func: _Work, *args: Any, **kwargs: Any) -> Any:
             if self._is_elsewhere(pool):
                 return apply(pool, func, *args, **kwargs)
-            turn = _Turn(func, self._modes)
+            turn = self._turn(func)
             result = apply(pool, turn, *args, **kwargs)
             result.wait(self._patience())
             self._over(turn)
@@ -122,7 +139,7 @@ class _Turns:
         def mapped(pool: Pool, func: _Work, iterable: Any, mapper: Any, chunksize: Any = None, *rest: Any) -> Any:
             if self._is_elsewhere(pool):
                 return several(pool, func, iterable, mapper, chunksize, *rest)
-            turn, items = _Turn(func, self._modes), list(iterable)
+            turn, items = self._turn(func), list(iterable)
             # All in one chunk, which one thread does.
             result = several(pool, turn, items, mapper, len(items) or 1, *rest)
             result.wait(self._patience())
@@ -149,7 +166,7 @@ def _is_of_a_pool(thread: threading.Thread) -> bool:
 class _Turn:
     """`work`, done in the thread that it was given to; with `hands_on` that tells who asks of errors in it."""
 
-    def __init__(self, work: _Work, modes: Callable[[], AbstractContextManager[Any]], *, hands_on: bool = True) -> None:
+    def __init__(self, work: _Work, modes: Callable[[], AbstractContextManager[Any]], *, hands_on: bool) -> None:
         self._work = work
         self._modes = modes
         self._hands_on = hands_on

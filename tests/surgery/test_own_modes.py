@@ -79,6 +79,7 @@ def test_modes_are_those_of_the_class(form: Any, kind: Any, tmp_path: Path) -> N
         assert _modes(each.train()) == _modes(model.train()) == (True, False, True)
         assert _modes(each.eval()) == _modes(model.eval()) == (False, False, kind is OwnEval)
         assert each.train() is each
+        assert toys.gates_run(each, IMAGE) == 2
     assert torch.equal(again.eval()(IMAGE), patched.eval()(IMAGE))
     expected = kind()
     nn.Module.load_state_dict(expected, nn.Module.state_dict(model))
@@ -133,6 +134,7 @@ def test_older_state_dicts_are_taken_as_the_class_takes_them(kind: Any, form: An
     torch.save(patched, held)
     held.seek(0)
     copies = [copy.copy(patched), copy.deepcopy(patched), torch.load(held, weights_only=False)]
+    assert [toys.gates_run(each.eval(), IMAGE) for each in (*copies, patched)] == [2] * 4
     for each in (*copies, patched):
         each.load_state_dict(dict(old))
         assert all(map(torch.equal, each.state_dict().values(), old.values()))
@@ -194,4 +196,18 @@ def test_weights_that_change_with_the_mode_stay_the_callers() -> None:
         for training in (False, True):
             patched.train(training)
             other.train(training)
+            assert toys.gates_run(patched, IMAGE) == 1
             assert torch.equal(patched(IMAGE), other(IMAGE))
+
+
+def test_a_pickle_of_a_class_that_nobody_can_import_says_what_it_is_without() -> None:
+    class Local(FrozenNorms):
+        pass
+
+    patched = inject(Local(), "se", input_size=SIZE, reduction=4)
+    held = io.BytesIO()
+    with pytest.warns(UserWarning, match=r"the pickle is without Local's own train\(\): no other process can import"):
+        torch.save(patched, held)
+    held.seek(0)
+    assert toys.gates_run(torch.load(held, weights_only=False), IMAGE) == 2
+    assert toys.gates_run(copy.deepcopy(patched), IMAGE) == 2

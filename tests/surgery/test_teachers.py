@@ -98,6 +98,9 @@ def test_no_weight_of_the_callers_changes_and_the_teacher_goes_on_to_learn(updat
         assert "writes into its weights past the modules that hold them" in str(error)
         patched = None
     assert all(torch.equal(held, before[name]) for name, held in model.state_dict().items())
+    if patched is not None:
+        # Each pass moves the teacher: of one of its own.
+        assert toys.gates_run(copy.deepcopy(patched).train(), IMAGE) == 1
     for _ in range(2 if patched is not None else 0):
         assert torch.equal(patched.train()(IMAGE), other.train()(IMAGE))
     if patched is not None:

@@ -99,6 +99,7 @@ def test_what_changes_a_module_that_the_graph_runs_through_is_in_the_graph(how: 
     patched = inject(model, "se", input_size=SIZE, reduction=4, init="identity")
     attached = attach(model, "se", input_size=SIZE, reduction=4, init="identity")
     assert patched.injection.not_kept == ()
+    assert [toys.gates_run(form.eval(), IMAGE) for form in (patched, attached)] == [2, 2]
     for training in (False, True):
         expected, state = model.train(training), {name: held.clone() for name, held in model.state_dict().items()}
         given = expected(IMAGE)
@@ -110,6 +111,7 @@ def test_what_changes_a_module_that_the_graph_runs_through_is_in_the_graph(how: 
     assert [name for name, weight in patched.named_parameters() if weight.grad is None] == []
     save(patched, tmp_path / "net.pt")
     again = load(tmp_path / "net.pt", model=Net(PREPARED[how]))
+    assert toys.gates_run(again.eval(), IMAGE) == 2
     assert torch.equal(again.eval()(IMAGE), patched.eval()(IMAGE))
 
 

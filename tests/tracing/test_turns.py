@@ -15,12 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import TraceError, attach, find_sites, inject
+from attn_inject import TraceError, attach, find_sites, inject, report
+from attn_inject.cost.counting import count
+from attn_inject.cost.kept import kept_for_backward
 from attn_inject.tracing import turns
+from attn_inject.tracing.inputs import Inputs
 
 from .. import toys
 
 SIZE = (16, 8, 8)
+IMAGE = torch.rand(1, *SIZE)
 POOL = ThreadPoolExecutor(1)
 _Call = Callable[[nn.Module], torch.Tensor]
 
@@ -128,6 +132,7 @@ def test_what_other_threads_run_is_read_as_if_it_ran_in_turn(spread: Any, decide
         patched = inject(model, "se", input_size=SIZE, reduction=4, init="identity").eval()
         assert torch.equal(patched(x), model(x))
         assert toys.gates_run(patched, x) == 2
+        assert patched.injection.not_kept == ("work in other threads: the graph does it in turn",)
 
 
 ORDERS: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -175,6 +180,17 @@ def test_a_thread_that_waits_for_what_comes_later_is_refused_and_ends(monkeypatc
     with pytest.raises(TraceError, match="starts a thread that waits for what comes after it"):
         find_sites(Spread(served), input_size=SIZE)
     assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
+
+
+def test_what_other_threads_run_costs_what_it_costs_in_turn() -> None:
+    # Behind a stem: what it gives in inference mode is of no use to a thread without.
+    spread, plain = (nn.Sequential(toys.conv(16, 16), Spread(way)) for way in (executor, in_turn))
+    assert asdict(count(spread, [IMAGE])) == asdict(count(plain, [IMAGE]))
+    assert kept_for_backward(spread, Inputs((IMAGE,)), 2) == kept_for_backward(plain, Inputs((IMAGE,)), 2)
+    attached = attach(spread, "se", input_size=SIZE, reduction=4)
+    with pytest.warns(UserWarning, match=r"timed under torch\.no_grad\(\): .* torch\.inference_mode"):
+        told = report(spread, attached, bench_seconds=0.2)
+    assert told.total("MACs").before == count(plain, [IMAGE]).total.macs
 
 
 def test_a_daemon_is_let_go_and_other_threads_errors_are_theirs() -> None:
