@@ -1,8 +1,8 @@
 """SimAM: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
 ICML 2021, https://proceedings.mlr.press/v139/yang21o.html
 
-    e* = 4 (v + lambda) / ((t - mu)^2 + 2 v + 2 lambda),  mu and v of a channel's map, lambda = 1e-4
-    out = x * sigma(1 / e*),  1 / e* = (t - mu)^2 / (4 (v + lambda)) + 1/2
+    e* = 4 (v + lambda) / ((t - mu)^2 + 2 v + 2 lambda),  mu and v of a channel's map, lambda = 1e-4    (equation 5)
+    out = x * sigma(1 / e*),  1 / e* = (t - mu)^2 / (4 (v + lambda)) + 1/2                              (equation 6)
 
 v is a mean of squares, which divides by one less than the number of positions in the authors' code: that is the default
 (`variance="sample"`); `variance="population"` divides by their number. A map of one position varies by nothing: v = 0.

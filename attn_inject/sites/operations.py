@@ -143,7 +143,11 @@ class Operations:
 
     def adds_maps(self, node: fx.Node) -> bool:
         """Whether the node adds two values, however it is spelled: `addends` says which."""
-        return self.is_addition(node) or (isinstance(value_of(node), torch.Tensor) and len(self._summed(node)) == 2)
+        return self.is_addition(node) or self.maps_added_at_once(node) == 2
+
+    def maps_added_at_once(self, node: fx.Node) -> int:
+        """How many maps the node adds that are in a `stack`, or scaled as they are added."""
+        return len(self._summed(node)) if isinstance(value_of(node), torch.Tensor) else 0
 
     def addends(self, node: fx.Node) -> tuple[Any, Any]:
         """The two operands of a node that `adds_maps`."""

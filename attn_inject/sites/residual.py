@@ -53,7 +53,11 @@ def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Ana
     refusals: list[Refusal] = []
     ends: Ends = {}
     for node in flow.order:
-        if flow.operations.carries[node] and flow.operations.adds_maps(node):
+        if not flow.operations.carries[node]:
+            continue
+        if (count := flow.operations.maps_added_at_once(node)) > 2:
+            refusals.append(Refusal(node, "add", f"adds {count} maps at once, not two: R1"))
+        elif flow.operations.adds_maps(node):
             outcome = _judge(flow, axes, node, ends)
             if isinstance(outcome, str):
                 refusals.append(Refusal(node, "add", outcome))

@@ -10,6 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from .modes import Modes
+
 _USUAL = fx.Tracer()
 
 
@@ -22,6 +24,8 @@ class Leaves:
         self._closed: set[type] = set()
         self._followed: set[type] = set()
         self._whole: set[nn.Module] = set()
+        # Of the trace that is under way.
+        self.modes = Modes()
         if "timm.models" in sys.modules:
             from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 
@@ -42,13 +46,22 @@ class Leaves:
         return type(module) in self._registered and not _holds_convolutions(module)
 
     def is_one_call(self, module: nn.Module, path: str) -> bool:
-        """Whether the module is a single node: these, and torch's own layers."""
+        """Whether the module is a single node: these, and torch's own layers.
+
+        A layer that the model's code has put into another mode (`self.norm.eval()` within a forward) is not: as a node
+        it would run in the mode of the whole.
+        """
+        if self.is_leaf(module) and type(module) not in self._closed:
+            return True
         # The class of a parametrized module is torch's, its code somebody's.
-        return self.is_leaf(module) or (_USUAL.is_leaf_module(module, path) and not parametrize.is_parametrized(module))
+        is_torchs = _USUAL.is_leaf_module(module, path) and not parametrize.is_parametrized(module)
+        return (is_torchs or type(module) in self._closed) and not self.modes.are_switched_in(module)
 
     def can_close(self, module: nn.Module) -> bool:
         known = self._closed | self._followed
-        return type(module) not in known and (type(module) in self._registered or _is_layer(module))
+        if type(module) in known or self.modes.are_switched_in(module):
+            return False
+        return type(module) in self._registered or _is_layer(module)
 
     def close(self, module: nn.Module) -> None:
         self._closed.add(type(module))

@@ -44,6 +44,7 @@ from .held_weights import HeldWeights
 from .hooks import Hooks
 from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
+from .modes import Modes
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
@@ -139,11 +140,13 @@ class Tracer(fx.Tracer):
             self.hooks.restored(),
             self._following(),
         ):
+            self.leaves.modes = Modes(self.skeleton.modules())
             self._index_buffers(merged)
             self._index_buffers(buffers)
             # Code may read the statistics of a norm that is a single call elsewhere.
             self._index_buffers(dict(self.skeleton.named_buffers()))
             self.trace(self.skeleton)
+            self.leaves.modes.refuse_later_ones()
 
     @contextmanager
     def _following(self) -> Iterator[None]:
@@ -214,7 +217,9 @@ class Tracer(fx.Tracer):
             self._bounds.refuse_stranger(m)
             # Made, or sliced from a Sequential, within a forward: its code belongs to who made it.
             return m.forward(*args, **kwargs)
-        if self.is_leaf_module(m, path):
+        is_whole = self.is_leaf_module(m, path)
+        self.leaves.modes.has_run(m, whole=is_whole)
+        if is_whole:
             if self.first_convolution is None:
                 self.first_convolution = next((c for c in m.modules() if isinstance(c, nn.modules.conv._ConvNd)), None)
             self.hooks.see(m, "_forward_pre_hooks", args, kwargs)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from .metadata import FOLLOWING, LAYERS, Remembered, following, of_layer
 from .nodes import value_of
+from .recurrent import of_one_step
 from .regions import is_region
 
 _MOVES = ("cpu", "cuda", "xpu", "mps")
@@ -90,7 +91,8 @@ class Values:
             return known
         with self._stood_in(module.modules()), Remembered():
             args, kwargs = as_given(args, kwargs)
-            return module.forward(*args, **kwargs)
+            stepped = of_one_step(module, *args, **kwargs) if isinstance(module, nn.RNNBase) else None
+            return module.forward(*args, **kwargs) if stepped is None else stepped
 
     @contextmanager
     def _stood_in(self, modules: Iterable[nn.Module]) -> Iterator[None]:

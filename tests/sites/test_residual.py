@@ -395,6 +395,11 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
         {},
     ),
     "R1 a value and itself": (["adds a value to itself: R1"], lambda m, x: (y := _branch(m, x)) + y, {}),
+    "R1 three at once": (
+        ["adds 3 maps at once, not two: R1"],
+        lambda m, x: torch.stack([x, _branch(m, x), x.relu()]).mean(0),
+        {},
+    ),
     "R1 ranks": (["adds tensors of different ranks, 4 and 3: R1"], lambda m, x: x + _branch(m, x).mean(0), {}),
     "R1 vectors": (
         ["adds no feature maps, but values of rank 2: R1"],

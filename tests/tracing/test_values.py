@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from attn_inject.tracing.nodes import value_of
 from attn_inject.tracing.trace import trace
@@ -31,6 +34,33 @@ def test_a_weight_has_one_stand_in() -> None:
     net = Net(lambda m, x: (m.w, m.w, x), w=torch.ones(3))
     first, second, _ = value_of(read(net, (1,)).output)
     assert first is second
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("size", [(2, 5, 8), (5, 8), (2, 1, 8)])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"num_layers": 2, "bidirectional": True, "batch_first": True}]
+)
+def test_one_step_of_a_recurrent_layer_tells_of_all(kind: Any, size: Any, options: Any) -> None:
+    layer = kind(8, 16, **options)
+    expected = tree_leaves(layer(torch.rand(size)))
+    seen = read(Net(lambda m, x: m.layer(x), layer=layer), size)
+    made = tree_leaves(value_of(next(node for node in seen.graph.nodes if node.op == "call_module")))
+    assert [(m.shape, m.stride(), m.dtype) for m in made] == [(e.shape, e.stride(), e.dtype) for e in expected]
+
+
+def test_a_long_sequence_is_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    forward = nn.LSTM.forward
+
+    def counted(self: nn.LSTM, x: Any, *rest: Any) -> Any:
+        steps.append(x.shape[1])
+        return forward(self, x, *rest)
+
+    monkeypatch.setattr(nn.LSTM, "forward", counted)
+    monkeypatch.setattr("attn_inject.tracing.recurrent._FORWARDS", (counted,))
+    read(Net(lambda m, x: m.layer(x), layer=nn.LSTM(8, 16, batch_first=True)), (2, 1000, 8))
+    assert set(steps) == {1}
 
 
 def test_structures_keep_their_form() -> None:
