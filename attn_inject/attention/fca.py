@@ -29,7 +29,7 @@ from torch import fx, nn
 from ..errors import AttentionError
 from .averaging import resized
 from .gating import ChannelGate, choice, whole_number
-from .layers import at_least_float32
+from .layers import at_least_float32, sizes
 from .se import fitted_width
 
 fx.wrap("resized")
@@ -136,11 +136,8 @@ class FCA(ChannelGate):
         super().__init__(gate=gate, init=init)
         whole_number("channels", channels)
         chosen = frequencies_of(frequencies, ndim)
-        sizes = [size] * ndim if isinstance(size, int) else list(size or [])
-        if len(sizes) not in (0, ndim):
-            raise AttentionError(f"size must be a number, or {ndim} of them; got {size!r}")
         # 0: as it comes. torch.jit takes no empty list.
-        self.size = [whole_number("size", each) for each in sizes] or [0] * ndim
+        self.size = [0] * ndim if size is None else sizes(size, ndim)
         self.orthonormal: bool = choice({"code": True, "text": False}, "form", form)
         hidden, self.adjustments, self.unmet = fitted_width(channels, reduction)
         if ndim != 2 and isinstance(frequencies, str) and not frequencies.startswith("low"):

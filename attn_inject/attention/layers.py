@@ -54,6 +54,19 @@ def strides(stride: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     return tuple(whole_number("stride", one) for one in each)
 
 
+def sizes(size: int | Sequence[int], ndim: int) -> list[int]:
+    """The extent of a map on each of `ndim` spatial axes, from one for all or one for each.
+
+    Raises:
+        AttentionError: another number of them, or one below 1.
+
+    """
+    each = [size] * ndim if isinstance(size, int) else list(size)
+    if len(each) != ndim:
+        raise AttentionError(f"size must be a number, or {ndim} of them; got {size!r}")
+    return [whole_number("size", one) for one in each]
+
+
 @fx.wrap
 def batch_normed(
     x: torch.Tensor,

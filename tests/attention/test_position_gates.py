@@ -22,22 +22,45 @@ CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 forms = st.sampled_from(["code", "text"])
 
 
+def shared(norm: Any, form: str) -> torch.Tensor:
+    """The share of each weight in their sum; in the text's form of weights whose sum is not near 0."""
+    if form == "text":
+        with torch.no_grad():
+            norm.weight.abs_().add_(0.1)
+        return norm.weight / norm.weight.sum()
+    return norm.weight.abs() / norm.weight.abs().sum()
+
+
 @settings(max_examples=25, deadline=None)
 @given(maps, channels, forms, st.booleans())
 def test_nam(shape: Shape, c: int, form: str, training: bool) -> None:
     nam: Any = shaken(build("nam", c, options={"form": form})).train(training)
     x = drawn(shape[0], c, shape[1])
-    gamma = nam.norm.weight
-    if form == "text":
-        with torch.no_grad():
-            gamma.abs_().add_(0.1)  # their sum is what they are divided by
-        shares = gamma / gamma.sum()
-    else:
-        shares = gamma.abs() / gamma.abs().sum()
+    shares = shared(nam.norm, form)
     normal = normed(nam.norm, x, batch=training and x.numel() > c)
     expected = x * sigma(normal * shares.reshape(1, c, *(1,) * len(shape[1])))
     assert apart(nam(x), expected) <= (1e-9 if training else TIGHT)
     assert parameters_of(nam) == 2 * c
+
+
+@settings(max_examples=25, deadline=None)
+@given(maps, few_channels, forms, st.sampled_from([None, 1, 3]), st.booleans())
+def test_nam_of_positions(shape: Shape, c: int, form: str, size: int | None, training: bool) -> None:
+    extents = shape[1] if size is None else [size] * len(shape[1])
+    options = {"form": form, "size": extents}
+    nam: Any = shaken(build("nam", c, ndim=len(extents), options=options)).train(training)
+    x = drawn(shape[0], c, shape[1])
+    shares = shared(nam.norm, form)
+    normal = normed(nam.norm, x, batch=training and x.numel() > c)
+    x = x * sigma(normal * shares.reshape(1, c, *(1,) * len(extents)))
+    # As many channels as positions, of which each is a map of all images' channels.
+    by_position = rows(averaged(x, extents)).transpose(1, 2)
+    norm, count = nam.spatial.norm, math.prod(extents)
+    shares = shared(norm, form)
+    gate = sigma(normed(norm, by_position, batch=training and shape[0] * c > 1) * shares[:, None])
+    gate = averaged(gate.transpose(1, 2).reshape(shape[0], c, *extents), shape[1])
+    assert apart(nam(drawn(shape[0], c, shape[1])), x * gate) <= (1e-9 if training else TIGHT)
+    assert parameters_of(nam) == 2 * c + 2 * count
 
 
 def test_nam_of_weights_that_a_penalty_drove_to_zero() -> None:
@@ -155,6 +178,7 @@ def test_mlca_pools_as_torch_does() -> None:
     ("name", "options", "words"),
     [
         ("nam", {"form": "mine"}, "form must be one of code, text"),
+        ("nam", {"size": [7, 7, 7]}, "size must be a number, or 2 of them"),
         ("sge", {"groups": 0}, "groups must be a whole number from 1"),
         ("gam", {"kernel": 4}, "kernel must be odd"),
         ("gam", {"groups": 0}, "groups must be a whole number from 1"),

@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "double": ("double", {}),
     "nam": ("nam", {}),
     "nam text": ("nam", {"form": "text"}),
+    "nam sized": ("nam", {"form": "text", "size": 3}),
     "sge": ("sge", {"groups": 8}),
     "gam": ("gam", {"kernel": 3}),
     "gam grouped": ("gam", {"kernel": 3, "groups": 4, "form": "text"}),
