@@ -102,7 +102,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         verification=injection.verification,
         guards=injection.guards,
         any_size=injection.any_size,
-        inputs=inputs_to_plain(_read_on(patched, injection.plan.scope)),
+        inputs=inputs_to_plain(*_read_on(patched, injection.plan.scope or "")),
         others=injection.others,
         folding=folding,
     )
@@ -132,11 +132,12 @@ def _followed(patched: nn.Module) -> nn.Module:
         return patched
 
 
-def _read_on(patched: nn.Module, scope: str | None) -> Inputs:
-    """What the part that was patched last was read on."""
+def _read_on(patched: nn.Module, scope: str) -> tuple[Inputs, nn.Module]:
+    """What the part that was patched last was read on, and the part."""
+    part = patched.get_submodule(scope)
     if attachments := attachments_of(patched):
-        return attachments[-1].inputs
-    return inputs_of(patched_parts(patched)[scope or ""].pristine_graph_of("eval")) or NO_INPUTS
+        return attachments[-1].inputs, part
+    return inputs_of(patched_parts(patched)[scope].pristine_graph_of("eval")) or NO_INPUTS, part
 
 
 def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -17,6 +17,8 @@ from ..planning.tables import named_values, one_of, plain, positive, read_table,
 from ..tracing.input_forms import DTYPES
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..tracing.inputs import Inputs
 
 _MAX_LEVELS = 5
@@ -25,8 +27,10 @@ _MAX_PARTS = 200
 _MAX_ELEMENTS = 2**40
 
 
-def inputs_to_plain(inputs: Inputs) -> dict[str, Any] | None:
-    """The inputs as JSON has them; None for one image, which the plan has, and for what is not made of plain parts."""
+def inputs_to_plain(inputs: Inputs, model: nn.Module) -> dict[str, Any] | None:
+    """The inputs of `model` as JSON has them; None for one image of the size that the plan has, as it would be made for
+    the model anew, and for what is not made of plain parts.
+    """
     try:
         made = {
             "positional": [_to_plain(value) for value in inputs.positional],
@@ -34,8 +38,20 @@ def inputs_to_plain(inputs: Inputs) -> dict[str, Any] | None:
         }
     except TypeError:
         return None
-    is_one_image = not made["named"] and [set(value) for value in made["positional"]] == [{"tensor", "dtype"}]
-    return None if is_one_image else made
+    return None if _is_one_image(inputs, model) else made
+
+
+def _is_one_image(inputs: Inputs, model: nn.Module) -> bool:
+    from ..tracing.inputs import dtype_of
+    from ..tracing.usual_sizes import candidate_shapes, first_convolution
+
+    if inputs.named or len(inputs.positional) != 1 or len(inputs.tensors) != 1:
+        return False
+    (image,) = inputs.tensors
+    if image is not inputs.positional[0] or image.dim() < 2 or image.dtype != dtype_of(model):
+        return False
+    made = candidate_shapes(model, first_convolution(model), tuple(image.shape[1:]))
+    return made[0][1:] == tuple(image.shape[1:])
 
 
 def _to_plain(value: Any) -> dict[str, Any]:

@@ -10,15 +10,16 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from ..errors import AttnInjectError, CheckpointError, PlanError, nearest
-from ..surgery.apply import apply_plan, read_for
-from ..surgery.attach import attach_plan
+from ..errors import AttnInjectError, CheckpointError, PlanError, RewriteError, nearest
+from ..surgery.apply import apply_plan
+from ..surgery.attach import attach_as_planned
+from ..surgery.attachment import attachments_of
 from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts, record_of
 from ..tracing.restoring import in_mode
-from ..types import FORMS, Form
+from ..types import FORMS, Form, Verification
 from ..zoo.building import build
 from .formats import read_file
 from .inputs import inputs_from_plain
@@ -126,9 +127,15 @@ def _attached(path: Path, original: nn.Module, record: Record, example_inputs: A
     attached = original
     for plan in record.plans:
         try:
-            attached = attach_plan(read_for(attached, plan, given.get(plan.scope or ""), may_record=True), plan)
+            attached = attach_as_planned(attached, plan, given.get(plan.scope or ""))
         except AttnInjectError as error:
             raise CheckpointError(f"{path} does not fit the model: {_line(error)}") from error
+        made = attachments_of(attached)[-1].injection.plan
+        left_out = [note for note in made.notes if note.startswith("left out: ") and note not in plan.notes]
+        if made.insertions != plan.insertions:
+            raise CheckpointError(
+                f"{path} has attention that attach() cannot put in: load it with form='graph' ({'; '.join(left_out)})"
+            )
     return attached
 
 
@@ -140,7 +147,12 @@ def _patched(path: Path, original: nn.Module, record: Record, example_inputs: An
     for plan, verification in zip(record.plans, verifications, strict=True):
         scope = plan.scope or ""
         try:
-            patched = apply_plan(patched, plan, example_inputs=given.get(scope), check=False)
+            patched = apply_plan(patched, plan, example_inputs=given.get(scope), check=not _is_of_a_graph(verification))
+        except RewriteError as error:
+            raise CheckpointError(
+                f"{path} is of a model whose graph is not what its code does: load it with form='module' "
+                f"({_line(error)})"
+            ) from error
         except CodeError as error:
             raise CheckpointError(
                 f"{path} is of a model that has no graph: load it with form='module' ({_line(error)})"
@@ -152,6 +164,11 @@ def _patched(path: Path, original: nn.Module, record: Record, example_inputs: An
     if patched_parts(patched).keys() != {""}:
         vars(patched)["injection"] = record_of(patched)
     return patched
+
+
+def _is_of_a_graph(verification: Verification | None) -> bool:
+    """Whether a graph was held against the model's own code before the file was written."""
+    return verification is not None and any(check.name == "trace" and check.passed for check in verification.checks)
 
 
 def _inputs_by_part(path: Path, record: Record, example_inputs: Any) -> Mapping[str, Any]:

@@ -19,12 +19,12 @@ from ..tracing.injected import InjectedModule
 from ..tracing.input_forms import InputForms
 from ..tracing.inputs import Inputs, given_inputs
 from ..tracing.nodes import has_value
-from ..tracing.prepare import materialised, unwrap
+from ..tracing.prepare import materialised, unwrap, wrapped_by
 from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH, annotate, inputs_to_try, trace_at_a_size
 from ..tracing.trace import MODES, Trace
-from ..types import DEFAULT_KINDS, Injection, Insertion, Kind, Sites
+from ..types import DEFAULT_KINDS, Injection, Insertion, Kind, Plan, Sites
 from .found import GraphSites
 from .kinds import checked_kinds
 from .select import locate
@@ -34,7 +34,8 @@ from .select import locate
 class LocatedModel:
     """A model, the part of it that is patched (`scope`, or all of it), and the sites of some kinds found there.
 
-    `sites` is what people see; `graphs` has the same sites with their nodes, in the graph of each mode.
+    `sites` is what people see; `graphs` has the same sites with their nodes, in the graph of each mode. `without` names
+    what was around the model.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class LocatedModel:
     trace: Trace
     sites: Sites
     graphs: dict[str, GraphSites]
+    without: tuple[str, ...] = ()
 
     @property
     def part(self) -> nn.Module:
@@ -133,6 +135,28 @@ def read(
     raise failure or TraceError("no inputs are given")
 
 
+def read_for(
+    model: nn.Module,
+    plan: Plan,
+    example_inputs: Any = None,
+    *,
+    may_record: bool = False,
+    no_graph: TraceError | None = None,
+) -> LocatedModel:
+    """The model as it was read when the plan was made, unless other inputs are given; `read` has the rest."""
+    shape = None if example_inputs is not None else plan.input_shape
+    return read(
+        model,
+        example_inputs=example_inputs,
+        input_size=None if shape is None else shape[1:],
+        batch=BATCH if shape is None else shape[0],
+        kinds=plan.kinds,
+        scope=plan.scope,
+        may_record=may_record,
+        no_graph=no_graph,
+    )
+
+
 @dataclass(frozen=True)
 class _How:
     """How a model is read: see `read`."""
@@ -150,7 +174,7 @@ def _read(
     scope: str | None,
     how: _How,
 ) -> LocatedModel:
-    model = unwrap(model)
+    model, without = unwrap(model), wrapped_by(model)
     inputs = given_inputs(submodule(model, scope), example_inputs)
     model = materialised(model, inputs if scope is None else None)
     part = submodule(model, scope)
@@ -169,7 +193,7 @@ def _read(
                 raise
             traced = record(part, inputs or _of_size(part, shape), reason)
     found = locate(traced, kinds)
-    return LocatedModel(model, scope, kinds, traced, found.sites, found.graphs)
+    return LocatedModel(model, scope, kinds, traced, found.sites, found.graphs, without)
 
 
 def _as_in_place(

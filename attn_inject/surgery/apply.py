@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import RewriteError
-from ..sites.reading import LocatedModel, read
+from ..sites.reading import LocatedModel, read_for
 from ..tracing.alias import alias
 from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.compiled import as_written
@@ -16,7 +16,6 @@ from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts, put_in_place
 from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
-from ..tracing.shapes import BATCH
 from ..tracing.turns import turn_losses
 from ..types import Plan, block_name
 from .attach import detached
@@ -52,20 +51,6 @@ def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, chec
     return apply_to(read_for(model, plan, example_inputs), plan, check=check)
 
 
-def read_for(model: nn.Module, plan: Plan, example_inputs: Any = None, *, may_record: bool = False) -> LocatedModel:
-    """The model as it was read when the plan was made, unless other inputs are given."""
-    shape = None if example_inputs is not None else plan.input_shape
-    return read(
-        model,
-        example_inputs=example_inputs,
-        input_size=None if shape is None else shape[1:],
-        batch=BATCH if shape is None else shape[0],
-        kinds=plan.kinds,
-        scope=plan.scope,
-        may_record=may_record,
-    )
-
-
 @ordinary_mode()
 @as_written()
 def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> InjectedModule:
@@ -73,6 +58,7 @@ def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> Inject
     must_be_apart(located.model, located.scope)
     trace = located.trace
     losses = not_kept(located.part, trace.graphs.values(), trace.fixed_arguments, trace.hooks)
+    losses = (*located.without, *losses)
     losses += checkpoint_losses(map(block_name, trace.checkpoints))
     losses += turn_losses(in_turn=trace.in_turn)
     patched = rewrite(located, plan, losses)

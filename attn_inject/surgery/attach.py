@@ -17,10 +17,10 @@ from typing import Any
 from torch import nn
 
 from ..attention.registry import attentions_of
-from ..errors import PlanError, RewriteError
+from ..errors import AttnInjectError, PlanError, RewriteError, TraceError
 from ..planning.choices import Choices, explaining_choices
 from ..planning.plan import locate_and_plan
-from ..sites.reading import LocatedModel, submodule
+from ..sites.reading import LocatedModel, read_for, submodule
 from ..tracing.alias import alias, copied
 from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.compiled import as_written, compiled_in, compiled_losses
@@ -118,21 +118,53 @@ def attach(
 
 def attach_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any = None) -> nn.Module:
     """`attach` with its arguments as one value."""
-    located, plan = locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True)
+
+    def read(no_graph: TraceError | None) -> tuple[LocatedModel, Plan]:
+        return locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True, no_graph=no_graph)
+
+    return _attach_read(read)
+
+
+def attach_as_planned(model: nn.Module, plan: Plan, example_inputs: Any = None) -> nn.Module:
+    """`attach` as a plan says, on what it was made for unless other inputs are given.
+
+    Raises:
+        TraceError, PlanError, AttentionError, RewriteError: as `attach`; what it leaves out its own plan says.
+
+    """
+
+    def read(no_graph: TraceError | None) -> tuple[LocatedModel, Plan]:
+        return read_for(model, plan, example_inputs, may_record=True, no_graph=no_graph), plan
+
+    return _attach_read(read)
+
+
+def _attach_read(read: Callable[[TraceError | None], tuple[LocatedModel, Plan]]) -> nn.Module:
+    """`attach_plan` on what `read` gives, which is told why a graph that there is will not do, where it will not."""
+    located, plan = read(None)
     try:
-        return attach_plan(located, plan)
+        return _attached(located, plan)
     except RewriteError:
         if located.trace.recorded or located.earlier or (wrong := wrong_trace(located, plan)) is None:
             raise
     # The graph is not what the model's code does, which one run shows all the same.
-    again = locate_and_plan(model, choices, example_inputs=example_inputs, may_record=True, no_graph=wrong)
-    return attach_plan(*again)
+    return _attached(*read(wrong))
+
+
+def _attached(located: LocatedModel, plan: Plan) -> nn.Module:
+    try:
+        return attach_plan(located, plan)
+    except RewriteError as error:
+        try:
+            return attach_plan(located, plan, keeping=True)
+        except AttnInjectError:
+            raise error from None
 
 
 @ordinary_mode()
 @as_written()
-def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
-    """`attach` for a model that has been read and planned."""
+def attach_plan(located: LocatedModel, plan: Plan, *, keeping: bool = False) -> nn.Module:
+    """`attach` for a model that has been read and planned; with `keeping`, code that notes something runs as it is."""
     if any(isinstance(module, InjectedModule) for module in located.model.modules()):
         raise PlanError("inject() patched this model before: use inject for its other parts too, or remove() it first")
     if any(isinstance(writing_of(module), Passing) for module in located.part.modules()):
@@ -144,7 +176,7 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
     if plan.removals or not todo:
         raise PlanError("attach only puts attention in: use inject to take it out")
     blocks = Blocks(located)
-    ways = ways_of(located, blocks, todo)
+    ways = ways_of(located, blocks, todo, keeping=keeping)
     if len(ways.left_out) == len(todo):
         hint = "" if located.trace.recorded else "; use inject"
         raise PlanError(f"{next(iter(ways.left_out.values()))}: attach cannot reach it{hint}")
@@ -172,6 +204,7 @@ def attach_plan(located: LocatedModel, plan: Plan) -> nn.Module:
         versions(),
         Verification(checks) if checks else None,
         not_kept=(
+            *located.without,
             *ways.reasons,
             *(f"a comparison with what inject gives: {reason}" for reason in like.untried),
             *([f"a proof that the new modules learn: {like.unproven}"] if like.unproven else []),
@@ -207,7 +240,13 @@ def _note(
     for one in same:
         places.update(one.kept)
     names = [*(name for one in same for name in one.constants), *(full_path(scope, name) for name in constants)]
-    attachment = Attachment(replace(injection, fingerprint=original), located.trace.inputs, places, tuple(names))
+    orders = dict(order for one in same for order in one.orders)
+    for path in places:
+        home = path.rpartition(".")[0]
+        orders.setdefault(home, tuple(submodule(located.model, home)._modules))
+    attachment = Attachment(
+        replace(injection, fingerprint=original), located.trace.inputs, places, tuple(names), tuple(orders.items())
+    )
     keep_attachments(outer, (*others, attachment))
 
 
@@ -272,4 +311,8 @@ def detached(model: nn.Module) -> nn.Module:
         for path, held in attachment.kept.items():
             home, _, child = path.rpartition(".")
             setattr(bare.get_submodule(home), child, held)
+        for home, names in attachment.orders:
+            children = bare.get_submodule(home)._modules
+            for name in [name for name in names if name in children]:
+                children[name] = children.pop(name)
     return bare

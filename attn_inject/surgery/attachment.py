@@ -19,13 +19,14 @@ class Attachment:
     """What was attached to one part of a model.
 
     `kept` is what stood in the places of new modules, or was called no more, by path; `constants` are the paths of the
-    buffers that rewritten forwards read.
+    buffers that rewritten forwards read; `orders` are (path, names of its children) of modules that held the former.
     """
 
     injection: Injection
     inputs: Inputs = NO_INPUTS
     kept: Mapping[str, nn.Module | None] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
+    orders: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def attachments_of(model: nn.Module) -> tuple[Attachment, ...]:

@@ -45,8 +45,9 @@ def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: Collection
         module = part.get_submodule(path)
         holders = {spot.insertion.module: _holder(part, spot.insertion) for spot in spots}
         if _is_plain_sequence(module) and spots and all(holder is module for holder in holders.values()):
+            names = list(blocks.located.part.get_submodule(path)._modules)
             for spot in spots:
-                _follow(module, blocks.edits(spot)["eval"].value, spot.insertion)
+                _follow(module, names, blocks.edits(spot)["eval"], spot.insertion)
             continue
         trace = blocks.graphs(path)
         outside = set(holders.values()) - set(module.modules())
@@ -131,13 +132,19 @@ def _is_plain_sequence(module: nn.Module) -> bool:
     return type(module).forward is nn.Sequential.forward and own_class(module) is type(module)
 
 
-def _follow(sequence: nn.Module, value: fx.Node, insertion: Insertion) -> None:
-    """N2: let the new module follow the element that gives the value."""
+def _follow(sequence: nn.Module, names: list[str], edit: Edit, insertion: Insertion) -> None:
+    """N2: let the new module follow the element that gives the value, or stand where the one that it replaces stood
+    among `names`, which were there before.
+    """
     child = insertion.module.rpartition(".")[2]
-    element = str(value.target).partition(".")[0]
     new = sequence._modules.pop(child)
     order = list(sequence._modules.items())
-    at = 1 + next(index for index, (name, _) in enumerate(order) if name == element)
+    element = str((edit.replaced or edit.value).target).partition(".")[0]
+    if edit.replaced is None:
+        at = 1 + next(index for index, (name, _) in enumerate(order) if name == element)
+    else:
+        behind = names[names.index(element) + 1 :]
+        at = next((index for index, (name, _) in enumerate(order) if name in behind), len(order))
     sequence._modules.clear()
     sequence._modules.update([*order[:at], (child, new), *order[at:]])
 

@@ -102,7 +102,11 @@ def _alike_in_train_mode(one: nn.Module, other: nn.Module, real: Inputs, *, grad
         return None
     given = _ran(other, real, "train", gradients=gradients)
     statistics = [(held, given.statistics[name]) for name, held in expected.statistics.items()]
-    return same_values(expected.outputs, given.outputs) and all(equal_to_the_bit(*pair) for pair in statistics)
+    if not same_values(expected.outputs, given.outputs) or not all(equal_to_the_bit(*pair) for pair in statistics):
+        return False
+    if not expected.keeps:
+        return True
+    return same_values(*(_ran(each, real, "train", gradients=gradients, calls=2).outputs for each in (one, other)))
 
 
 def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watched]]) -> str:

@@ -2,7 +2,8 @@
 
 W1. Both graphs get the same new modules, at the same sites, once for every call of a block.
 W2. A value gated for all its readers is gated right after it is made; one gated for some, right before the first of
-    them, so that in-place changes in between have happened as in the original.
+    them, so that in-place changes in between have happened as in the original. Where a block's fork is the fork of a
+    block in it too, the outer one's attention comes first: it has more readers.
 W3. Channels-last values are viewed channels-first around the attention (permutes move no data).
 W4. Nothing is eliminated but what an attention takes the place of: the replaced convolution, or the nodes that computed
     only the replaced gate. Modules that are no longer called are displaced: `remove` puts them back.
@@ -56,10 +57,13 @@ def rewrite(located: LocatedModel, plan: Plan, not_kept: tuple[str, ...] = ()) -
     for mode, graph in graphs.items():
         copied = dict(zip(located.trace.graphs[mode].nodes, graph.nodes, strict=True))
         found = located.graphs[mode]
-        for module, changes in edits[mode]:
+        making = _Making(graph)
+        for module, changes in sorted(
+            edits[mode], key=lambda each: -max((_readers_of(c.edit) for c in each[1]), default=0)
+        ):
             placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == module]
             for change in changes:
-                _apply(graph, _copied(change.edit, copied), module, (change.anatomy.block, change.anatomy.call))
+                making.apply(_copied(change.edit, copied), module, (change.anatomy.block, change.anatomy.call))
             _supersede_all(graph, placeholders)
         for site in plan.removals:
             for anatomy in _anatomies(found, site):
@@ -157,9 +161,10 @@ def edit_forward(graph: fx.Graph, edits: Iterable[tuple[str, Edit]], taken: Coll
     edits speak. `taken` are paths at which new modules stand that are called elsewhere.
     """
     _supersede_all(graph, [n for n in graph.nodes if n.op == "call_module" and n.target in taken])
-    for module, edit in edits:
+    making = _Making(graph)
+    for module, edit in sorted(edits, key=lambda each: -_readers_of(each[1])):
         placeholders = [n for n in graph.nodes if n.op == "call_module" and n.target == module]
-        _apply(graph, edit, module, ROOT)
+        making.apply(edit, module, ROOT)
         _supersede_all(graph, placeholders)
     graph.lint()
 
@@ -178,24 +183,39 @@ def _supersede_all(graph: fx.Graph, placeholders: Iterable[fx.Node]) -> None:
             _supersede(graph, node, node.all_input_nodes[0])
 
 
-def _apply(graph: fx.Graph, edit: Edit, module: str, frame: Frame) -> None:
-    value = edit.value
-    if (replaced := edit.replaced) is not None:
-        with graph.inserting_before(replaced):
+def _readers_of(edit: Edit) -> int:
+    """For how many readers a value is gated; 0 for all."""
+    return len(edit.readers or ())
+
+
+class _Making:
+    """Makes the edits of one graph, those for more readers of a value before those for fewer of them."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._graph = graph
+        # What a reader has been given in the place of a value.
+        self._given: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
+
+    def apply(self, edit: Edit, module: str, frame: Frame) -> None:
+        graph, value = self._graph, edit.value
+        if (replaced := edit.replaced) is not None:
+            with graph.inserting_before(replaced):
+                _, last = _call(graph, module, value, edit.channel_axis, frame)
+            _supersede(graph, replaced, last)
+            return
+        if edit.readers is None:
+            with graph.inserting_after(value):
+                new, last = _call(graph, module, value, edit.channel_axis, frame)
+            value.replace_all_uses_with(last, delete_user_cb=lambda user: user is not new)
+            return
+        order = {node: index for index, node in enumerate(graph.nodes)}
+        first = min(edit.readers, key=order.__getitem__)
+        value = self._given.get((edit.value, first), edit.value)
+        with graph.inserting_before(first):
             _, last = _call(graph, module, value, edit.channel_axis, frame)
-        _supersede(graph, replaced, last)
-        return
-    if edit.readers is None:
-        with graph.inserting_after(value):
-            new, last = _call(graph, module, value, edit.channel_axis, frame)
-        value.replace_all_uses_with(last, delete_user_cb=lambda user: user is not new)
-        return
-    readers = edit.readers
-    order = {node: index for index, node in enumerate(graph.nodes)}
-    with graph.inserting_before(min(readers, key=order.__getitem__)):
-        _, last = _call(graph, module, value, edit.channel_axis, frame)
-    for reader in readers:
-        reader.replace_input_with(value, last)
+        for reader in edit.readers:
+            reader.replace_input_with(value, last)
+            self._given[edit.value, reader] = last
 
 
 def _call(graph: fx.Graph, module: str, value: fx.Node, channel_axis: int, frame: Frame) -> tuple[fx.Node, fx.Node]:

@@ -24,6 +24,7 @@ from ..tracing.values import fetch
 
 # Beside the functions that say so by their name.
 _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem", "index_assign"}
+_WITH_STATISTICS = {"batch_norm", "instance_norm"}
 
 
 class Runs:
@@ -102,9 +103,14 @@ def without_onlookers(aliased: nn.Module) -> nn.Module:
 
 
 def alone_in_eval(part: InjectedModule) -> nn.Module:
-    """An alias of a graph in eval mode, without hooks that look on, and with weights of its own where it writes any."""
+    """An alias of a graph in eval mode, without hooks that look on, with buffers of its own, which observers write in
+    eval mode too, and with weights of its own where it writes any.
+    """
     writes = writes_weights(part, map(part.graph_of, MODES))
     aliased: nn.Module = aside_in_mode(without_onlookers((copied if writes else alias)(part)), "eval")
+    own: dict[int, torch.Tensor] = {}
+    for table, name, tensor in () if writes else _held(aliased, "_buffers"):
+        table[name] = own_once(tensor, own)
     return aliased
 
 
@@ -121,6 +127,10 @@ def writes_weights(model: nn.Module, graphs: Iterable[fx.Graph]) -> bool:
                 into = {*(first if isinstance(first, (list, tuple)) else [first]), node.kwargs.get("out")} & of_weights
                 name = name_of(node)
                 if into and (name in _IN_PLACE or is_writing(name) or node.kwargs.get("out") in into):
+                    return True
+                # Somebody's statistics may be parameters that want no gradient.
+                statistics = (*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var"))
+                if name in _WITH_STATISTICS and not of_weights.isdisjoint(statistics):
                     return True
                 of_weights.update([node] if into else ())
     return False

@@ -2,8 +2,9 @@
 
 Y1. A spot (`blocks.py`) whose module has a graph without guards is rewritten.
 Y2. Where the module has none, or one for certain sizes only, the forward of the block that holds the attention runs as
-    it is, and what a child of it returns (`makers.py`) passes through the attention meanwhile.
-Y3. What neither reaches is rewritten with its guards, or left out.
+    it is, and what a child of it returns (`makers.py`) passes through the attention meanwhile. So it does, where that
+    is asked for, if its code notes something on itself, which a rewritten forward would not.
+Y3. What neither reaches is rewritten with its guards, or left out; code that notes something is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ..types import Insertion, block_name
 from .blocks import Blocks, Spot
 from .containers import goes_over_children
 from .makers import maker
+
+KEEPS_SOMETHING = "its code keeps something from one call to the next"
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Ways:
         return list(dict.fromkeys(spot.path for spot in self.spots))
 
 
-def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertion]) -> Ways:
-    """The way of each insertion."""
+def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertion], *, keeping: bool = False) -> Ways:
+    """The way of each insertion; with `keeping`, code that notes something on itself runs as it is."""
     spots: list[Spot] = []
     makers: dict[str, tuple[str, tuple[int, ...] | None]] = {}
     reasons: list[str] = []
@@ -51,7 +54,8 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
         if isinstance(spot, Spot) and spot.path != home and goes_over_children(holder) and not blocks.has_graphs(home):
             left_out[insertion.module] = f"{block}: its own code goes over its children, and would run the attention"
             continue
-        if isinstance(spot, Spot) and not blocks.graphs(spot.path).guards:
+        notes = isinstance(spot, Spot) and keeping and blocks.graphs(spot.path).notes
+        if isinstance(spot, Spot) and not notes and not blocks.graphs(spot.path).guards:
             spots.append(spot)
             continue
         try:
@@ -60,14 +64,16 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
                 raise PlanError(f"{block}: its own code may run what is called {name!r}")
             if has_own_forward(holder):
                 raise PlanError(f"{block}: it has a forward of its own, which its class's does not change")
-        except PlanError:
-            if isinstance(spot, Spot):
+        except PlanError as error:
+            if notes:
+                left_out[insertion.module] = f"{block}: {KEEPS_SOMETHING}, and a forward of ours would not ({error})"
+            elif isinstance(spot, Spot):
                 spots.append(spot)
             else:
                 left_out[insertion.module] = spot if spot.startswith(f"{block} ") else f"{block}: {spot}"
             continue
         makers[insertion.module] = child, order
-        why = "its code decides on sizes" if isinstance(spot, Spot) else spot
+        why = KEEPS_SOMETHING if notes else "its code decides on sizes" if isinstance(spot, Spot) else spot
         reasons.append(
             f"{block}: its own forward runs, since {why}; compilers and scripts do not follow the attention around it"
         )

@@ -4,7 +4,8 @@ Where code turns a size into a number or decides a branch on it, the graph holds
 computes the outcome again whenever it runs, and a `guarded` node compares: another outcome is an error with the line of
 the model's code, never a wrong result. A guard that came out differently in a second trace that gave the same graph
 is idle and taken out: one of a truth value, since there is no third outcome; one of a text, since texts are written
-for people; one of a number if two more sizes agree.
+for people; one of a number if two more sizes agree. So are those of whether a value wants a gradient, where a trace
+that answers the other way gives the same graph.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +72,63 @@ def same_graph(graph: fx.Graph, other: fx.Graph) -> bool:
     return _described(graph) == _described(other)
 
 
-def _described(graph: fx.Graph) -> list[Any]:
+def _described(graph: fx.Graph, left_out: Collection[fx.Node] = ()) -> list[Any]:
     order: dict[fx.Node, int] = {}
     lines: list[Any] = []
     for node in graph.nodes:
-        if node.target is guarded:
+        if node.target is guarded or node in left_out:
             continue
         order[node] = len(order)
         # An assertion's message may write down what was asserted.
         given = node.args[:1] if node.target is torch._assert else node.args
         args, kwargs = fx.node.map_arg((given, node.kwargs), lambda n: ("node", order[n]))
+        if node.target is torch.cat:
+            # A checkpoint hands on a tuple of what it was given as a list.
+            args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
         lines.append((node.op, str(node.target), repr(args), repr(kwargs)))
     return lines
+
+
+def same_but_for_guards(graph: fx.Graph, other: fx.Graph) -> bool:
+    """Whether two graphs compute the same, whatever is asked on the way for guards alone."""
+    one, another = (_described(each, _for_guards(each)) for each in (graph, other))
+    return one == another
+
+
+def _for_guards(graph: fx.Graph) -> set[fx.Node]:
+    """What only guards read, and these."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.target is guarded or (
+            node.op not in ("placeholder", "output")
+            and node.users
+            and found.issuperset(node.users)
+            and not _holds_tensors(value_of(node))
+        ):
+            found.add(node)
+    return found
+
+
+def asks_for_gradients(node: fx.Node) -> bool:
+    """Whether the node is `x.requires_grad`."""
+    return node.target is getattr and len(node.all_input_nodes) == 1 and bool(node.args[1] == "requires_grad")
+
+
+def guards_of_gradients(graph: fx.Graph) -> list[fx.Node]:
+    """The guards of whether a value wants a gradient."""
+    return [node for node in _guarded(graph) if any(map(asks_for_gradients, _read_for(node)))]
+
+
+def _read_for(guard: fx.Node) -> set[fx.Node]:
+    """The numbers and truth values that a guard is made of."""
+    found: set[fx.Node] = set()
+    pending = list(guard.all_input_nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found and not _holds_tensors(value_of(node)):
+            found.add(node)
+            pending += node.all_input_nodes
+    return found
 
 
 def idle_guards(graph: fx.Graph, other: fx.Graph) -> list[fx.Node]:

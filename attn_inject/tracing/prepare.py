@@ -63,6 +63,20 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def wrapped_by(model: nn.Module) -> tuple[str, ...]:
+    """What `unwrap` takes off, as a patched model is without it."""
+    losses: list[str] = []
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            losses.append(f"{type(model).__name__} around the model: put it around what is returned")
+            model = model.module
+        elif is_compiled_wrapper(model):
+            losses += compiled_losses(["(model)"])
+            model = model.get_submodule("_orig_mod")
+        else:
+            return tuple(losses)
+
+
 def _is_quantized(module: nn.Module) -> bool:
     """Whether it computes in integers; `FloatFunctional`, the float stand-in of quantizable models, does not."""
     homes = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")

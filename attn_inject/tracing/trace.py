@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from .alias import alias
 from .compiled import calling_what_they_wrap
 from .explain import CodeError, SizeError, is_data_dependent
 from .frames import Calls
-from .guards import guards_of
+from .guards import erase_guards, guards_of, guards_of_gradients, same_but_for_guards
 from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
 from .settings import Setting, settings_of
@@ -41,7 +41,8 @@ class Trace:
     but the data flow of one run in eval mode, good for finding sites and for `attach`, not for running.
     `settings` are those that its own code read, where it was traced with others kept `whole`.
     `checkpoints` are the paths of modules that checkpoint activations, which the graphs do not. `hooks` are the keys of
-    those that change something, which the graphs do too. `in_turn` is whether they do what other threads do.
+    those that change something, which the graphs do too. `in_turn` is whether they do what other threads do. `notes` is
+    whether the model's code notes something on it, which the graphs do not.
     """
 
     skeleton: nn.Module
@@ -56,6 +57,7 @@ class Trace:
     checkpoints: tuple[str, ...] = ()
     hooks: Collection[int] = ()
     in_turn: bool = False
+    notes: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -102,6 +104,7 @@ class Draft:
     checkpoints: Collection[str] = ()
     hooks: Collection[int] = ()
     in_turn: bool = False
+    notes: bool = False
 
 
 class Subject:
@@ -120,11 +123,28 @@ class Subject:
     def draft(self, mode: str, inputs: Inputs | None) -> Draft:
         """The graph of `mode`, "train" or "eval".
 
+        Where code asks whether a value wants a gradient (most does to decide on a checkpoint, which no graph has), the
+        graph that the contrary answers give says whether it matters.
+
         Raises:
             SizeError: naming the node that does not run on these inputs.
             TraceError: naming the line at which the model cannot be followed.
 
         """
+        made = self._draft(mode, inputs)
+        asked = guards_of_gradients(made.graph)
+        if not asked:
+            return made
+        try:
+            other = self._draft(mode, inputs, gradients="all")
+        except TraceError:  # The code goes another way there.
+            return made
+        if not same_but_for_guards(made.graph, other.graph):
+            return self._draft(mode, inputs, gradients="trained") if mode == "train" else made
+        erase_guards(made.graph, asked)
+        return replace(made, checkpoints=tuple(dict.fromkeys((*made.checkpoints, *other.checkpoints))))
+
+    def _draft(self, mode: str, inputs: Inputs | None, *, gradients: str = "") -> Draft:
         given = None if inputs is None else inputs.on_meta()
         without_hooks: TraceError | None = None
         loaded: set[str] | None = set(sys.modules)
@@ -137,6 +157,7 @@ class Subject:
                 follows_hooks=self._follows_hooks,
                 notes_settings=self._notes_settings,
                 strangers=self._strangers,
+                gradients=gradients,
             )
             try:
                 tracer.run()
@@ -152,6 +173,7 @@ class Subject:
                     tuple(tracer.checkpoints),
                     tracer.hooks.working,
                     tracer.works_in_turn,
+                    tracer.has_noted,
                 )
             except StaysWhole as request:
                 self._leaves.close(request.module)
@@ -230,6 +252,7 @@ class Subject:
             checkpoints=tuple(dict.fromkeys(path for draft in drafts.values() for path in draft.checkpoints)),
             hooks=frozenset(key for draft in drafts.values() for key in draft.hooks),
             in_turn=any(draft.in_turn for draft in drafts.values()),
+            notes=any(draft.notes for draft in drafts.values()),
         )
 
 

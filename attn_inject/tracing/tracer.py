@@ -17,7 +17,8 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
    What it decides on them is a guard (`guards.py`); a module that may stay whole does, rather than have one.
 8. Factories of sizes (`torch.zeros(n, c)`) and random draws are nodes; draws that no graph can hold are refused.
 9. `no_grad`, `autocast` and their like within `forward` become nodes (`regions.py`).
-10. What code makes of weights that it has in its hands, or writes into them, is of the graph (`held_weights.py`).
+10. What code makes of weights that it has in its hands, or writes into them, is of the graph (`held_weights.py`); so
+    are new values of buffers (`reassigned.py`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from .modes import Modes
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
+from .reassigned import put_back
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors, written_with_modes
 from .settings import settings_noted
@@ -89,6 +91,7 @@ class Tracer(fx.Tracer):
         follows_hooks: bool = False,
         notes_settings: bool = False,
         strangers: Collection[int] = (),
+        gradients: str = "",
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
@@ -107,13 +110,15 @@ class Tracer(fx.Tracer):
         self.skeleton = skeleton
         self.settings: dict[tuple[str, str], Any] = {}
         self._notes_settings = notes_settings
-        self._values = Values(skeleton, self.constants)
+        self._values = Values(skeleton, self.constants, gradients=gradients)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode: fx.Node | None = None
         self._texts: list[tuple[fx.Node, str]] = []
         self.stack = CallStack()
         self._names: dict[int, str] = {}
         self._index(skeleton)
+        # Whether code has noted something on the model.
+        self.has_noted = False
         # Whether work that other threads do is in the graph.
         self.works_in_turn = False
         self._bounds = Bounds(strangers)
@@ -135,7 +140,7 @@ class Tracer(fx.Tracer):
             private_tensors(self.skeleton, *_TENSORS, but_in=lambda m, _: id(m) not in written) as merged,
             nothing_kept(self.skeleton),
             self._draws.undone(),
-            as_it_was(self.skeleton, self.mode),
+            as_it_was(self.skeleton, self.mode) as noted,
             private_tensors(self.skeleton, "_buffers", but_in=self.is_leaf_module) as buffers,
             self.hooks.restored(),
             self._following(),
@@ -144,9 +149,11 @@ class Tracer(fx.Tracer):
             self._index_buffers(merged)
             self._index_buffers(buffers)
             # Code may read the statistics of a norm that is a single call elsewhere.
-            self._index_buffers(dict(self.skeleton.named_buffers()))
+            before = dict(self.skeleton.named_buffers(remove_duplicate=False))
+            self._index_buffers(before)
             self.trace(self.skeleton)
             self.leaves.modes.refuse_later_ones()
+            self.has_noted = not put_back(self.skeleton, before, self.graph, self) or noted()
 
     @contextmanager
     def _following(self) -> Iterator[None]:

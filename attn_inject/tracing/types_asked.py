@@ -41,7 +41,8 @@ def types_answered(model: nn.Module) -> Iterator[None]:
     finally:
         torch.is_tensor, torch.jit.isinstance = is_tensor, of_script
         for home, name in homes:
-            del home[name]
+            # Somebody's code may have taken it out; what is left must go all the same.
+            home.pop(name, None)
 
 
 def modules_of(model: nn.Module) -> list[ModuleType]:
@@ -61,7 +62,9 @@ def _modules_in(packages: set[str]) -> list[ModuleType]:
     packages = packages - _NOBODYS
     within = tuple(f"{package}." for package in packages)
     loaded = [module for name, module in list(sys.modules.items()) if name in packages or name.startswith(within)]
-    return [module for module in loaded if type(getattr(module, "__dict__", None)) is dict]
+    # Some go by several names.
+    once = {id(module): module for module in loaded if type(getattr(module, "__dict__", None)) is dict}
+    return list(once.values())
 
 
 def _globals_of(homes: set[str]) -> list[Any]:

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._pytree import tree_map
 
+from .guards import asks_for_gradients
 from .metadata import FOLLOWING, LAYERS, Remembered, following, of_layer
 from .nodes import value_of
 from .recurrent import of_one_step
@@ -27,12 +28,20 @@ class Values:
     """Gives the value of a node of `root`'s graphs whose arguments have theirs.
 
     Values stay on the meta device whatever the code moves them to; asked for its device, a value answers with the
-    device of the model, so that code that decides on it decides as it will when it runs.
+    device of the model, so that code that decides on it decides as it will when it runs. Asked whether it wants a
+    gradient, it answers as in a run without any, or as `gradients` say: "all" (the contrary) or "trained".
     """
 
-    def __init__(self, root: nn.Module, constants: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        constants: Mapping[str, torch.Tensor],
+        *,
+        gradients: str = "",
+    ) -> None:
         self._root = root
         self._constants = constants
+        self._gradients = gradients
         self._made: dict[int, torch.Tensor] = {}
         # The originals are kept, since an id is another tensor's once its own is gone.
         self._kept: list[torch.Tensor] = []
@@ -60,6 +69,8 @@ class Values:
             return args[0]
         if is_region(node.target):
             return None
+        if asks_for_gradients(node):
+            return self._wants_gradient(node.all_input_nodes[0])
         module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else None
         # Asking for the device of what is made costs as much as what is done.
         makes_nothing = type(module) in LAYERS or node.target in FOLLOWING
@@ -83,6 +94,17 @@ class Values:
             given = [part for each in args if isinstance(each, nn.Module) for part in each.modules()]
             with self._stood_in(given):
                 return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _wants_gradient(self, node: fx.Node) -> bool:
+        if node.op == "get_attr":
+            held = bool(getattr(fetch(self._root, str(node.target)), "requires_grad", False))
+            return held is (self._gradients != "all")
+        if self._gradients != "trained":
+            return self._gradients == "all"
+        value = value_of(node)
+        return (
+            node.op != "placeholder" and torch.is_grad_enabled() and (value.is_floating_point() or value.is_complex())
+        )
 
     def _call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run one leaf on meta stand-ins of its tensors, without its hooks, and leave it as it was."""
@@ -133,6 +155,9 @@ def _call_method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
             return target
         if name == "to" and rest and isinstance(rest[0], str):
             rest[0] = "meta"
+        if name.endswith("_") and any(isinstance(part, torch.Tensor) and part.is_meta for part in rest):
+            # A single number, which is not known from here on.
+            target = target.to("meta")
     method = getattr(type(target), name, None)
     if method in FOLLOWING:
         return following(method, (target, *rest), kwargs)

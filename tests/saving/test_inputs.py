@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import CheckpointError, inject, load, save
+from attn_inject import CheckpointError, attach, inject, load, save
 from attn_inject.saving.inputs import checked_inputs, inputs_from_plain, inputs_to_plain
 from attn_inject.saving.inspection import inspect
 from attn_inject.saving.record import record_from_text, record_to_text
 from attn_inject.tracing.inputs import Inputs, image
 
+from .. import toys
 from ..tracing.test_input_forms import FORMS, Many
 from .test_record import RECORD
 
@@ -65,12 +66,86 @@ def test_exports_take_any_batch_of_them(suffix: str, tmp_path: Path) -> None:
 
 def test_plain_parts_come_back_and_one_image_is_the_plan_s() -> None:
     given = Inputs((torch.empty(2, 3, device="meta"), (1, 2.5)), {"a": [None, True], "b": {"c": "text"}})
-    made = inputs_to_plain(given)
+    made = inputs_to_plain(given, nn.Identity())
     again = inputs_from_plain(checked_inputs("inputs", json.loads(json.dumps(made))))
     assert (again.positional[1], again.named) == (given.positional[1], given.named)
     assert again.positional[0].shape == (2, 3)
-    assert inputs_to_plain(image(3, 8, 8)) is None
-    assert inputs_to_plain(Inputs((nn.Identity(),))) is None
+    assert inputs_to_plain(image(3, 8, 8), toys.conv(3, 4)) is None
+    assert inputs_to_plain(image(3, 8), toys.conv(3, 4, d=1)) is None
+    assert inputs_to_plain(Inputs((nn.Identity(),)), nn.Identity()) is None
+    others = [image(8), image(3, 8), Inputs((torch.empty(2, 3, 8, 8, dtype=torch.uint8),))]
+    assert None not in [inputs_to_plain(other, toys.conv(3, 4)) for other in others]
+
+
+class Sounds(nn.Module):
+    """(N, samples) -> a spectrogram, of which a block is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = toys.conv(1, 16)
+        self.block = toys.Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+
+    def forward(self, sound: torch.Tensor) -> torch.Tensor:
+        windows = sound.unfold(1, 16, 8)
+        out: torch.Tensor = self.block(self.stem((windows @ windows.new_ones(16, 8).tril()).unsqueeze(1)))
+        return out
+
+
+class Bytes(Sounds):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.dtype == torch.uint8:
+            image = image.float() / 255
+        out: torch.Tensor = self.block(self.stem(image))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [(Sounds, torch.rand(2, 128)), (Bytes, torch.randint(0, 255, (2, 1, 8, 8), dtype=torch.uint8))],
+)
+def test_what_is_no_image_is_read_again_as_it_was(kind: Any, given: torch.Tensor, tmp_path: Path) -> None:
+    model = kind()
+    patched = inject(model, "se", example_inputs=given, reduction=4)
+    save(patched, tmp_path / "net.pt")
+    for form in ("graph", "module"):
+        loaded = load(tmp_path / "net.pt", model, form=form)
+        assert torch.equal(loaded.eval()(given), patched.eval()(given))
+
+
+class Weighed(nn.Module):
+    """As many branches as it is given weights for; a cell of a search for architectures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        convolves = nn.Sequential(nn.ReLU(), toys.conv(16, 16), nn.BatchNorm2d(16))
+        pools = nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(16))
+        self.branches = nn.ModuleList([nn.Identity(), convolves, pools])
+
+    def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        pairs = zip(weights, self.branches, strict=False)
+        return sum(weight * branch(x) for weight, branch in pairs)
+
+
+class Weighing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Weighed()
+        self.weights = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.block(x, self.weights.softmax(0))
+        return out
+
+
+def test_what_attach_leaves_out_is_said_of_a_file(tmp_path: Path) -> None:
+    model = Weighing()
+    patched = inject(model, "eca", input_size=(16, 8, 8))
+    attached = attach(model, "eca", input_size=(16, 8, 8))
+    assert len(patched.injection.plan.insertions) > len(attached.injection.plan.insertions)
+    save(patched, tmp_path / "net.pt")
+    load(tmp_path / "net.pt", model)
+    with pytest.raises(CheckpointError, match=r"load it with form='graph' \(left out: block: "):
+        load(tmp_path / "net.pt", model, form="module")
 
 
 TENSOR = {"tensor": [2, 3], "dtype": "float32"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import PlanError, attach
+from attn_inject import PlanError, attach, detach, inject
 from attn_inject.surgery.containers import goes_over_children
 
 from .. import toys
@@ -76,3 +76,35 @@ def test_where_its_own_code_is_what_runs_it_is_left_out_with_the_reason() -> Non
 def test_which_code_goes_over_its_children() -> None:
     assert all(map(goes_over_children, (nn.Sequential(), nn.ModuleList(), Reduced(max), Deciding())))
     assert not any(map(goes_over_children, (toys.Residual(), toys.conv(1, 1), nn.ReLU())))
+
+
+class Around(nn.Module):
+    """ConvMixer's: a skip around whatever it is given."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x) + x
+        return out
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("attention", ["sk", "psa"])
+def test_what_takes_the_place_of_an_element_stands_where_it_stood(attention: str, at: int) -> None:
+    body = [nn.GELU(), nn.BatchNorm2d(16)]
+    body.insert(at, nn.Conv2d(16, 16, 3, padding=1))
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), Around(nn.Sequential(*body))).eval()
+    x = torch.randn(2, 3, 16, 16)
+    torch.manual_seed(0)
+    patched = inject(model, attention, placement="replace", input_size=16)
+    torch.manual_seed(0)
+    attached: Any = attach(model, attention, placement="replace", input_size=16)
+    assert type(attached[1].body) is nn.Sequential
+    kind = type(patched.get_submodule(f"1.body.{attention}"))
+    assert [type(each) for each in attached[1].body].index(kind) == at
+    assert torch.equal(attached(x), patched(x))
+    bare = detach(attached)
+    assert torch.equal(bare(x), model(x))
+    assert list(bare.state_dict()) == list(model.state_dict())

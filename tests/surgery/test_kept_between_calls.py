@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from attn_inject import RewriteError, attach, inject
+from attn_inject import CheckpointError, RewriteError, attach, inject, load, save
 
 from .. import toys
 from ..toys import Residual
@@ -116,9 +117,50 @@ class Decides(nn.Sequential):
         return x if x.sum() > 1e9 else super().forward(x)
 
 
+class Warm(Residual):
+    """Lets its branch in step by step while it trains."""
+
+    step = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.step += 1
+        return x + min(1.0, self.step / 10) * self.branch(x)
+
+
+@pytest.mark.parametrize("around", [nn.Sequential, Decides])
+@pytest.mark.parametrize("kind", [Forgetful, Warm])
+def test_the_code_of_a_block_that_keeps_something_runs_as_it_is(kind: Any, around: Any, tmp_path: Path) -> None:
+    def made() -> Any:
+        torch.manual_seed(0)
+        return around(kind(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16)))
+
+    model, x = made(), torch.randn(2, *SIZE)
+    attached = attach(made(), "se", input_size=SIZE, reduction=4, init="identity")
+    assert any("its code keeps something from one call to the next" in loss for loss in attached.injection.not_kept)
+    save(attached, tmp_path / "net.pt")
+    loaded = load(tmp_path / "net.pt", made(), form="module")
+    for train in (True, True, False, False):
+        expected = model.train(train)(x)
+        for each in (attached, loaded):
+            assert torch.equal(each.train(train)(x), expected)
+    assert toys.gates_run(attached, x) == 1
+    with pytest.raises(CheckpointError, match=r"load it with form='module'"):
+        load(tmp_path / "net.pt", made())
+
+
+class Written(Forgetful):
+    """What is to be gated, no child of it returns."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = self.branch(x if self.last is None else x + self.last) + 0.5 * x.relu()
+        self.last = x.detach()
+        return x + branch.relu()
+
+
 @pytest.mark.parametrize("around", [nn.Sequential, Decides])
 def test_attach_refuses_a_block_that_would_forget(around: Any) -> None:
-    model = around(Forgetful(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16)))
+    model = around(Written(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16)))
     with pytest.raises(RewriteError, match="not what was planned: eval: a second call gives something else"):
         attach(model, "se", input_size=SIZE, reduction=4)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from attn_inject import InjectedModule, PlanError, apply_plan, inject, make_plan, remove
+from attn_inject import InjectedModule, PlanError, apply_plan, attach, inject, make_plan, remove
 from attn_inject.attention.registry import resolve
 from attn_inject.sites.reading import read
 from attn_inject.surgery.provenance import fingerprint, versions
@@ -17,7 +17,7 @@ from attn_inject.surgery.rewrite import channels_first, install, rewrite
 from attn_inject.tracing.nodes import frame_of, is_of_attention
 from attn_inject.types import Insertion, Placement, Site
 
-from ..toys import SPELLINGS, Block, Lambda, Toy, conv
+from ..toys import SPELLINGS, Block, Lambda, Residual, Toy, conv
 
 SIZE = (3, 16, 16)
 MODES = ("eval", "train")
@@ -75,6 +75,32 @@ def test_a_value_gated_for_some_is_gated_right_before_the_first_of_them(mode: st
     else:
         assert list(new.users) == [new.next]
         assert {user.target for user in value.users} == {"body.a", "body.b", "body.eca"}
+
+
+@pytest.mark.parametrize("form", [inject, attach])
+def test_a_block_and_a_block_in_it_that_begin_with_the_same_value_are_gated_one_after_the_other(form: Any) -> None:
+    class Group(nn.Module):
+        """A long skip around two blocks, the first of which reads what the group reads."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                *(Residual(conv(16, 16), nn.ReLU(), conv(16, 16)) for _ in range(2)), conv(16, 16)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = x + self.body(x)
+            return out
+
+    model, x = nn.Sequential(conv(16, 16), Group()).eval(), torch.randn(2, 16, 8, 8)
+    patched = form(model, "se", input_size=(16, 8, 8), reduction=4, placement="pre").eval()
+    gates = [patched.get_submodule(f"1.{home}se") for home in ("", "body.0.", "body.1.")]
+    group: Any = model[1]
+    before = model[0](x)
+    inside = gates[0](before)
+    for block, gate in zip(group.body[:2], gates[1:], strict=True):
+        inside = inside + block.branch(gate(inside))
+    assert torch.equal(patched(x), before + group.body[2](inside))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn_inject import RewriteError, attach, find_sites, inject, verify
+from attn_inject import RewriteError, attach, find_sites, inject, load, save, verify
 
 from .. import toys
 from ..toys import Residual
@@ -291,3 +292,47 @@ def test_what_is_noted_of_a_write_writes_nothing(join: Any, put: Any) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         assert torch.equal(parameter.grad, grads[name])
+
+
+class Watched(Residual):
+    """Notes the range of what it sees in eval mode too, as observers do before a network is quantized."""
+
+    def __init__(self) -> None:
+        super().__init__(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
+        self.largest: torch.Tensor
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.largest.copy_(torch.maximum(self.largest, x.detach().abs().max()))
+        return super().forward(x)
+
+
+class OwnStatistics(Residual):
+    """Keeps the statistics of a norm in parameters that want no gradient, as code for few shots does."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.ReLU(), toys.conv(16, 16))
+        self.mean = nn.Parameter(torch.zeros(16), requires_grad=False)
+        self.var = nn.Parameter(torch.ones(16), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(F.batch_norm(x, self.mean, self.var, training=True))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [Watched, OwnStatistics])
+def test_what_a_run_of_ours_would_write_is_left_as_it_was(kind: type[nn.Module], way: Any, tmp_path: Path) -> None:
+    model, x = nn.Sequential(toys.conv(16, 16), kind()), torch.rand(2, 16, 8, 8)
+    before = {name: held.clone() for name, held in model.state_dict().items()}
+    patched = way(model, "se", input_size=(16, 8, 8), reduction=4, init="identity", copy=True)
+    way(model, "se", input_size=(16, 8, 8), reduction=4)
+    save(patched, tmp_path / "net.pt")
+    for form in ("graph", "module"):
+        load(tmp_path / "net.pt", model, form=form)
+    for each in (model, patched):
+        held = each.state_dict()
+        assert all(torch.equal(held[name], tensor) for name, tensor in before.items())
+    assert torch.equal(patched.eval()(x), model.eval()(x))
+    held = patched.state_dict()
+    assert all(torch.equal(held[name], tensor) for name, tensor in model.state_dict().items())
+    assert not all(torch.equal(held[name], tensor) for name, tensor in before.items())

@@ -23,6 +23,7 @@ from attn_inject import (
     InjectedModule,
     PlanError,
     TraceError,
+    attach,
     attention_parameters,
     attention_state_dict,
     freeze_original,
@@ -258,8 +259,12 @@ def test_parametrized_weights(wrap: Callable[[nn.Module], nn.Module]) -> None:
 
 def test_wrappers_are_taken_off_and_others_refused() -> None:
     model, _ = toy()
-    for wrapped in (nn.DataParallel(model), torch.compile(model)):
-        assert isinstance(inject(wrapped, "eca", input_size=SIZE), InjectedModule)
+    compiled: Any = torch.compile(model)
+    for wrapped, named in ((nn.DataParallel(model), "DataParallel around the model"), (compiled, "torch.compile of")):
+        patched = inject(wrapped, "eca", input_size=SIZE)
+        assert isinstance(patched, InjectedModule)
+        assert any(loss.startswith(named) for loss in patched.injection.not_kept)
+        assert any(loss.startswith(named) for loss in attach(wrapped, "eca", input_size=SIZE).injection.not_kept)
     with pytest.raises(TraceError, match="scripted"):
         inject(torch.jit.trace(model.eval(), torch.randn(1, *SIZE)), "eca", input_size=SIZE)
     with pytest.raises(TraceError, match="expected an nn.Module"):

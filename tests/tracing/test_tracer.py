@@ -219,3 +219,25 @@ def test_what_a_forward_imports_when_it_first_runs_knows_what_a_value_is(
     net = importlib.import_module(f"{name}_net").Net()
     assert name not in sys.modules
     assert "truediv" in str(trace(net, inputs=(torch.rand(1, 3, 8, 8),), modes=["eval"]).graphs["eval"])
+
+
+def test_packages_that_hold_a_module_twice_are_left_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twicepkg").mkdir()
+    (tmp_path / "twicepkg" / "__init__.py").write_text(
+        "import sys\nfrom . import inner\nsys.modules['twicepkg.other'] = inner\n"
+    )
+    (tmp_path / "twicepkg" / "inner.py").write_text("def same(x):\n    return x\n")
+    (tmp_path / "twice_net.py").write_text(
+        "import twicepkg\nfrom torch import nn\n"
+        "class Net(nn.Conv2d):\n"
+        "    def __init__(self):\n        super().__init__(3, 4, 1)\n"
+        "    def forward(self, x):\n        return twicepkg.inner.same(super().forward(x))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module("twice_net").Net()
+    for _ in range(2):
+        assert trace(net, inputs=(torch.rand(1, 3, 8, 8),), modes=["eval"]).graphs["eval"]
+    for home in ("twicepkg.inner", "twice_net"):
+        assert not {"isinstance", "type", "callable"} & vars(sys.modules[home]).keys()
