@@ -103,4 +103,7 @@ def existing_attention(flow: Flow, anatomy: Anatomy, gates: dict[fx.Node, Existi
         return gates[anatomy.gated].path
     region = flow.region(anatomy.branch or anatomy.gated, anatomy.fork)
     inside = sorted((node for node in region if node in gates), key=flow.order.__getitem__)
+    if (fork := anatomy.fork) is not None:
+        # What else the branch is made of (weights that a style scales) has no attention of the block's.
+        inside = [node for node in inside if flow.descends(gates[node].features, fork)]
     return ", ".join(dict.fromkeys(gates[node].path for node in inside))

@@ -115,7 +115,9 @@ def _at_spatial_convolution(flow: Flow, anatomy: Anatomy, placement: Placement) 
     assert anatomy.branch is not None
     spatial = [n for n in flow.mainline(anatomy.branch, anatomy.fork) if flow.operations.spatial_kernel(n) > 1]
     if len(spatial) != 1:
-        return f"placement {placement} needs a block with one spatial convolution, and this one has {len(spatial)}"
+        beside = [n for n in flow.region(anatomy.branch, anatomy.fork) if flow.operations.spatial_kernel(n) > 1]
+        count = f"{len(beside)} side by side" if beside and not spatial else str(len(spatial))
+        return f"placement {placement} needs a block with one spatial convolution, and this one has {count}"
     conv = spatial[0]
     if placement == "conv3x3":
         return Edit(conv, 1)

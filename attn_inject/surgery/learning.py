@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from ..errors import first_line
 from ..tracing.injected import InjectedModule
-from ..types import Check, Insertion
+from ..types import Check, Insertion, block_name
 from .runs import Runs, alone_in_eval
 from .small_passes import doubled, drawn_alike, floats_in, smallest_pass, what_was_traced
 
@@ -119,7 +119,8 @@ def _reached_by(outputs: list[torch.Tensor], new: dict[str, nn.Parameter], inser
         f"{len(reached)} of {len(new)} new parameters reached, {sum(reached.values())} with a gradient other than zero"
     )
     rest = f"; not {', '.join(missing[:4])}" if missing else ""
-    if cut := [each.site.block for each in insertions if _is_cut_off(each.module, new, reached)]:
+    cut_off = (block_name(each.site.block) for each in insertions if _is_cut_off(each.module, new, reached))
+    if cut := list(dict.fromkeys(cut_off)):
         rest += f"; no gradient comes back to {', '.join(cut[:4])} (is an argmax or a detach behind?): leave that out"
     return Check("gradients", passed=not missing, figure=figure + rest)
 

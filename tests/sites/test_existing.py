@@ -99,3 +99,36 @@ def test_a_gate_is_recognised_and_taken_out(spelling: str) -> None:
 def test_what_is_no_channel_gate_is_not(spelling: str) -> None:
     model = _net(OTHERS[spelling])
     assert not find_sites(model, kinds=("attention",), example_inputs=torch.zeros(2, 3, 16, 16))
+
+
+class Modulated(nn.Module):
+    """A convolution whose weights a style scales and then brings to one length: StyleGAN's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 16, 16, 3, 3))
+        self.style = nn.Linear(8, 16)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        weights = self.weight * self.style(style)[:, None, :, None, None]
+        weights = weights * torch.rsqrt(weights.pow(2).sum([2, 3, 4]) + 1e-8)[..., None, None, None]
+        maps = x.reshape(1, -1, *x.shape[2:])
+        return F.conv2d(maps, weights.flatten(0, 1), padding=1, groups=len(x)).view_as(x)
+
+
+class Styled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(16, 16)
+        self.first, self.second = Modulated(), Modulated()
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x + F.leaky_relu(self.second(F.leaky_relu(self.first(x, style), 0.2), style), 0.2)
+
+
+def test_weights_that_a_style_scales_are_no_attention_of_the_block() -> None:
+    given = (torch.randn(2, 16, 8, 8), torch.randn(2, 8))
+    (site,) = find_sites(Styled(), example_inputs=given)
+    assert site.existing == ""
+    assert len(inject(Styled(), "eca", example_inputs=given, existing="skip").injection.plan.insertions) == 1
