@@ -134,6 +134,7 @@ class Tracer(fx.Tracer):
 
         """
         self._draws = Draws.of(self.skeleton)
+        self.leaves.modes = Modes()
         written = written_with_modes(self.skeleton)
         with (
             ALONE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -54,9 +55,9 @@ def _made(kind: type[nn.Module]) -> nn.Module:
 def test_what_is_patched_can_be_trained(kind: type[nn.Module], form: Any, placement: Any) -> None:
     model = _made(kind)
     assert find_sites(model, input_size=SIZE).guards == ()
-    patched = form(_made(kind), "se", input_size=SIZE, reduction=4, init="identity", placement=placement)
-    assert toys.gates_run(patched, IMAGE, gradients=True) == 2
-    patched, model = form(model, "se", input_size=SIZE, reduction=4, init="identity", copy=True).train(), model.train()
+    patched = form(model, "se", input_size=SIZE, reduction=4, init="identity", placement=placement, copy=True).train()
+    assert toys.gates_run(copy.deepcopy(patched), IMAGE, gradients=True) == 2
+    model.train()
     for _ in range(2):
         out = patched(IMAGE)
         assert torch.equal(out, model(IMAGE))

@@ -14,7 +14,7 @@ from attn_inject import TraceError, attach, find_sites, inject, load, save
 
 from .. import toys
 
-SIZE = (16, 8, 8)
+SIZE = (16, 4, 4)
 IMAGE = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
