@@ -28,10 +28,11 @@ from .rewrite import edit_forward
 from .ways import Ways
 
 
-def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: Collection[str]) -> list[str]:
+def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: dict[str, nn.Module | None]) -> list[str]:
     """Let the modules of `part` call the new ones, which stand in their blocks; the paths of the buffers this takes.
 
-    `kept` are the paths of new modules in whose place something stood.
+    `kept` has what stood in the place of new modules, or is called no more, by path; elements that a Sequential loses
+    are put there too, before what they held.
 
     Raises:
         PlanError: a module that would have to call attention of several blocks, or whose class allows no other forward.
@@ -46,8 +47,10 @@ def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: Collection
         holders = {spot.insertion.module: _holder(part, spot.insertion) for spot in spots}
         if _is_plain_sequence(module) and spots and all(holder is module for holder in holders.values()):
             names = list(blocks.located.part.get_submodule(path)._modules)
-            for spot in spots:
-                _follow(module, names, blocks.edits(spot)["eval"], spot.insertion)
+            lost = [_follow(module, names, blocks.edits(spot)["eval"], spot.insertion) for spot in spots]
+            before = {**{full_path(path, name): held for each in lost for name, held in each.items()}, **kept}
+            kept.clear()
+            kept.update(before)
             continue
         trace = blocks.graphs(path)
         outside = set(holders.values()) - set(module.modules())
@@ -132,14 +135,17 @@ def _is_plain_sequence(module: nn.Module) -> bool:
     return type(module).forward is nn.Sequential.forward and own_class(module) is type(module)
 
 
-def _follow(sequence: nn.Module, names: list[str], edit: Edit, insertion: Insertion) -> None:
+def _follow(sequence: nn.Module, names: list[str], edit: Edit, insertion: Insertion) -> dict[str, nn.Module | None]:
     """N2: let the new module follow the element that gives the value, or stand where the one that it replaces stood
-    among `names`, which were there before.
+    among `names`, which were there before; what still stood there, by its name.
     """
     child = insertion.module.rpartition(".")[2]
     new = sequence._modules.pop(child)
-    order = list(sequence._modules.items())
     element = str((edit.replaced or edit.value).target).partition(".")[0]
+    lost: dict[str, nn.Module | None] = {}
+    if edit.replaced is not None and element in sequence._modules:
+        lost[element] = sequence._modules.pop(element)
+    order = list(sequence._modules.items())
     if edit.replaced is None:
         at = 1 + next(index for index, (name, _) in enumerate(order) if name == element)
     else:
@@ -147,6 +153,7 @@ def _follow(sequence: nn.Module, names: list[str], edit: Edit, insertion: Insert
         at = next((index for index, (name, _) in enumerate(order) if name in behind), len(order))
     sequence._modules.clear()
     sequence._modules.update([*order[:at], (child, new), *order[at:]])
+    return lost
 
 
 def _pass_through(part: nn.Module, ways: Ways) -> None:

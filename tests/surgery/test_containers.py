@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from attn_inject import PlanError, attach, detach, inject
+from attn_inject import PlanError, attach, detach, inject, load, save
 from attn_inject.surgery.containers import goes_over_children
 
 from .. import toys
@@ -107,4 +109,34 @@ def test_what_takes_the_place_of_an_element_stands_where_it_stood(attention: str
     assert torch.equal(attached(x), patched(x))
     bare = detach(attached)
     assert torch.equal(bare(x), model(x))
+    assert list(bare.state_dict()) == list(model.state_dict())
+
+
+class ChannelGate(nn.Module):
+    """RCAN's, as an element of the Sequential that makes the branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.weigh = nn.Sequential(nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1), nn.Sigmoid())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x * self.weigh(self.pool(x))
+        return out
+
+
+def test_a_gate_that_is_an_element_is_replaced_by_one(tmp_path: Path) -> None:
+    blocks = [Around(nn.Sequential(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16), ChannelGate())) for _ in range(2)]
+    model = nn.Sequential(toys.conv(16, 16), *blocks).eval()
+    torch.manual_seed(0)
+    patched = inject(model, "eca", existing="replace", input_size=SIZE)
+    torch.manual_seed(0)
+    attached: Any = attach(model, "eca", existing="replace", input_size=SIZE)
+    assert [name for name, _ in attached[1].body.named_children()] == ["0", "1", "2", "eca"]
+    save(attached, tmp_path / "net.pt")
+    for each in (attached, load(tmp_path / "net.pt", model, form="module"), load(tmp_path / "net.pt", model)):
+        assert torch.equal(each.eval()(X), patched(X))
+        assert each.state_dict().keys() == patched.state_dict().keys()
+    bare = detach(pickle.loads(pickle.dumps(attached)))  # ours
+    assert torch.equal(bare(X), model(X))
     assert list(bare.state_dict()) == list(model.state_dict())
