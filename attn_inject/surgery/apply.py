@@ -21,6 +21,7 @@ from ..types import Plan, block_name
 from .attach import detached
 from .attachment import attachments_of
 from .constants import warn_of_what_stays
+from .parameters import unfreeze_statistics
 from .postconditions import verify_part
 from .pristine import without_attention
 from .rewrite import rewrite
@@ -93,10 +94,10 @@ def remove(patched: nn.Module) -> nn.Module:
     """
     warn_of_what_stays(patched)
     if attachments_of(patched):
-        return detached(patched)
+        return unfreeze_statistics(detached(patched))
     bare = {path: without_attention(part) for path, part in patched_parts(patched).items()}
     if "" in bare:
-        return bare[""]
+        return unfreeze_statistics(bare[""])
     outer = put_in_place(alias(patched), bare)
     vars(outer).pop("injection", None)
-    return outer
+    return unfreeze_statistics(outer)

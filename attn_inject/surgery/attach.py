@@ -50,6 +50,7 @@ from .constants import warn_of_what_stays
 from .forwards import write_forwards
 from .learning import learning
 from .likeness import likeness
+from .parameters import unfreeze_statistics
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
 from .ways import ways_of
@@ -288,7 +289,7 @@ def detach(model: nn.Module) -> nn.Module:
 
     """
     warn_of_what_stays(model)
-    return detached(model)
+    return unfreeze_statistics(detached(model))
 
 
 def detached(model: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from ..optimizing.optimized import OptimizedModule
 from ..optimizing.optimized import fold_norms as fold_norms
 from ..tracing.injected import InjectedModule
 from .forms import as_graph
+from .parameters import hold_parameters_of
 
 
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
@@ -64,8 +65,8 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
     True
 
     Args:
-        patched: what `inject` returned; with scopes, a copy of the whole with the same in every patched part. Of what
-            `attach` returned, the result is the graph, with parameters of its own over the same memory.
+        patched: what `inject` or `attach` returned; with scopes, a copy of the whole with the same in every patched
+            part. Of what `attach` returned, the result is the graph.
         example_inputs: for models with several inputs; shapes are otherwise those of the trace. Not with scopes.
 
     Raises:
@@ -73,4 +74,6 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
         TraceError: the model does not run on `example_inputs`.
 
     """
-    return training.optimize_training(as_graph(patched), example_inputs=example_inputs)
+    faster = training.optimize_training(as_graph(patched), example_inputs=example_inputs)
+    hold_parameters_of(patched, faster)
+    return faster

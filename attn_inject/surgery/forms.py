@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import PlanError, TraceError
 from ..tracing.alias import alias
+from ..tracing.inputs import dtype_of
 from ..tracing.parts import full_path, patched_parts, record_of
 from .apply import apply_plan
 from .attach import detached
@@ -36,8 +37,11 @@ def as_graph(patched: nn.Module) -> nn.Module:
 def _with_attention(graph: nn.Module, patched: nn.Module, attachment: Attachment) -> nn.Module:
     plan = attachment.injection.plan
     scope = plan.scope or ""
+    dtype = dtype_of(patched)
+    # The model may be in another type than it was read in.
+    inputs = attachment.inputs.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     try:
-        graph = apply_plan(graph, plan, example_inputs=attachment.inputs or None, check=False)
+        graph = apply_plan(graph, plan, example_inputs=inputs or None, check=False)
     except TraceError as error:
         raise PlanError(f"{type(patched).__name__} was attached to without a graph, and has none: {error}") from error
     part = patched_parts(graph)[scope]

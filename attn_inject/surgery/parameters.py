@@ -58,7 +58,8 @@ def freeze_original(model: nn.Module, *, statistics: bool = True) -> nn.Module:
     """Stop gradients to everything but the new modules; returns the model. Its original is not affected.
 
     With `statistics`, the norms of the original stay in eval mode when the model trains, so that what they have
-    counted stays as it is too; without, `train()` reaches them (again). Files do not keep this: freeze what was loaded.
+    counted stays as it is too; without, `train()` reaches them (again), as it does in what `remove` and `detach` give.
+    Files do not keep this: freeze what was loaded.
 
     >>> from attn_inject import freeze_original, inject
     >>> from attn_inject.zoo.cifar import models
@@ -76,14 +77,31 @@ def freeze_original(model: nn.Module, *, statistics: bool = True) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad = id(parameter) in new
     within = tuple(f"{path}." for path in _new_modules(model))
+    unfreeze_statistics(model)
     for path, module in model.named_modules():
-        if isinstance(vars(module).get("train"), _StaysInEval):
-            del vars(module)["train"]
-            module.train(mode=model.training)
         if statistics and not f"{path}.".startswith(within) and _counts(module):
             vars(module)["train"] = _StaysInEval(module)
             module.eval()
     return model
+
+
+def unfreeze_statistics(model: nn.Module) -> nn.Module:
+    """Let norms that `freeze_original` keeps in eval mode go into the model's mode again; returns the model."""
+    for module in model.modules():
+        if isinstance(vars(module).get("train"), _StaysInEval):
+            del vars(module)["train"]
+            module.train(mode=model.training)
+    return model
+
+
+def hold_parameters_of(model: nn.Module, other: nn.Module) -> None:
+    """Let `other` hold the very parameters of `model` where it has others over their memory, under the same names."""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for path, module in other.named_modules(remove_duplicate=False):
+        for name, held in module._parameters.items():
+            theirs = own.get(full_path(path, name))
+            if held is not None and theirs is not None and theirs.data_ptr() == held.data_ptr():
+                module._parameters[name] = theirs
 
 
 def _counts(module: nn.Module) -> bool:

@@ -130,6 +130,41 @@ def test_each_verb_takes_what_was_attached() -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("form", [inject, attach])
+def test_an_optimizer_of_either_trains_both(form: Any) -> None:
+    patched = form(
+        Toy(Lambda(lambda m, x: x + m.a(torch.relu(x)), a=conv(16, 16))), "se", reduction=4, input_size=SMALL
+    )
+    faster = optimize_training(patched).train()
+    assert [*map(id, faster.parameters())] == [*map(id, patched.parameters())]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_was_attached_can_be_optimized_in_another_type(dtype: torch.dtype) -> None:
+    def run(m: Lambda, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.nn.functional.conv2d(torch.relu(m.a(x)), m.b.weight, m.b.bias, padding=1)
+
+    attached = attach(Toy(Lambda(run, a=conv(16, 16), b=conv(16, 16))), "se", reduction=4, input_size=SMALL)
+    attached.to(dtype).eval()
+    for faster in (optimize(attached), optimize_training(attached).eval()):
+        expected = attached(IMAGE.to(dtype))
+        # A few roundings of the largest value.
+        assert (faster(IMAGE.to(dtype)) - expected).abs().max() <= 4 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+@pytest.mark.parametrize(("form", "undo"), [(inject, remove), (attach, detach)])
+def test_what_is_taken_out_of_a_frozen_model_leaves_norms_that_count(form: Any, undo: Any) -> None:
+    body = Lambda(lambda m, x: x + m.a(torch.relu(m.n(x))), a=conv(16, 16), n=nn.BatchNorm2d(16))
+    frozen = freeze_original(form(Toy(body), "se", reduction=4, input_size=SMALL)).train()
+    bare = undo(frozen)
+    assert bare.body.n.training
+    assert not frozen.body.n.training
+    before = frozen.body.n.running_mean.clone()
+    frozen(IMAGE)
+    assert torch.equal(frozen.body.n.running_mean, before)
+    assert not bare.eval().body.n.training
+
+
 def test_attention_that_is_run_no_more_is_noticed() -> None:
     model = _toy()
     attached = _attached(model)
