@@ -14,7 +14,7 @@ from attn_inject.studying.budget import budget_of
 from . import options
 from .job import check_attention
 from .loading import describe, source_of
-from .outputs import PLOT_ENDINGS, STDOUT, check_output, say, say_written, write_text
+from .outputs import PLOT_ENDINGS, STDOUT, check_apart, check_output, say, say_written, write_text
 from .progress import working
 from .values import given, kinds_of, numbers, pairs
 
@@ -104,6 +104,7 @@ def command(
     html_file = check_output(html, "--html", force=force)
     plot_file = check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS)
     recipe_file = check_output(save_recipe, "--save-recipe", force=force, endings=(".toml",))
+    check_apart(json_file, html_file, plot_file, recipe_file)
     aside = json_file == STDOUT
     budget_of(budget)
     own = pairs(option, "--option")

@@ -18,7 +18,7 @@ from . import options
 from .flags import in_flags
 from .job import Files, check_attention, check_bench
 from .loading import source_of
-from .outputs import PLOT_ENDINGS, STDOUT, check_output, say_written, write_text
+from .outputs import PLOT_ENDINGS, STDOUT, check_apart, check_output, say_written, write_text
 from .progress import working
 from .values import given, input_forms, kinds_of, numbers, pairs
 
@@ -74,6 +74,7 @@ def command(
         html=check_output(html, "--html", force=force),
         plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
+    check_apart(files.json, files.markdown, files.html, files.plot)
     if table is not None:
         _must_be_alone(ctx)
         from attn_inject.sweeping.table import SweepTable

@@ -11,7 +11,7 @@ import typer
 from attn_inject.files.atomic import write_atomically
 
 from . import options
-from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, STDOUT, check_output, say, say_written, write_text
+from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, STDOUT, check_apart, check_output, say, say_written, write_text
 from .progress import working
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def command(
     html_file = check_output(html, "--html", force=force)
     plot_file = check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS)
     out_file = check_output(out, "--out", force=force, endings=MODEL_ENDINGS)
+    check_apart(json_file, html_file, plot_file, out_file)
     if fold is None and fold_by != "outputs":
         raise typer.BadParameter("there is nothing to fold without --fold TOLERANCE", param_hint="--fold-by")
     if out_file is not None and fold is None:

@@ -13,7 +13,7 @@ from attn_inject.reporting.settings import ReportSettings
 
 from . import job, options
 from .loading import source_of
-from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, check_output
+from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, check_apart, check_output
 from .values import given, input_forms, kinds_of, numbers, pairs, per_stage
 
 
@@ -82,6 +82,7 @@ def command(
         html=check_output(html, "--html", force=force),
         plot=check_output(plot, "--plot", force=force, endings=PLOT_ENDINGS),
     )
+    check_apart(files.model, files.json, files.markdown, files.html, files.plot)
     asked = given(
         attention=attention[0] if attention else None,
         init=init,

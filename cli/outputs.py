@@ -46,6 +46,20 @@ def check_output(
     return path
 
 
+def check_apart(*paths: Path | None) -> None:
+    """Refuse two outputs in one file, of which the second would replace the first.
+
+    Raises CheckpointError, naming the file.
+    """
+    taken: set[Path] = set()
+    for path in paths:
+        if path is None or path == STDOUT:
+            continue
+        if path.resolve() in taken:
+            raise CheckpointError(f"{path} is asked for twice: give each output a file of its own")
+        taken.add(path.resolve())
+
+
 def _obstacle(path: Path, *, force: bool) -> str:
     """Why the path cannot be written; empty if it can."""
     if path.is_dir():

@@ -13,7 +13,7 @@ from attn_inject.reporting.settings import ReportSettings
 from . import options
 from .flags import in_flags
 from .job import check_bench
-from .outputs import STDOUT, check_output, say_written, write_text
+from .outputs import STDOUT, check_apart, check_output, say_written, write_text
 from .progress import bar
 from .values import given, kinds_of, numbers, pairs
 
@@ -103,6 +103,7 @@ def command(
     ours = out is not None and Path(f"{out}.journal").is_file()
     table = check_output(out, "--out", force=force or ours, endings=(".csv", ".parquet"))
     json_file = check_output(json, "--json", force=force, stdout=True)
+    check_apart(table, json_file)
     asked: dict[str, Any] = given(
         init=init,
         preset=preset,

@@ -91,7 +91,11 @@ def spectrum(x: torch.Tensor, frequencies: torch.Tensor, orthonormal: bool) -> t
     images, channels = x.shape[0], x.shape[1]
     for axis in range(len(sizes) - 1, -1, -1):
         waves = basis(frequencies[axis].to(x.dtype), sizes[axis], orthonormal)
-        x = x.reshape(images, channels, -1, sizes[axis]) @ waves.unsqueeze(2)
+        # Not -1, which an empty batch leaves open.
+        others = 1
+        for other in range(axis):
+            others = others * sizes[other]
+        x = x.reshape(images, channels, others, sizes[axis]) @ waves.unsqueeze(2)
     return x.flatten(1)
 
 
@@ -178,9 +182,17 @@ class FCA(ChannelGate):
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C/r): W1 y."""
-        # In the type of y, a sum over a map that half precision may not hold.
-        return F.linear(pooled, self.fc1.weight.to(pooled.dtype))
+        # In the type of y, a sum over a map that half precision may not hold. A quantized layer has a method there.
+        weight = self.fc1.weight
+        if isinstance(weight, torch.Tensor) and weight.dtype != pooled.dtype:
+            return F.linear(pooled, weight.to(pooled.dtype))
+        squeezed: torch.Tensor = self.fc1(pooled)
+        return squeezed
 
     def excite(self, squeezed: torch.Tensor) -> torch.Tensor:
         """(N, C/r) -> (N, C): W2 relu(.)."""
-        return F.linear(torch.relu(squeezed), self.fc2.weight.to(squeezed.dtype))
+        weight, hidden = self.fc2.weight, torch.relu(squeezed)
+        if isinstance(weight, torch.Tensor) and weight.dtype != hidden.dtype:
+            return F.linear(hidden, weight.to(hidden.dtype))
+        excited: torch.Tensor = self.fc2(hidden)
+        return excited

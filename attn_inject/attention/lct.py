@@ -57,7 +57,8 @@ class LCT(ChannelGate):
 
     def excite(self, squeezed: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): w y^ + b."""
-        grouped = at_least_float32(squeezed).reshape(squeezed.shape[0], self.groups, -1)
+        wide = at_least_float32(squeezed)
+        grouped = wide.reshape(wide.shape[0], self.groups, wide.shape[1] // self.groups)
         centred = grouped - grouped.mean(2, keepdim=True)
         normal = centred / (centred.square().mean(2, keepdim=True) + self.eps).sqrt()
         return normal.flatten(1) * self.weight + self.bias

@@ -53,7 +53,7 @@ class SGE(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> the same shape."""
         flat = positions(x)
-        grouped = flat.reshape(flat.shape[0], self.groups, -1, flat.shape[2])
+        grouped = flat.reshape(flat.shape[0], self.groups, flat.shape[1] // self.groups, flat.shape[2])
         wide = at_least_float32(grouped)
         likeness = (wide * wide.mean(3, keepdim=True)).sum(2)
         centred = likeness - likeness.mean(2, keepdim=True)

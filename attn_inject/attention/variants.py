@@ -54,7 +54,8 @@ class SEVar3(ChannelGate):
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C)."""
-        return F.linear(pooled, self.fc.weight)
+        squeezed: torch.Tensor = self.fc(pooled)
+        return squeezed
 
 
 class SEGC(ChannelGate):

@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from ..tracing.nodes import value_of
+from .hooked import is_hooked
 from .identities import is_idle
 
 _PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply)
@@ -76,7 +77,7 @@ def _treats_alike(root: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_module" or is_idle(root, node):
         return node.op == "call_module"
     module = root.get_submodule(str(node.target))
-    return type(module) in _DROPOUTS and not getattr(module, "inplace", False)
+    return type(module) in _DROPOUTS and not getattr(module, "inplace", False) and not is_hooked(module)
 
 
 def _permuted(node: fx.Node, order: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -18,6 +18,7 @@ Conditions:
  E3. The convolution's input is smaller than its output, or nothing is gained.
  E4. At run time: the part of the map that is not read is larger than M, which a single image in the last stages misses;
      then the pool is taken at the output after all.
+ E5. None of them has hooks. A gate with hooks, or with some in it, is called as it is.
 The call is placed directly after the gated value, before anything can change the convolution's input.
 """
 
@@ -34,6 +35,7 @@ from torch import fx, nn
 
 from ..attention.gating import ChannelGate, for_each_position
 from ..tracing.nodes import mark_gate
+from .hooked import is_hooked
 from .norm_folding import is_eval_norm, norm_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -114,7 +116,8 @@ def split_gates(root: nn.Module, graph: fx.Graph, modules: list[str]) -> None:
 
 def _gates(root: nn.Module, graph: fx.Graph, modules: list[str]) -> list[fx.Node]:
     calls = [node for node in graph.nodes if node.op == "call_module" and str(node.target) in modules]
-    return [node for node in calls if isinstance(root.get_submodule(str(node.target)), ChannelGate)]
+    found = [(node, root.get_submodule(str(node.target))) for node in calls]
+    return [node for node, module in found if isinstance(module, ChannelGate) and not is_hooked(module)]
 
 
 def _split(root: nn.Module, graph: fx.Graph, node: fx.Node, *, early: bool) -> bool:
@@ -156,6 +159,8 @@ def pointwise_before(root: nn.Module, value: fx.Node) -> Pointwise | None:
     if value.op != "call_module":
         return None
     module = root.get_submodule(str(value.target))
+    if is_hooked(module):
+        return None
     if is_eval_norm(module) and not any(module.children()) and isinstance(value.args[0], fx.Node):
         norm, value = module, value.args[0]
         if value.op != "call_module":
@@ -165,8 +170,8 @@ def pointwise_before(root: nn.Module, value: fx.Node) -> Pointwise | None:
 
 
 def commutes_with_pool(conv: nn.Module) -> bool:
-    """E1 and E3 for the convolution itself."""
-    if type(conv) not in _CONVOLUTIONS:
+    """E1, E3 and E5 for the convolution itself."""
+    if type(conv) not in _CONVOLUTIONS or is_hooked(conv):
         return False
     assert isinstance(conv, _CONVOLUTIONS)
     if any(k != 1 for k in conv.kernel_size) or any(s != 1 for s in conv.stride):

@@ -6,7 +6,7 @@ Conditions:
  G2. The product's only reader is an add of two maps of one shape.
  G3. The branch is fresh memory: the output of one of torch's own convolutions, norms or activations, which nothing but
      the product (and the gate, which has finished before) reads. Nobody else can see it overwritten. An activation in
-     place is as fresh as what it works on.
+     place is as fresh as what it works on. What a hook is shown it may keep.
  G4. The ReLU is the add's only reader; what it overwrites is then nobody else's.
 Only for inference: autograd would need what is overwritten.
 """
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..tracing.nodes import inherit, is_gated, is_of_attention, value_of
+from .hooked import is_hooked
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _FRESH = tuple(
@@ -96,7 +97,8 @@ def _is_fresh(root: nn.Module, branch: object, allowed: set[object]) -> bool:
         return False
     if branch.op == "call_module":
         module = root.get_submodule(str(branch.target))
-        known, in_place = type(module).__module__ in _FRESH, bool(getattr(module, "inplace", False))
+        known = type(module).__module__ in _FRESH and not is_hooked(module)
+        in_place = bool(getattr(module, "inplace", False))
     else:
         known = branch.target in _CONVOLUTIONS + _ACTIVATIONS
         in_place = branch.target in _ACTIVATIONS and (len(branch.args) > 1 or bool(branch.kwargs.get("inplace")))
@@ -108,5 +110,6 @@ def _sole_relu(root: nn.Module, join: fx.Node) -> fx.Node | None:
     if len(readers) != 1:
         return None
     relu = readers[0]
-    is_module = relu.op == "call_module" and type(root.get_submodule(str(relu.target))) is nn.ReLU
+    module = root.get_submodule(str(relu.target)) if relu.op == "call_module" else None
+    is_module = type(module) is nn.ReLU and not is_hooked(module)
     return relu if is_module or relu.target in (torch.relu, F.relu, torch.relu_) else None

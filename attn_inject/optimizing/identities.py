@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from ..sites.operations import name_of
 from ..sites.vocabulary import DROPS
-from ..tracing.hook_tables import FORWARD, hook_tables
+from .hooked import is_hooked
 
 
 def remove_identities(root: nn.Module, graph: fx.Graph) -> int:
@@ -33,7 +33,7 @@ def is_idle(root: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
     module = root.get_submodule(str(node.target))
-    return type(module) is nn.Identity and not _hooked(module)
+    return type(module) is nn.Identity and not is_hooked(module)
 
 
 def past_identities(root: nn.Module, node: fx.Node) -> fx.Node:
@@ -43,14 +43,10 @@ def past_identities(root: nn.Module, node: fx.Node) -> fx.Node:
     return node
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(hook_tables(module, FORWARD))
-
-
 def _does_nothing(root: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
         module = root.get_submodule(str(node.target))
-        return is_idle(root, node) or (isinstance(module, nn.modules.dropout._DropoutNd) and not _hooked(module))
+        return is_idle(root, node) or (isinstance(module, nn.modules.dropout._DropoutNd) and not is_hooked(module))
     if node.op != "call_function" or name_of(node) not in DROPS or not callable(node.target):
         return False
     try:

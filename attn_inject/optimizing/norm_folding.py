@@ -6,6 +6,7 @@ with torch's own `fuse_conv_bn_weights`. Conditions:
  N1. The norm is a `torch.nn` batch norm with running statistics, called once in the graph; or one with layers of its
      own behind it (a norm and an activation in one module), which then stay.
  N2. Its input is a `torch.nn` convolution, called once, whose output nothing else reads.
+ N3. Neither has hooks.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..tracing.nodes import inherit
+from .hooked import is_hooked
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> int:
-    """Fold where N1 and N2 hold; `root` gets new convolutions in their places. Returns how many norms are gone."""
+    """Fold where N1 to N3 hold; `root` gets new convolutions in their places. Returns how many norms are gone."""
     calls: dict[str, int] = {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -55,9 +57,10 @@ def _foldable(root: nn.Module, node: fx.Node, calls: dict[str, int]) -> fx.Node 
     source = node.args[0]
     if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
         return None
-    if type(root.get_submodule(str(source.target))) not in _CONVOLUTIONS or calls[str(source.target)] != 1:
+    conv, norm = (root.get_submodule(str(each.target)) for each in (source, node))
+    if type(conv) not in _CONVOLUTIONS or calls[str(source.target)] != 1 or is_hooked(conv) or is_hooked(norm):
         return None
-    return source if is_eval_norm(root.get_submodule(str(node.target))) else None
+    return source if is_eval_norm(norm) else None
 
 
 def is_eval_norm(norm: nn.Module) -> bool:

@@ -19,7 +19,7 @@ the backward pass beside what the plain network keeps. Four rewrites of the trai
      both.
 
 What is kept besides is a gated value that nothing can be worked out from: one after no norm, or after one that is no
-batch norm, without a layer scale.
+batch norm, without a layer scale. Gates and norms with hooks stay as they are, since a hook may change what they give.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from ..tracing.parts import patched_parts, with_parts
 from .channel_scales import take_scales
 from .early_squeeze import commutes_with_pool
 from .gate_add import sole_add
+from .hooked import is_hooked
 from .identities import past_identities
 from .norm_folding import is_batch_norm
 from .train_steps import gate_and_add, norm_and_pool, pool_of, pooled_convolution, scale_and_add, weights_of
@@ -59,8 +60,8 @@ def _faster(inner: InjectedModule, shaped: fx.Graph) -> InjectedModule:
     modules = {insertion.module for insertion in inner.injection.plan.insertions}
     graph = copy.deepcopy(shaped)
     for node in list(graph.nodes):
-        called = node.op == "call_module" and str(node.target) in modules
-        if called and isinstance(inner.get_submodule(str(node.target)), ChannelGate):
+        gate = inner.get_submodule(str(node.target)) if str(node.target) in modules else None
+        if node.op == "call_module" and isinstance(gate, ChannelGate) and not is_hooked(gate):
             _rewrite(inner, graph, node)
     graph.lint()
     return inner.with_graph("train", graph)
@@ -104,7 +105,9 @@ def _way(first: fx.Node, last: fx.Node) -> list[fx.Node]:
 def _is_sole_norm(root: nn.Module, value: fx.Node) -> bool:
     """Whether the gated value is the output of a batch norm that nothing else reads (T3)."""
     norm = _module(root, value)
-    return norm is not None and is_batch_norm(norm) and len(value.args) == 1 and len(value.users) == 1
+    if norm is None or is_hooked(norm):
+        return False
+    return is_batch_norm(norm) and len(value.args) == 1 and len(value.users) == 1
 
 
 def _normed(root: nn.Module, graph: fx.Graph, norm: fx.Node, gate: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node]:

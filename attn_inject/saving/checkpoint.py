@@ -25,7 +25,7 @@ from ..errors import CheckpointError, PlanError
 from ..files.atomic import write_atomically
 from ..files.pt import write_pt
 from ..files.safetensors_file import write_safetensors
-from ..surgery.attachment import attachments_of
+from ..surgery.attachment import attachments_of, must_have_what_was_attached
 from ..surgery.folding import folding_of
 from ..surgery.forms import as_graph
 from ..surgery.parameters import attention_state_dict, state_of
@@ -75,6 +75,10 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         raise CheckpointError(f"{target} exists: pass force to overwrite it")
     attachments = attachments_of(patched)
     injection = vars(patched)["injection"] if attachments else record_of(patched)
+    try:
+        must_have_what_was_attached(patched)
+    except PlanError as error:
+        raise CheckpointError(f"the model cannot be saved: {error}") from error
     if not attachments:
         must_be_whole(patched)
     if attention_only and suffix not in (".pt", ".safetensors"):

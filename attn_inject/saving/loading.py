@@ -89,7 +89,8 @@ def load(
     (True, True, True)
 
     Args:
-        model: the original model, for sources that only the caller has; it is left as it was.
+        model: the original model, for sources that only the caller has; it is left as it was. On the meta device it
+        needs no weights: the result has those of the file.
         example_inputs: other sizes than those that the model was saved with, as for `inject`; where several submodules
             were patched, a dict with those of each, by its path.
         trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
@@ -213,13 +214,20 @@ def _put(patched: nn.Module, tensors: Mapping[str, torch.Tensor], record: Record
         own = state_of(patched, keep_vars=True)
     # A module may have several names, and its values one for each.
     homes = dict(patched.named_modules(remove_duplicate=False))
+    made: dict[int, nn.Parameter] = {}
     for name, tensor in tensors.items():
         held = own[name]
-        if isinstance(held, nn.Parameter):
+        home, _, attribute = name.rpartition(".")
+        if held.is_meta and isinstance(held, nn.Parameter):
+            # Nothing holds its values yet; of several names for one parameter all get the same.
+            homes[home]._parameters[attribute] = made.setdefault(id(held), nn.Parameter(tensor))
+        elif isinstance(held, nn.Parameter):
             held.data = tensor.to(held.device)
         else:
-            home, _, attribute = name.rpartition(".")
-            homes[home]._buffers[attribute] = tensor.to(held.device)
+            homes[home]._buffers[attribute] = tensor if held.is_meta else tensor.to(held.device)
+    left = [name for name, held in (*patched.named_parameters(), *patched.named_buffers()) if held.is_meta]
+    if left and any(not held.is_meta for held in tensors.values()):
+        raise CheckpointError(f"the model is on the meta device, and {path} has no {left[0]}: pass one with weights")
     frozen = set(record.frozen)
     for name, parameter in patched.named_parameters():
         if name in tensors or not record.attention_only:

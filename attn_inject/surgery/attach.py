@@ -44,7 +44,7 @@ from ..types import (
     Verification,
     block_name,
 )
-from .attachment import Attachment, attachments_of, keep_attachments
+from .attachment import Attachment, attachments_of, keep_attachments, must_have_what_was_attached
 from .blocks import Blocks
 from .constants import warn_of_what_stays
 from .forwards import write_forwards
@@ -297,6 +297,7 @@ def detached(model: nn.Module) -> nn.Module:
     attachments = attachments_of(model)
     if not attachments:
         raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")
+    must_have_what_was_attached(model)
     bare = alias(model)
     keep_attachments(bare, ())
     for module in bare.modules():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from ..errors import PlanError
 from ..tracing.inputs import NO_INPUTS, Inputs
 from ..tracing.parts import full_path
 from ..types import Injection
@@ -46,13 +47,45 @@ def keep_attachments(model: nn.Module, attachments: Sequence[Attachment]) -> Non
 
 
 def attached_modules(model: nn.Module) -> list[str]:
-    """The paths of all new modules that `attach` put into a model, or into what it holds, part by part of the tree."""
-    return [
-        full_path(home, full_path(attachment.injection.plan.scope or "", insertion.module))
-        for home, module in model.named_modules()
-        for attachment in _in_the_tree(module)
-        for insertion in attachment.injection.plan.insertions
-    ]
+    """The paths of all new modules that `attach` put into a model, or into what it holds, part by part of the tree.
+
+    Raises:
+        PlanError: one is not where it was put.
+
+    """
+    found: list[str] = []
+    for home, module in model.named_modules():
+        must_have_what_was_attached(module)
+        found += [full_path(home, path) for attachment in _in_the_tree(module) for path in _new_in(attachment)]
+    return found
+
+
+def must_have_what_was_attached(model: nn.Module) -> None:
+    """Refuse a model whose blocks were taken out, or put into others, with the attention in them.
+
+    Raises:
+        PlanError: naming the first new module that is not where it was put.
+
+    """
+    for path in (path for attachment in attachments_of(model) for path in _new_in(attachment)):
+        if not _has(model, path):
+            raise PlanError(
+                f"{path}, which was attached, is not there any more: detach() before blocks are taken out or wrapped, "
+                "and attach to what is left"
+            )
+
+
+def _new_in(attachment: Attachment) -> list[str]:
+    plan = attachment.injection.plan
+    return [full_path(plan.scope or "", insertion.module) for insertion in plan.insertions]
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _in_the_tree(model: nn.Module) -> list[Attachment]:

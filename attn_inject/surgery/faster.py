@@ -18,6 +18,8 @@ from .parameters import hold_parameters_of
 def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collection[str] = ()) -> OptimizedModule:
     """A faster graph for inference: the outputs of `patched` in eval mode, up to the tolerance of its dtype.
 
+    Modules that have hooks now (masks of a pruning, old weight norms and spectral norms among them) stay as they are.
+
     >>> import torch
     >>> from attn_inject import attach, optimize
     >>> from attn_inject.zoo.cifar import models
@@ -50,8 +52,8 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
 
     Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. A gate
     after a batch norm, or before a layer scale, keeps no map for the backward pass that the plain network does not
-    keep. Gradients of gradients work; under `torch.compile` the compiler chooses what is kept. Hooks on the attention
-    modules, and on norms before them, do not fire in train mode.
+    keep. Gradients of gradients work; under `torch.compile` the compiler chooses what is kept. Attention and norms that
+    have hooks now stay as they are; hooks that come later do not fire in train mode.
 
     >>> import torch
     >>> from attn_inject import inject, optimize_training

@@ -9,15 +9,22 @@ from torch import nn
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path, patched_parts
 from ..types import Injection, Insertion
+from .attachment import must_have_what_was_attached
 
 
 def records_of(patched: nn.Module) -> tuple[tuple[str, Injection], ...]:
-    """The records of all that was put into a model, by `inject` in graphs or by `attach`, each with its part's path."""
+    """The records of all that was put into a model, by `inject` in graphs or by `attach`, each with its part's path.
+
+    Raises:
+        PlanError: what was attached is not there any more.
+
+    """
     if any(isinstance(module, InjectedModule) for module in patched.modules()):
         return tuple((path, part.injection) for path, part in patched_parts(patched).items())
     held = getattr(patched, "injection", None)
     if not isinstance(held, Injection):
         return ()
+    must_have_what_was_attached(patched)
     return tuple((record.plan.scope or "", record) for record in (*held.others, replace(held, others=())))
 
 

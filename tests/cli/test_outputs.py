@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attn_inject.cli.outputs import MODEL_ENDINGS, check_output, write_text
+from attn_inject.cli.outputs import MODEL_ENDINGS, STDOUT, check_apart, check_output, write_text
 from attn_inject.errors import CheckpointError
 from attn_inject.saving.formats import SUFFIXES
 
@@ -33,6 +33,13 @@ def test_a_path_that_cannot_be_written_is_told_before_any_work(tmp_path: Path, n
     (tmp_path / "folder.pt").mkdir()
     with pytest.raises(CheckpointError, match=message):
         check_output(str(tmp_path / name), "--out", force=False, endings=MODEL_ENDINGS)
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    first = tmp_path / "r.json"
+    check_apart(first, None, tmp_path / "r.html", STDOUT, None, STDOUT)
+    with pytest.raises(CheckpointError, match="is asked for twice: give each output a file of its own"):
+        check_apart(first, None, tmp_path / "folder" / ".." / "r.json")
 
 
 def test_force_replaces(tmp_path: Path) -> None:

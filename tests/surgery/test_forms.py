@@ -165,6 +165,51 @@ def test_what_is_taken_out_of_a_frozen_model_leaves_norms_that_count(form: Any, 
     assert not bare.eval().body.n.training
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: setattr(net, "body", nn.Identity()),
+        lambda net: setattr(net, "body", nn.Sequential(net.body, nn.Identity())),
+        lambda net: delattr(net.body, "se"),
+    ],
+)
+def test_what_was_attached_and_is_not_there_any_more_is_named(change: Any, tmp_path: Path) -> None:
+    model = Toy(Lambda(lambda m, x: x + m.a(torch.relu(x)), a=conv(16, 16)))
+    attached = attach(model, "se", reduction=4, input_size=SMALL)
+    change(attached)
+    verbs: list[Any] = [attention_state_dict, freeze_original, optimize, optimize_training, remove, detach]
+    verbs += [lambda net: list(attention_parameters(net)), lambda net: verify(model, net)]
+    verbs += [lambda net: report(model, net, bench=False)]
+    for verb in verbs:
+        with pytest.raises(PlanError, match="body.se, which was attached, is not there any more: detach"):
+            verb(attached)
+    with pytest.raises(CheckpointError, match="cannot be saved: body.se, which was attached"):
+        save(attached, tmp_path / "net.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_brings_its_weights_to_a_model_that_has_none(tmp_path: Path) -> None:
+    def made() -> Any:
+        model = Toy(
+            Lambda(lambda m, x: x + m.b(torch.relu(m.n(m.a(x)))), a=conv(16, 16), n=nn.BatchNorm2d(16), b=conv(16, 16))
+        )
+        model.body.b.weight = model.body.a.weight
+        return model
+
+    patched = inject(made(), "se", reduction=4, input_size=SMALL).eval()
+    save(patched, tmp_path / "net.pt")
+    save(patched, tmp_path / "part.pt", attention_only=True)
+    with torch.device("meta"):
+        empty = made()
+    for form in ("graph", "module"):
+        loaded: Any = load(tmp_path / "net.pt", empty, form=form)
+        assert torch.equal(loaded(IMAGE), patched(IMAGE))
+        assert loaded.body.a.weight is loaded.body.b.weight
+        with pytest.raises(CheckpointError, match=r"meta device, and .*part.pt has no stem.weight"):
+            load(tmp_path / "part.pt", empty, form=form)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+
+
 def test_attention_that_is_run_no_more_is_noticed() -> None:
     model = _toy()
     attached = _attached(model)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from attn_inject.tracing.nodes import value_of
+from attn_inject.tracing.recurrent import of_one_step
 from attn_inject.tracing.trace import trace
 from attn_inject.tracing.values import Values, fetch, to_meta
 
@@ -47,6 +48,19 @@ def test_one_step_of_a_recurrent_layer_tells_of_all(kind: Any, size: Any, option
     seen = read(Net(lambda m, x: m.layer(x), layer=layer), size)
     made = tree_leaves(value_of(next(node for node in seen.graph.nodes if node.op == "call_module")))
     assert [(m.shape, m.stride(), m.dtype) for m in made] == [(e.shape, e.stride(), e.dtype) for e in expected]
+
+
+class OwnSteps(nn.GRU):
+    def forward(self, x: Any, state: Any = None) -> Any:
+        out, last = super().forward(x, state)
+        return out[:, ::2], last
+
+
+def test_other_recurrent_layers_and_packed_sequences_are_read_as_they_are() -> None:
+    seen = read(Net(lambda m, x: m.layer(x)[0], layer=OwnSteps(8, 16, batch_first=True)), (2, 6, 8))
+    assert value_of(seen.last).shape == (2, 3, 16)
+    packed = nn.utils.rnn.pack_sequence([torch.rand(3, 8, device="meta"), torch.rand(2, 8, device="meta")])
+    assert of_one_step(nn.GRU(8, 16), packed) is None
 
 
 def test_a_long_sequence_is_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
