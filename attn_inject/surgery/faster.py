@@ -52,8 +52,9 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
 
     Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. A gate
     after a batch norm, or before a layer scale, keeps no map for the backward pass that the plain network does not
-    keep. Gradients of gradients work; under `torch.compile` the compiler chooses what is kept. Attention and norms that
-    have hooks now stay as they are; hooks that come later do not fire in train mode.
+    keep. Gradients of gradients work, the transforms of `torch.func` do not; under `torch.compile` the compiler chooses
+    what is kept. Attention and norms that have hooks now stay as they are; hooks that come later do not fire in train
+    mode.
 
     >>> import torch
     >>> from attn_inject import inject, optimize_training
