@@ -72,19 +72,17 @@ class OwnNorms(Frozen):
 
 
 class Attending(nn.Module):
-    """Torch's layers that hold others, and ask for their mode."""
+    """A layer of torch's that holds others, and asks for its mode."""
 
     def __init__(self) -> None:
         super().__init__()
         self.block = toys.Residual(toys.conv(16, 16), nn.ReLU(), toys.conv(16, 16))
         self.attention = nn.MultiheadAttention(16, 2, dropout=0.3, batch_first=True)
-        self.memory = nn.GRU(16, 16, 2, dropout=0.3, batch_first=True)
 
     def forward(self, x: torch.Tensor) -> Any:
         self.attention.eval()
-        self.memory.eval()
         tokens = self.block(x).flatten(2).transpose(1, 2)
-        return self.memory(self.attention(tokens, tokens, tokens)[0])[0]
+        return self.attention(tokens, tokens, tokens)[0]
 
 
 def _seeded(kind: type[nn.Module]) -> nn.Module:
