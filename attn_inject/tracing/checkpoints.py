@@ -14,8 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import checkpoint
 
 # What a checkpoint goes through in older torch, which hooks nothing where no input is a tensor that wants a gradient:
-# those of a trace are none.
-_ENTERED = "_checkpoint_without_reentrant_generator"
+# those of a trace are none. Before it has found that out, it has called a function with them (`_ASKED`).
+_ENTERED, _ASKED = "_checkpoint_without_reentrant_generator", "_NoopSaveInputs"
 _SHOWN = 3
 
 
@@ -29,7 +29,8 @@ def checkpoints_noted(note: Callable[[], None]) -> Iterator[None]:
     if hasattr(checkpoint, _ENTERED):
         kept.append((checkpoint, _ENTERED, getattr(checkpoint, _ENTERED)))
     for home, name, function in kept:
-        setattr(home, name, _noted(function, note))
+        entered = _around_nothing if name == _ENTERED and hasattr(checkpoint, _ASKED) else function
+        setattr(home, name, _noted(entered, note))
     own = checkpoint.CheckpointFunction
     kept_apply = vars(own).get("apply")
     general = own.apply.__func__
@@ -47,6 +48,11 @@ def checkpoints_noted(note: Callable[[], None]) -> Iterator[None]:
             own.apply = kept_apply
         for home, name, function in kept:
             setattr(home, name, function)
+
+
+def _around_nothing(*_: Any, **__: Any) -> Iterator[None]:
+    """What older torch runs around a function whose inputs want no gradient."""
+    yield
 
 
 def _run(run_function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:  # noqa: FBT001

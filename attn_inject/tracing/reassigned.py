@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from .nodes import has_value, value_of
+
+
+@contextmanager
+def proxies_in_buffers() -> Iterator[None]:
+    """Let code put a proxy into the place of a buffer in here, which older torch refuses."""
+    general: Any = nn.Module.__setattr__
+
+    def assign(module: nn.Module, name: str, value: Any) -> None:
+        buffers = vars(module).get("_buffers", {})
+        if issubclass(type(value), fx.Proxy) and name in buffers:
+            buffers[name] = value
+        else:
+            general(module, name, value)
+
+    nn.Module.__setattr__ = assign  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__setattr__ = general  # type: ignore[method-assign]
 
 
 def put_back(skeleton: nn.Module, before: Mapping[str, torch.Tensor], graph: fx.Graph, tracer: fx.Tracer) -> bool:

@@ -49,7 +49,7 @@ from .modes import Modes
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
-from .reassigned import put_back
+from .reassigned import proxies_in_buffers, put_back
 from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors, written_with_modes
 from .settings import settings_noted
@@ -164,6 +164,7 @@ class Tracer(fx.Tracer):
         with (
             ordinary_mode(),
             as_written(),
+            proxies_in_buffers(),
             types_answered(self.skeleton),
             autocast_followed(lambda function, args: record(function, args, {}), lambda: self.evaluated is not None),
             factories_followed(record, lambda: self.evaluated is not None, homes, self._held.call),
