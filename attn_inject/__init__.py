@@ -39,7 +39,7 @@ _HOME = {
     "attention_state_dict": "surgery.parameters",
     "choose": "studying.choose",
     "compare": "reporting.comparing",
-    "detach": "surgery.attach",
+    "detach": "surgery.detach",
     "find_sites": "sites.reading",
     "fold": "studying.fold",
     "freeze_original": "surgery.parameters",

@@ -24,7 +24,7 @@ from .studying.fold import fold as fold
 from .surgery.apply import apply_plan as apply_plan
 from .surgery.apply import remove as remove
 from .surgery.attach import attach as attach
-from .surgery.attach import detach as detach
+from .surgery.detach import detach as detach
 from .surgery.faster import optimize as optimize
 from .surgery.faster import optimize_training as optimize_training
 from .surgery.inject import inject as inject

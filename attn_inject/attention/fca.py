@@ -29,7 +29,7 @@ from torch import fx, nn
 from ..errors import AttentionError
 from .averaging import resized
 from .gating import ChannelGate, choice, whole_number
-from .layers import at_least_float32, sizes
+from .layers import at_least_float32, per_axis
 from .se import fitted_width
 
 fx.wrap("resized")
@@ -141,7 +141,7 @@ class FCA(ChannelGate):
         whole_number("channels", channels)
         chosen = frequencies_of(frequencies, ndim)
         # 0: as it comes. torch.jit takes no empty list.
-        self.size = [0] * ndim if size is None else sizes(size, ndim)
+        self.size = [0] * ndim if size is None else per_axis("size", size, ndim)
         self.orthonormal: bool = choice({"code": True, "text": False}, "form", form)
         hidden, self.adjustments, self.unmet = fitted_width(channels, reduction)
         if ndim != 2 and isinstance(frequencies, str) and not frequencies.startswith("low"):

@@ -23,7 +23,7 @@ from torch import fx, nn
 from ..errors import AttentionError
 from .averaging import strided_means
 from .gating import GATES, ChannelGate, ZeroMix, choice, whole_number
-from .layers import Norm, convolution, sizes
+from .layers import Norm, convolution, per_axis
 from .se import fitted_width
 
 fx.wrap("strided_means")
@@ -214,7 +214,8 @@ def gather_excite(
                 f"{variant} with the global extent has a weight for each position: give the size of the maps, or "
                 "extent 2, 4 or 8, or choose variant theta-minus"
             )
-        module: nn.Module = GlobalGE(channels, hidden, sizes(size, ndim), gate=gate, init=init, rectified=rectified)
+        wanted = per_axis("size", size, ndim)
+        module: nn.Module = GlobalGE(channels, hidden, wanted, gate=gate, init=init, rectified=rectified)
     else:
         module = LocalGE(channels, extent, hidden, gate=gate, init=init, ndim=ndim, rectified=rectified)
     if hidden:

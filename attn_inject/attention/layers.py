@@ -41,30 +41,17 @@ def odd(label: str, value: object) -> int:
     return size
 
 
-def strides(stride: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """One stride for each of `ndim` spatial axes, from one for all or one for each.
+def per_axis(label: str, value: int | Sequence[int], ndim: int) -> list[int]:
+    """A whole number for each of `ndim` spatial axes, from one for all or one for each.
 
     Raises:
         AttentionError: another number of them, or one below 1.
 
     """
-    each = tuple(stride) if isinstance(stride, Sequence) else (stride,) * ndim
+    each = [value] * ndim if isinstance(value, int) else list(value)
     if len(each) != ndim:
-        raise AttentionError(f"stride must be one number, or one for each of {ndim} axes, got {each}")
-    return tuple(whole_number("stride", one) for one in each)
-
-
-def sizes(size: int | Sequence[int], ndim: int) -> list[int]:
-    """The extent of a map on each of `ndim` spatial axes, from one for all or one for each.
-
-    Raises:
-        AttentionError: another number of them, or one below 1.
-
-    """
-    each = [size] * ndim if isinstance(size, int) else list(size)
-    if len(each) != ndim:
-        raise AttentionError(f"size must be a number, or {ndim} of them; got {size!r}")
-    return [whole_number("size", one) for one in each]
+        raise AttentionError(f"{label} must be one number, or one for each of {ndim} axes, got {value!r}")
+    return [whole_number(label, one) for one in each]
 
 
 @fx.wrap

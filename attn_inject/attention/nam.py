@@ -26,7 +26,7 @@ from torch import fx, nn
 
 from .averaging import resized
 from .gating import choice, for_each_position, whole_number
-from .layers import Norm, at_least_float32, sizes
+from .layers import Norm, at_least_float32, per_axis
 from .statistics import positions, shaped_like
 
 fx.wrap("for_each_position")
@@ -90,8 +90,9 @@ class NAM(nn.Module):
         super().__init__()
         self.signed: bool = choice({"code": False, "text": True}, "form", form)
         self.norm = Norm(whole_number("channels", channels))
-        behind = nn.Identity() if size is None else PositionNAM(sizes(size, ndim), signed=self.signed)
-        self.spatial: nn.Module = behind
+        self.spatial: nn.Module = nn.Identity()
+        if size is not None:
+            self.spatial = PositionNAM(per_axis("size", size, ndim), signed=self.signed)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, *spatial) -> the same shape."""

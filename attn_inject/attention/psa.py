@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from ..errors import AttentionError
 from .gating import BranchWeights, choice, for_each_position, largest_divisor, whole_number
-from .layers import convolution, strides
+from .layers import convolution, per_axis
 from .se import SE
 
 # Functions are kept whole by the name under which a module knows them.
@@ -75,7 +75,7 @@ class PSA(nn.Module):
             f"with branches narrower than the reduction {reduction}: hidden width 1": width < reduction,
         }
         self.adjustments: tuple[str, ...] = tuple(what for what, is_so in said.items() if is_so)
-        conv, steps = convolution(ndim), strides(stride, ndim)
+        conv, steps = convolution(ndim), tuple(per_axis("stride", stride, ndim))
         self.convs = nn.ModuleList(
             conv(channels, width, kernel, stride=steps, padding=kernel // 2, groups=group, bias=False)
             for kernel, group in zip(kernels, fitted, strict=True)

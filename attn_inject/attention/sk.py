@@ -24,7 +24,7 @@ import torch
 from torch import fx, nn
 
 from .gating import BranchWeights, for_each_position, largest_divisor, whole_number
-from .layers import Norm, convolution, strides
+from .layers import Norm, convolution, per_axis
 from .se import hidden_width
 
 fx.wrap("for_each_position")
@@ -64,7 +64,7 @@ class SK(nn.Module):
         super().__init__()
         whole_number("channels", channels)
         width = channels if out_channels is None else whole_number("out_channels", out_channels)
-        conv, steps = convolution(ndim), strides(stride, ndim)
+        conv, steps = convolution(ndim), tuple(per_axis("stride", stride, ndim))
         fitted = largest_divisor(whole_number("groups", groups), channels, width)
         said = f"with groups {groups} fitted to {fitted}"
         self.adjustments: tuple[str, ...] = (said,) if fitted != groups else ()

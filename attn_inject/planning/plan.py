@@ -18,6 +18,7 @@ from ..sites.found import GraphSites
 from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel, read
 from ..tracing.nodes import block_of
+from ..tracing.shapes import BATCH
 from ..types import (
     DEFAULT_KINDS,
     Existing,
@@ -100,6 +101,28 @@ def locate_and_plan(
         scope=choices.scope,
     )
     return located, plan_for(located, choices)
+
+
+def read_for(
+    model: nn.Module,
+    plan: Plan,
+    example_inputs: Any = None,
+    *,
+    may_record: bool = False,
+    no_graph: TraceError | None = None,
+) -> LocatedModel:
+    """The model as it was read when the plan was made, unless other inputs are given; `read` has the rest."""
+    shape = None if example_inputs is not None else plan.input_shape
+    return read(
+        model,
+        example_inputs=example_inputs,
+        input_size=None if shape is None else shape[1:],
+        batch=BATCH if shape is None else shape[0],
+        kinds=plan.kinds,
+        scope=plan.scope,
+        may_record=may_record,
+        no_graph=no_graph,
+    )
 
 
 def plan_for(located: LocatedModel, choices: Choices) -> Plan:

@@ -6,6 +6,7 @@ A1. A multiply of two data-carrying values, one of them a map, the other (the ga
 A2. The gate's last operation before the multiply is a nonlinear function of one value (sigmoid-like), apart from views
     and from scaling or shifting by constants (relu6(x + 3) / 6, 1 + tanh(x)). A quotient of two values that come from
     the map is a norm (global response normalisation).
+A3. A block has what scales maps on the way from its fork: not what scales the weights of a convolution.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH, annotate, inputs_to_try, trace_at_a_size
 from ..tracing.trace import MODES, Trace
-from ..types import DEFAULT_KINDS, Injection, Insertion, Kind, Plan, Sites
+from ..types import DEFAULT_KINDS, Injection, Insertion, Kind, Sites
 from .found import GraphSites
 from .kinds import checked_kinds
 from .select import locate
@@ -133,28 +133,6 @@ def read(
         except TraceError as error:
             failure = failure or error
     raise failure or TraceError("no inputs are given")
-
-
-def read_for(
-    model: nn.Module,
-    plan: Plan,
-    example_inputs: Any = None,
-    *,
-    may_record: bool = False,
-    no_graph: TraceError | None = None,
-) -> LocatedModel:
-    """The model as it was read when the plan was made, unless other inputs are given; `read` has the rest."""
-    shape = None if example_inputs is not None else plan.input_shape
-    return read(
-        model,
-        example_inputs=example_inputs,
-        input_size=None if shape is None else shape[1:],
-        batch=BATCH if shape is None else shape[0],
-        kinds=plan.kinds,
-        scope=plan.scope,
-        may_record=may_record,
-        no_graph=no_graph,
-    )
 
 
 @dataclass(frozen=True)

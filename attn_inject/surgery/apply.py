@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import RewriteError
-from ..sites.reading import LocatedModel, read_for
+from ..planning.plan import read_for
+from ..sites.reading import LocatedModel
 from ..tracing.alias import alias
 from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.compiled import as_written
@@ -18,9 +19,9 @@ from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.turns import turn_losses
 from ..types import Plan, block_name
-from .attach import detached
 from .attachment import attachments_of
 from .constants import warn_of_what_stays
+from .detach import detached
 from .parameters import unfreeze_statistics
 from .postconditions import verify_part
 from .pristine import without_attention

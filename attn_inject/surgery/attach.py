@@ -19,8 +19,8 @@ from torch import nn
 from ..attention.registry import attentions_of
 from ..errors import AttnInjectError, PlanError, RewriteError, TraceError
 from ..planning.choices import Choices, explaining_choices
-from ..planning.plan import locate_and_plan
-from ..sites.reading import LocatedModel, read_for, submodule
+from ..planning.plan import locate_and_plan, read_for
+from ..sites.reading import LocatedModel, submodule
 from ..tracing.alias import alias, copied
 from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.compiled import as_written, compiled_in, compiled_losses
@@ -28,7 +28,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path
 from ..tracing.prepare import parameter_hooks
 from ..tracing.regions import ordinary_mode
-from ..tracing.rewritten import Passing, restore_forward, writing_of
+from ..tracing.rewritten import Passing, writing_of
 from ..tracing.turns import turn_losses
 from ..types import (
     DEFAULT_KINDS,
@@ -44,13 +44,11 @@ from ..types import (
     Verification,
     block_name,
 )
-from .attachment import Attachment, attachments_of, keep_attachments, must_have_what_was_attached
+from .attachment import Attachment, attachments_of, keep_attachments
 from .blocks import Blocks
-from .constants import warn_of_what_stays
 from .forwards import write_forwards
 from .learning import learning
 from .likeness import likeness
-from .parameters import unfreeze_statistics
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
 from .ways import ways_of
@@ -156,6 +154,8 @@ def _attached(located: LocatedModel, plan: Plan) -> nn.Module:
     try:
         return attach_plan(located, plan)
     except RewriteError as error:
+        if not (located.trace.recorded or located.trace.notes):
+            raise
         try:
             return attach_plan(located, plan, keeping=True)
         except AttnInjectError:
@@ -271,50 +271,3 @@ def _put_in(
             home, _, child = path.rpartition(".")
             kept[path] = part.get_submodule(home)._modules.pop(child)
     return kept
-
-
-def detach(model: nn.Module) -> nn.Module:
-    """The model without the attention that `attach` put in, in one call or several: a copy of the same class, with
-    blocks of their own classes, sharing the weights.
-
-    >>> import torch
-    >>> from attn_inject import attach, detach
-    >>> from attn_inject.zoo.cifar import models
-    >>> model, x = models()["resnet20"]().eval(), torch.randn(1, 3, 32, 32)
-    >>> torch.equal(detach(attach(model, "eca"))(x), model(x))
-    True
-
-    Raises:
-        PlanError: nothing was attached to it.
-
-    """
-    warn_of_what_stays(model)
-    return unfreeze_statistics(detached(model))
-
-
-def detached(model: nn.Module) -> nn.Module:
-    """What `detach` gives, in silence."""
-    attachments = attachments_of(model)
-    if not attachments:
-        raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")
-    must_have_what_was_attached(model)
-    bare = alias(model)
-    keep_attachments(bare, ())
-    for module in bare.modules():
-        restore_forward(module)
-    for attachment in reversed(attachments):
-        scope = attachment.injection.plan.scope or ""
-        for insertion in attachment.injection.plan.insertions:
-            home, _, child = full_path(scope, insertion.module).rpartition(".")
-            delattr(bare.get_submodule(home), child)
-        for path in attachment.constants:
-            home, _, name = path.rpartition(".")
-            delattr(bare.get_submodule(home), name)
-        for path, held in attachment.kept.items():
-            home, _, child = path.rpartition(".")
-            setattr(bare.get_submodule(home), child, held)
-        for home, names in attachment.orders:
-            children = bare.get_submodule(home)._modules
-            for name in [name for name in names if name in children]:
-                children[name] = children.pop(name)
-    return bare

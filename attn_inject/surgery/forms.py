@@ -11,8 +11,8 @@ from ..tracing.alias import alias
 from ..tracing.inputs import dtype_of
 from ..tracing.parts import full_path, patched_parts, record_of
 from .apply import apply_plan
-from .attach import detached
 from .attachment import Attachment, attachments_of
+from .detach import detached
 
 
 def as_graph(patched: nn.Module) -> nn.Module:

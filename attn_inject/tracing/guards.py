@@ -23,6 +23,7 @@ from torch import fx
 from ..errors import GuardError
 from ..types import Guard
 from .nodes import value_of
+from .writes import index_assign
 
 # What runs between a line of the model's code and us. With the separator: torchvision is not torch.
 MACHINERY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
@@ -82,8 +83,8 @@ def _described(graph: fx.Graph, left_out: Collection[fx.Node] = ()) -> list[Any]
         # An assertion's message may write down what was asserted.
         given = node.args[:1] if node.target is torch._assert else node.args
         args, kwargs = fx.node.map_arg((given, node.kwargs), lambda n: ("node", order[n]))
-        if node.target is torch.cat:
-            # A checkpoint hands on a tuple of what it was given as a list.
+        if node.target not in (operator.getitem, index_assign):
+            # A checkpoint hands on a tuple of what it was given as a list; for an index alone they differ.
             args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
         lines.append((node.op, str(node.target), repr(args), repr(kwargs)))
     return lines
@@ -91,8 +92,7 @@ def _described(graph: fx.Graph, left_out: Collection[fx.Node] = ()) -> list[Any]
 
 def same_but_for_guards(graph: fx.Graph, other: fx.Graph) -> bool:
     """Whether two graphs compute the same, whatever is asked on the way for guards alone."""
-    one, another = (_described(each, _for_guards(each)) for each in (graph, other))
-    return one == another
+    return _described(graph, _for_guards(graph)) == _described(other, _for_guards(other))
 
 
 def _for_guards(graph: fx.Graph) -> set[fx.Node]:

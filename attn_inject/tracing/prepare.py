@@ -41,13 +41,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         hint = f": pass the module that it holds, {' or '.join(held)}" if held else ""
         # It may say of itself that it is one.
         raise TraceError(f"expected an nn.Module, got {type(model).__name__}{hint}")
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif is_compiled_wrapper(model):
-            model = model.get_submodule("_orig_mod")
-        else:
-            break
+    model, _ = _taken_off(model)
     for name, module in model.named_modules():
         where = f"submodule {name}" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
@@ -64,7 +58,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def wrapped_by(model: nn.Module) -> tuple[str, ...]:
-    """What `unwrap` takes off, as a patched model is without it."""
+    """What `unwrap` takes off, as what a patched model is without."""
+    return _taken_off(model)[1]
+
+
+def _taken_off(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """(the module inside wrappers, what is lost with them)."""
     losses: list[str] = []
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -74,7 +73,7 @@ def wrapped_by(model: nn.Module) -> tuple[str, ...]:
             losses += compiled_losses(["(model)"])
             model = model.get_submodule("_orig_mod")
         else:
-            return tuple(losses)
+            return model, tuple(losses)
 
 
 def _is_quantized(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import fx
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 
 GRAD_MODE, SET_GRAD_MODE = torch.is_grad_enabled, torch._C._set_grad_enabled
@@ -42,6 +43,26 @@ def restoring_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
             torch._C._set_grad_enabled(before)
 
     return restoring
+
+
+class GradMode:
+    """Switches gradients in a graph where the code that it is made of has switched them; `make` makes its nodes."""
+
+    def __init__(self, make: Callable[..., fx.Node]) -> None:
+        self._make = make
+        # What it was before it was switched off.
+        self._before: fx.Node | None = None
+
+    def follow(self) -> None:
+        """Put down a switch since the last node."""
+        if torch.is_grad_enabled() == (self._before is None):
+            return
+        if self._before is None:
+            self._before = self._make("call_function", GRAD_MODE, (), {})
+            self._make("call_function", SET_GRAD_MODE, (False,), {})
+        else:
+            before, self._before = self._before, None
+            self._make("call_function", SET_GRAD_MODE, (before,), {})
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
 from .settings import Setting, settings_of
 from .tracer import KeepsSomething, StaysWhole, Tracer
+from .values import Gradients
 from .watching import Watch
 
 MODES = ("eval", "train")
@@ -144,7 +145,7 @@ class Subject:
         erase_guards(made.graph, asked)
         return replace(made, checkpoints=tuple(dict.fromkeys((*made.checkpoints, *other.checkpoints))))
 
-    def _draft(self, mode: str, inputs: Inputs | None, *, gradients: str = "") -> Draft:
+    def _draft(self, mode: str, inputs: Inputs | None, *, gradients: Gradients = "none") -> Draft:
         given = None if inputs is None else inputs.on_meta()
         without_hooks: TraceError | None = None
         loaded: set[str] | None = set(sys.modules)

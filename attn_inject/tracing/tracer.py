@@ -50,12 +50,12 @@ from .nodes import has_value, mark_named, note_return, set_frame, set_place, set
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .reassigned import proxies_in_buffers, put_back
-from .regions import GRAD_MODE, SET_GRAD_MODE, autocast_followed, ordinary_mode
+from .regions import GradMode, autocast_followed, ordinary_mode
 from .restoring import ALONE, as_it_was, private_tensors, written_with_modes
 from .settings import settings_noted
 from .turns import threads_in_turn
 from .types_asked import modules_of, types_answered
-from .values import Values
+from .values import Gradients, Values
 
 _TENSORS = ("_parameters", "_buffers")
 # Whose functions and layers draw from torch's generator of the meta device at most.
@@ -91,7 +91,7 @@ class Tracer(fx.Tracer):
         follows_hooks: bool = False,
         notes_settings: bool = False,
         strangers: Collection[int] = (),
-        gradients: str = "",
+        gradients: Gradients = "none",
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
@@ -112,7 +112,7 @@ class Tracer(fx.Tracer):
         self._notes_settings = notes_settings
         self._values = Values(skeleton, self.constants, gradients=gradients)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
-        self._grad_mode: fx.Node | None = None
+        self._grad_mode = GradMode(self._new_node)
         self._texts: list[tuple[fx.Node, str]] = []
         self.stack = CallStack()
         self._names: dict[int, str] = {}
@@ -134,6 +134,7 @@ class Tracer(fx.Tracer):
 
         """
         self._draws = Draws.of(self.skeleton)
+        # Those of an earlier trace are another mode's.
         self.leaves.modes = Modes()
         written = written_with_modes(self.skeleton)
         with (
@@ -249,7 +250,7 @@ class Tracer(fx.Tracer):
         return value
 
     def create_node(self, kind: str, target: Any, args: tuple[Any, ...], *rest: Any, **kwargs: Any) -> fx.Node:
-        self._follow_grad_mode()
+        self._grad_mode.follow()
         if target is operator.pow and type(args[0]) in (int, float) and str(args[0]).startswith("-"):
             # Printed as an operator it would be `-2 ** x`, which Python reads as `-(2 ** x)`.
             target = pow
@@ -286,17 +287,6 @@ class Tracer(fx.Tracer):
         target: Any = type(self.skeleton.get_submodule(str(node.target))) if node.op == "call_module" else node.target
         home = f"{getattr(target, '__module__', None) or 'torch'}."
         return (node.op != "call_module" and node.op != "call_function") or home.startswith(_NO_DRAWS)
-
-    def _follow_grad_mode(self) -> None:
-        """Switch gradients in the graph where the model's code has switched them since the last node."""
-        if torch.is_grad_enabled() == (self._grad_mode is None):
-            return
-        if self._grad_mode is None:
-            self._grad_mode = self._new_node("call_function", GRAD_MODE, (), {})
-            self._new_node("call_function", SET_GRAD_MODE, (False,), {})
-        else:
-            before, self._grad_mode = self._grad_mode, None
-            self._new_node("call_function", SET_GRAD_MODE, (before,), {})
 
     def decide(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
         """What the number of `node` comes to, as a guard of the line of code that asks."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -21,6 +21,7 @@ from .nodes import value_of
 from .recurrent import of_one_step
 from .regions import is_region
 
+Gradients = Literal["none", "all", "trained"]
 _MOVES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -29,7 +30,7 @@ class Values:
 
     Values stay on the meta device whatever the code moves them to; asked for its device, a value answers with the
     device of the model, so that code that decides on it decides as it will when it runs. Asked whether it wants a
-    gradient, it answers as in a run without any, or as `gradients` say: "all" (the contrary) or "trained".
+    gradient, it answers as in a run without any, as no run would ("all", the contrary), or as in training ("trained").
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Values:
         root: nn.Module,
         constants: Mapping[str, torch.Tensor],
         *,
-        gradients: str = "",
+        gradients: Gradients = "none",
     ) -> None:
         self._root = root
         self._constants = constants

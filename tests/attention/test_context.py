@@ -181,7 +181,7 @@ def test_ge_says_what_it_needs() -> None:
         build("ge", 8, options={"extent": 1})
     with pytest.raises(AttentionError, match="variant must be one of theta-minus, theta, theta-plus"):
         build("ge", 8, options={"variant": "plus"})
-    with pytest.raises(AttentionError, match="size must be a number, or 2 of them"):
+    with pytest.raises(AttentionError, match="size must be one number, or one for each of 2 axes"):
         build("ge", 8, options={"variant": "theta", "size": [7]})
     sized = build("ge", 8, options={"variant": "theta", "size": 7})
     with pytest.raises(AttentionError, match=r"a map of \[7, 7\], and got one of \[8, 7\]"):

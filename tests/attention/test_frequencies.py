@@ -117,7 +117,7 @@ def test_a_frequency_is_the_same_on_a_larger_map() -> None:
         ({"frequencies": [[1]]}, "frequencies must be tuples of 2"),
         ({"frequencies": []}, "frequencies must be tuples of 2"),
         ({"frequencies": [[1, -1]]}, "frequencies must be a whole number from 0"),
-        ({"size": [7, 7, 7]}, "size must be a number, or 2 of them"),
+        ({"size": [7, 7, 7]}, "size must be one number, or one for each of 2 axes"),
         ({"size": 0}, "size must be a whole number from 1"),
         ({"reduction": 0}, "reduction must be a number from 1"),
         ({"form": "paper"}, "form must be one of code, text"),

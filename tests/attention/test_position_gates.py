@@ -178,7 +178,7 @@ def test_mlca_pools_as_torch_does() -> None:
     ("name", "options", "words"),
     [
         ("nam", {"form": "mine"}, "form must be one of code, text"),
-        ("nam", {"size": [7, 7, 7]}, "size must be a number, or 2 of them"),
+        ("nam", {"size": [7, 7, 7]}, "size must be one number, or one for each of 2 axes"),
         ("sge", {"groups": 0}, "groups must be a whole number from 1"),
         ("gam", {"kernel": 4}, "kernel must be odd"),
         ("gam", {"groups": 0}, "groups must be a whole number from 1"),

@@ -110,6 +110,7 @@ def test_what_is_no_image_is_read_again_as_it_was(kind: Any, given: torch.Tensor
     for form in ("graph", "module"):
         loaded = load(tmp_path / "net.pt", model, form=form)
         assert torch.equal(loaded.eval()(given), patched.eval()(given))
+        assert toys.gates_run(loaded, given) == 1
 
 
 class Weighed(nn.Module):

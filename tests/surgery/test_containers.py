@@ -106,7 +106,11 @@ def test_what_takes_the_place_of_an_element_stands_where_it_stood(attention: str
     assert type(attached[1].body) is nn.Sequential
     kind = type(patched.get_submodule(f"1.body.{attention}"))
     assert [type(each) for each in attached[1].body].index(kind) == at
+    ran: list[nn.Module] = []
+    for each in (patched, attached):
+        each.get_submodule(f"1.body.{attention}").register_forward_hook(lambda gate, *_: ran.append(gate))
     assert torch.equal(attached(x), patched(x))
+    assert len(ran) == 2
     bare = detach(attached)
     assert torch.equal(bare(x), model(x))
     assert list(bare.state_dict()) == list(model.state_dict())
@@ -136,6 +140,7 @@ def test_a_gate_that_is_an_element_is_replaced_by_one(tmp_path: Path) -> None:
     save(attached, tmp_path / "net.pt")
     for each in (attached, load(tmp_path / "net.pt", model, form="module"), load(tmp_path / "net.pt", model)):
         assert torch.equal(each.eval()(X), patched(X))
+        assert toys.gates_run(each, X) == 2
         assert each.state_dict().keys() == patched.state_dict().keys()
     bare = detach(pickle.loads(pickle.dumps(attached)))  # ours
     assert torch.equal(bare(X), model(X))

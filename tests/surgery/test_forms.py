@@ -32,7 +32,7 @@ from attn_inject.surgery.forms import as_graph
 from attn_inject.tracing.rewritten import restore_forward
 
 from ..before_after import every_gate_runs
-from ..toys import Lambda, Toy, conv
+from ..toys import Lambda, Toy, conv, gates_run
 
 SMALL = (3, 16, 16)
 IMAGE = torch.randn(2, *SMALL, generator=torch.Generator().manual_seed(0))
@@ -157,6 +157,7 @@ def test_what_is_taken_out_of_a_frozen_model_leaves_norms_that_count(form: Any, 
     body = Lambda(lambda m, x: x + m.a(torch.relu(m.n(x))), a=conv(16, 16), n=nn.BatchNorm2d(16))
     frozen = freeze_original(form(Toy(body), "se", reduction=4, input_size=SMALL)).train()
     bare = undo(frozen)
+    assert (gates_run(bare, IMAGE), gates_run(frozen, IMAGE)) == (0, 1)
     assert bare.body.n.training
     assert not frozen.body.n.training
     before = frozen.body.n.running_mean.clone()
@@ -204,6 +205,7 @@ def test_a_file_brings_its_weights_to_a_model_that_has_none(tmp_path: Path) -> N
     for form in ("graph", "module"):
         loaded: Any = load(tmp_path / "net.pt", empty, form=form)
         assert torch.equal(loaded(IMAGE), patched(IMAGE))
+        assert gates_run(loaded, IMAGE) == 1
         assert loaded.body.a.weight is loaded.body.b.weight
         with pytest.raises(CheckpointError, match=r"meta device, and .*part.pt has no stem.weight"):
             load(tmp_path / "part.pt", empty, form=form)

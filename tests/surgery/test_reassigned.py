@@ -96,6 +96,7 @@ def test_new_values_are_those_of_the_model(kind: str, form: Any, tmp_path: Path)
     save(patched, tmp_path / "net.pt")
     loaded = [load(tmp_path / "net.pt", _made(kind), form=each) for each in ("graph", "module")]
     for each in (patched, *loaded):
+        assert toys.gates_run(copy.deepcopy(each), IMAGE) == (2 if kind == "in two calls" else 1)
         own = copy.deepcopy(model)
         for train in (True, True, False, True):
             expected = own.train(train)(IMAGE)

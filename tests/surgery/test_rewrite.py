@@ -17,6 +17,7 @@ from attn_inject.surgery.rewrite import channels_first, install, rewrite
 from attn_inject.tracing.nodes import frame_of, is_of_attention
 from attn_inject.types import Insertion, Placement, Site
 
+from .. import toys
 from ..toys import SPELLINGS, Block, Lambda, Residual, Toy, conv
 
 SIZE = (3, 16, 16)
@@ -101,6 +102,7 @@ def test_a_block_and_a_block_in_it_that_begin_with_the_same_value_are_gated_one_
     for block, gate in zip(group.body[:2], gates[1:], strict=True):
         inside = inside + block.branch(gate(inside))
     assert torch.equal(patched(x), before + group.body[2](inside))
+    assert toys.gates_run(patched, x) == 3
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,7 @@ def test_wrappers_are_taken_off_and_others_refused() -> None:
     for wrapped, named in ((nn.DataParallel(model), "DataParallel around the model"), (compiled, "torch.compile of")):
         patched = inject(wrapped, "eca", input_size=SIZE)
         assert isinstance(patched, InjectedModule)
+        assert toys.gates_run(patched, torch.randn(2, *SIZE)) == 2
         assert any(loss.startswith(named) for loss in patched.injection.not_kept)
         assert any(loss.startswith(named) for loss in attach(wrapped, "eca", input_size=SIZE).injection.not_kept)
     with pytest.raises(TraceError, match="scripted"):
