@@ -57,6 +57,10 @@ class Leaves:
         is_torchs = _USUAL.is_leaf_module(module, path) and not parametrize.is_parametrized(module)
         return (is_torchs or type(module) in self._closed) and not self.modes.are_switched_in(module)
 
+    def checks_ranks_alone(self, module: nn.Module) -> bool:
+        """Whether the module is a layer of torch's without parts, which looks at its input to refuse it at most."""
+        return _USUAL.is_leaf_module(module, "") and not module._modules and not parametrize.is_parametrized(module)
+
     def can_close(self, module: nn.Module) -> bool:
         known = self._closed | self._followed
         if type(module) in known or self.modes.are_switched_in(module):

@@ -156,5 +156,6 @@ def not_kept(
             if callable(value) and not name.startswith("_") and name not in base and not is_answered(face, name)
         ]
         losses += [f"method {name}(): it runs the class's own code" for name in methods]
-        losses += [f"the class's own {name}(): what is there is torch's" for name in _replaced(face)]
+        if replaced := [f"{name}()" for name in _replaced(face)]:
+            losses.append(f"the class's own {', '.join(replaced)}: what is there is torch's")
     return tuple(losses)

@@ -294,6 +294,9 @@ class Tracer(fx.Tracer):
         if whole is not None:
             raise StaysWhole(whole)
         outcome = convert(value_of(node))
+        if self.open_modules and self.leaves.checks_ranks_alone(self.open_modules[-1]):
+            # One that code has put into another mode; elsewhere it is a single call, which is no guard.
+            return outcome
         if (node, convert) not in self._decided:
             self._decided[node, convert] = outcome
             number = node if outcome is value_of(node) else self.create_node("call_function", convert, (node,), {})
