@@ -13,13 +13,18 @@ from ..tracing.parts import full_path, patched_parts, record_of
 from .apply import apply_plan
 from .attachment import Attachment, attachments_of
 from .detach import detached
+from .likeness import departure
 
 
-def as_graph(patched: nn.Module) -> nn.Module:
+def as_graph(patched: nn.Module, *, check: bool = True) -> nn.Module:
     """The model as `inject` makes it, over the weights of one that `attach` made; one that `inject` made as it is.
 
+    Args:
+        check: whether to see that the graph does what the attached model does.
+
     Raises:
-        PlanError: it has no graph, since its code decides on data.
+        PlanError: it has no graph, since its code decides on data; or it was changed since (a norm became a norm and a
+            dropout), so that a graph would have its attention elsewhere.
 
     """
     attachments = attachments_of(patched)
@@ -28,6 +33,8 @@ def as_graph(patched: nn.Module) -> nn.Module:
     graph = detached(patched)
     for attachment in attachments:
         graph = _with_attention(graph, patched, attachment)
+    for attachment in attachments if check else ():
+        _must_be_as_attached(graph, patched, attachment)
     graph.train(mode=patched.training)
     if patched_parts(graph).keys() != {""}:
         vars(graph)["injection"] = record_of(graph)
@@ -52,3 +59,17 @@ def _with_attention(graph: nn.Module, patched: nn.Module, attachment: Attachment
         own = patched.get_submodule(full_path(scope, insertion.module))
         setattr(graph.get_submodule(home), child, alias(own))
     return graph
+
+
+def _must_be_as_attached(graph: nn.Module, patched: nn.Module, attachment: Attachment) -> None:
+    """Refuse a graph that does something else than what was attached: its sites were found anew."""
+    plan = attachment.injection.plan
+    scope = plan.scope or ""
+    part = patched_parts(graph)[scope]
+    if any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
+        return
+    if different := departure(patched.get_submodule(scope), plan.insertions, part):
+        raise PlanError(
+            f"{type(patched).__name__} has changed since attention was attached, and a graph would have it elsewhere "
+            f"({different}): attach to what detach() gives"
+        )

@@ -56,7 +56,20 @@ def likeness(
     return _as_the_graph(original, part, new, graph)
 
 
-def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> Likeness:
+def departure(part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> str | None:
+    """How what an attached part gives is not what this graph of it gives, if it is not; `new` is what is in both."""
+    check = _as_the_graph(None, part, new, graph, hint="").check
+    return None if check is None or check.passed else check.figure
+
+
+def _as_the_graph(
+    original: nn.Module | None,
+    part: nn.Module,
+    new: Sequence[Insertion],
+    graph: InjectedModule,
+    hint: str = "; use inject",
+) -> Likeness:
+    """`likeness` to a graph; without `original`, not to the model's own code. `hint` is how to do without."""
     writes = writes_weights(graph, map(graph.graph_of, MODES))
 
     def runs_of(model: nn.Module) -> list[Runs]:
@@ -67,8 +80,11 @@ def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion]
     _let_gates_do_something(new, *(each.model for each in (*trials, theirs)))
     # Where something was displaced, or attention taken over, nothing gives what the model gave.
     added = not graph.displaced and not any(insertion.site.kind == "attention" for insertion in new)
-    before, after = (runs_of(original), runs_of(_letting_through(alias(part), new))) if added else ([], [])
-    chosen = chosen_arguments(original.forward, graph.fixed)
+    before: list[Runs] = []
+    after: list[Runs] = []
+    if added and original is not None:
+        before, after = runs_of(original), runs_of(_letting_through(alias(part), new))
+    chosen = chosen_arguments(part.forward, graph.fixed)
     device = next((tensor.device for tensor in graph.parameters()), torch.device("cpu"))
     figures: list[str] = []
     untried: list[str] = []
@@ -86,17 +102,17 @@ def _as_the_graph(original: nn.Module, part: nn.Module, new: Sequence[Insertion]
                 ours, given = _outputs(trials, mode, len(expected), Inputs(args, kwargs, chosen))
             except Exception as error:
                 ending = f"{type(error).__name__}: {error}"
-                return Likeness(Check("inject", passed=False, figure=f"{mode}: it ends in {ending}; use inject"))
+                return Likeness(Check("inject", passed=False, figure=f"{mode}: it ends in {ending}{hint}"))
             pairs = [*zip(expected, given, strict=False), *_statistics(theirs.model, ours.model)]
             if len(expected) != len(given) or not all(equal_to_the_bit(*pair) for pair in pairs):
                 return Likeness(
                     Check(
                         "inject",
                         passed=False,
-                        figure=f"{mode}: its outputs are not those of inject's graph; use inject",
+                        figure=f"{mode}: its outputs are not those of inject's graph{hint}",
                     )
                 )
-            own = _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)) if added else None
+            own = _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)) if before else None
             if own:
                 return Likeness(Check("inject", passed=False, figure=f"{mode}: {own}"))
             why = "it runs on no such input" if added else "attention took the place of a part of it"

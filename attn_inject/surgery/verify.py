@@ -36,7 +36,7 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
 
     """
     whole = unwrap(original)
-    parts = patched_parts(as_graph(patched))
+    parts = patched_parts(as_graph(patched, check=False))
     verification = joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
     alike = [
         likeness(submodule(whole, path), part.inputs, submodule(patched, path), plan.insertions, parts[path])

@@ -298,3 +298,16 @@ def test_frozen_norms_stay_as_they_are(make: Any) -> None:
     assert frozen.get_submodule("body.0.bn").training
     frozen(IMAGE)
     assert not torch.equal(frozen.state_dict()["body.0.bn.running_mean"], before["body.0.bn.running_mean"])
+
+
+def test_attached_model_that_has_changed_since_has_no_graph_of_what_it_was() -> None:
+    # A graph finds its sites anew: it would gate before the dropout, the model's own code does behind it.
+    attached = _attached(_toy())
+    attached.body[0].bn = nn.Sequential(attached.body[0].bn, nn.ReLU())
+    as_graph(attached)  # within the branch: the same place
+    attached.body[1].b = nn.Sequential(attached.body[1].b, nn.Dropout2d(0.5))
+    attached.body[0].b = nn.Sequential(attached.body[0].b, nn.Dropout2d(0.5))
+    for verb in (as_graph, optimize, optimize_training):
+        with pytest.raises(PlanError, match=r"^Toy has changed since .* attach to what detach\(\) gives$"):
+            verb(attached)
+    as_graph(attach(detach(attached), "se", reduction=4, input_size=SMALL))
