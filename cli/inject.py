@@ -13,7 +13,7 @@ from attn_inject.reporting.settings import ReportSettings
 
 from . import job, options
 from .loading import source_of
-from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, check_apart, check_output
+from .outputs import LOADED_ENDINGS, MODEL_ENDINGS, PLOT_ENDINGS, check_apart, check_output
 from .values import given, input_forms, kinds_of, numbers, pairs, per_stage
 
 
@@ -75,8 +75,12 @@ def command(
             + " ".join(f"-a {name}" for name in attention or ()),
             param_hint="--attention",
         )
+    if attention_only and out is None:
+        raise typer.BadParameter(
+            "it is about the file that --out writes, which is not there", param_hint="--attention-only"
+        )
     files = job.Files(
-        model=check_output(out, "--out", force=force, endings=MODEL_ENDINGS),
+        model=check_output(out, "--out", force=force, endings=LOADED_ENDINGS if attention_only else MODEL_ENDINGS),
         json=check_output(json, "--json", force=force, stdout=True),
         markdown=check_output(markdown, "--markdown", force=force),
         html=check_output(html, "--html", force=force),

@@ -7,6 +7,7 @@ when they run, so that help is instant.
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import os
 import shlex
@@ -23,6 +24,7 @@ from attn_inject.errors import AttnInjectError, nearest
 from . import attentions, choose, compare, completion, gates, inject, inspect, models, recipes, sites, sweep
 from .flags import in_flags
 from .interrupts import INTERRUPTED, complain, heeded
+from .streams import print_no_more, take_any_sign
 
 USER_ERROR = 2
 DEFAULT = "inject"
@@ -128,6 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Importing torch makes a million objects that are never garbage; at the default thresholds, looking through them
     # again and again takes longer than all of the main job after its imports.
     gc.set_threshold(200_000, 30, 30)
+    take_any_sign()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -165,11 +168,16 @@ def _outcome(arguments: list[str]) -> int | str:
             raise
         return "there is not enough memory for this: try a smaller --batch or --input-size"
     except (BrokenPipeError, SystemExit) as error:
-        # Who read us (`| head`) has seen enough; typer makes an exit of it. Python flushes stdout once more at the end.
+        # Who read us (`| head`) has seen enough; typer makes an exit of it.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_no_more()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print_no_more()
+        return f"cannot write {error.filename or 'to standard output'}: {error.strerror}"
     return code if isinstance(code, int) else 0
 
 

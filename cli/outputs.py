@@ -10,7 +10,8 @@ from pathlib import Path
 from attn_inject.errors import ONNX_NEEDS, CheckpointError
 from attn_inject.files.atomic import write_atomically
 
-MODEL_ENDINGS = (".pt", ".safetensors", ".pt2", ".onnx")
+LOADED_ENDINGS = (".pt", ".safetensors")
+MODEL_ENDINGS = (*LOADED_ENDINGS, ".pt2", ".onnx")
 PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 

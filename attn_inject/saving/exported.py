@@ -6,6 +6,7 @@ where it lies, as bytes.
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from pathlib import Path
@@ -32,7 +33,10 @@ _ONNX_BFLOAT16 = 22
 def write_pt2(path: Path, text: str, model: nn.Module, inputs: Inputs) -> None:
     """Export `model` (in eval mode) with a dynamic batch."""
     program = _export(model, inputs)
-    torch.export.save(program, path, extra_files={_EXTRA: text})
+    # Not straight to the file: where the disk is full, torch ends the process.
+    whole = io.BytesIO()
+    torch.export.save(program, whole, extra_files={_EXTRA: text})
+    path.write_bytes(whole.getbuffer())
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

@@ -23,7 +23,7 @@ def checked_suffix(path: Path) -> str:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise CheckpointError(f"{path.name}: the ending picks the format, and must be one of {', '.join(SUFFIXES)}")
+        raise CheckpointError(f"{path}: the ending picks the format, and must be one of {', '.join(SUFFIXES)}")
     return suffix
 
 

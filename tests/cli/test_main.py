@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +112,31 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -c 'from attn_inject.cli.main import main; main([\"models\"])' | head -n 1"
     ran = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def _program(arguments: str, *, ending: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    command = f"{sys.executable} -m attn_inject {arguments}{ending}"
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, **settings}
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_takes_no_more_is_told_in_one_line() -> None:
+    ran = _program("attentions", ending=" > /dev/full")
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        "attn-inject: cannot write to standard output: No space left on device\n",
+    )
+
+
+def test_terminals_without_our_signs_get_others_of_the_same_width(toy: str) -> None:
+    asked = f"{toy} -a se --no-bench --input-size 16"
+    ran, other = (_program(asked, PYTHONIOENCODING=encoding, COLUMNS="80") for encoding in ("ascii", "utf-8"))
+    assert (ran.returncode, ran.stderr, other.returncode) == (0, "", 0)
+    assert "3x16x16" in ran.stdout
+    assert "3×16×16" in other.stdout
+    assert [len(line) for line in ran.stdout.splitlines()] == [len(line) for line in other.stdout.splitlines()]
 
 
 @pytest.mark.slow

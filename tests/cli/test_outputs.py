@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,15 @@ def test_a_text_is_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_the_endings_are_those_that_can_be_saved() -> None:
     assert MODEL_ENDINGS == SUFFIXES
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("--out m.onnx", "--out m.onnx: the ending must be one of .pt, .safetensors"),
+        ("", "Invalid value for --attention-only: it is about the file that --out writes, which is not there"),
+    ],
+)
+def test_attention_only_is_of_files_that_load(cli: Callable, toy: str, asked: str, message: str) -> None:
+    ran = cli(toy, "-a", "se", "--attention-only", *asked.split())
+    assert ran == (2, "", f"attn-inject: {message}\n")

@@ -17,7 +17,9 @@ from torch import nn
 import attn_inject
 from attn_inject import CheckpointError, attach, inject, load, save
 from attn_inject.files.aligned import ALIGNMENT
+from attn_inject.saving.exported import write_pt2
 from attn_inject.saving.inspection import inspect
+from attn_inject.tracing.inputs import Inputs
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source
 
@@ -177,6 +179,13 @@ def test_exports_run_without_this_package(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_export_to_a_full_disk_is_an_error_and_not_the_end_of_the_process() -> None:
+    model = nn.Conv2d(3, 4, 3).eval()
+    with pytest.raises(OSError, match="No space left on device"):
+        write_pt2(Path("/dev/full"), "{}", model, Inputs((torch.randn(2, 3, 8, 8),)))
+
+
 def test_scope_and_replaced_modules(tmp_path: Path) -> None:
     holder = nn.Sequential(torchvision.models.mobilenet_v3_small(), nn.Linear(1000, 2))
     model = inject(holder, "eca", scope="0", existing="replace", input_size=(3, 64, 64)).eval()
