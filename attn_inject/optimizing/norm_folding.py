@@ -87,7 +87,11 @@ def is_batch_norm(norm: nn.Module) -> bool:
 
 
 def _numbers(like: torch.Tensor) -> torch.Tensor:
-    made = torch.linspace(0.5, 1.5, like.numel(), device="cpu") if like.is_floating_point() else torch.zeros(like.shape)
+    made = (
+        torch.linspace(0.5, 1.5, like.numel(), device="cpu")
+        if like.is_floating_point()
+        else torch.zeros(like.shape, device="cpu")
+    )
     return made.reshape(like.shape)
 
 

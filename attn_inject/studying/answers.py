@@ -70,7 +70,11 @@ class Answers:
     def right(self, batch: Batch, outputs: Any) -> torch.Tensor:
         """(N,): whether each image's class is the largest output; nothing where targets are no classes."""
         first, labels = next(tensors_in(outputs)), batch.labels
-        return (first.argmax(1) == labels).double() if labels is not None and first.dim() == 2 else torch.zeros(0)
+        return (
+            (first.argmax(1) == labels).double()
+            if labels is not None and first.dim() == 2
+            else torch.zeros(0, device="cpu")
+        )
 
     def _called(self, outputs: Any, targets: Any) -> torch.Tensor:
         try:

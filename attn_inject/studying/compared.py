@@ -53,21 +53,21 @@ def ways(
 
 
 def _random(sites: Sequence[Candidate], most: int, budget: Budget, plain: Price, seed: int) -> tuple[Candidate, ...]:
-    order = torch.randperm(len(sites), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(sites), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
     taken = filled([sites[index] for index in order], budget, plain)[:most]
     return tuple(each for each in sites if each in taken)
 
 
 def rows(made: Sequence[Way], judge: Judge, budget: Budget, plain: Price) -> Iterator[SetRow]:
     """A row for each way, against the plain model on the same images."""
-    nothing = torch.tensor(judge((), 0).losses, dtype=torch.float64)
+    nothing = torch.tensor(judge((), 0).losses, dtype=torch.float64, device="cpu")
     against = sum(way.name != "none" for way in made)
     for way in made:
         outcomes = [judge(each, seed) for seed, each in enumerate(way.sets)]
         differences = []
         for outcome in outcomes:
             differences.append(Differences())
-            differences[-1].add(nothing - torch.tensor(outcome.losses, dtype=torch.float64))
+            differences[-1].add(nothing - torch.tensor(outcome.losses, dtype=torch.float64, device="cpu"))
         n = len(way.sets)
         costs = [together(candidate.price for candidate in each) for each in way.sets]
         yield SetRow(

@@ -91,7 +91,7 @@ def as_batch(value: Any) -> Batch:
     if isinstance(value, (tuple, list, Mapping)):
         parts = list(value.values()) if isinstance(value, Mapping) else list(value)
         inputs, targets = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
-        targets = torch.as_tensor(targets) if isinstance(targets, (int, list)) else targets
+        targets = torch.as_tensor(targets, device="cpu") if isinstance(targets, (int, list)) else targets
     made = inputs
     if not isinstance(inputs, Inputs):
         made = Inputs(named=dict(inputs)) if isinstance(inputs, Mapping) else Inputs(_tuple(inputs))

@@ -32,7 +32,7 @@ def image_folder(folder: Path, model: nn.Module, source: Source | None, size: tu
     transform, said = _preparation(model, source, size)
     if size[0] == 1:
         transform = _grey(transform)
-    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0), device="cpu").tolist()
     images = _Images([paths[index] for index in order], names, transform)
     return Feed(
         DataLoader(images, batch_size=batch),

@@ -17,9 +17,9 @@ class Moments:
     """Of (N, C) values, batch after batch; values that are not finite are left out, each channel by itself."""
 
     def __init__(self, channels: int) -> None:
-        self.count = torch.zeros(channels, dtype=torch.float64)
-        self.mean = torch.zeros(channels, dtype=torch.float64)
-        self.m2 = torch.zeros(channels, dtype=torch.float64)
+        self.count = torch.zeros(channels, dtype=torch.float64, device="cpu")
+        self.mean = torch.zeros(channels, dtype=torch.float64, device="cpu")
+        self.m2 = torch.zeros(channels, dtype=torch.float64, device="cpu")
 
     def add(self, values: torch.Tensor) -> None:
         known = values.isfinite()
@@ -50,9 +50,9 @@ class ClassMoments:
     def __init__(self, channels: int) -> None:
         self._rows: dict[int, int] = {}
         # All rows at once: memory is taken when a row is written, and is not moved as classes come.
-        self._count = torch.zeros(MOST_CLASSES, channels, dtype=torch.float32)
-        self._sum = torch.zeros(MOST_CLASSES, channels, dtype=torch.float64)
-        self._squares = torch.zeros(channels, dtype=torch.float64)
+        self._count = torch.zeros(MOST_CLASSES, channels, dtype=torch.float32, device="cpu")
+        self._sum = torch.zeros(MOST_CLASSES, channels, dtype=torch.float64, device="cpu")
+        self._squares = torch.zeros(channels, dtype=torch.float64, device="cpu")
         self._shift: torch.Tensor | None = None
 
     @property
@@ -65,7 +65,7 @@ class ClassMoments:
         for label in dict.fromkeys(labels.tolist()):
             if label not in self._rows and len(self._rows) < MOST_CLASSES:
                 self._rows[label] = len(self._rows)
-        rows = torch.tensor([self._rows.get(label, -1) for label in labels.tolist()])
+        rows = torch.tensor([self._rows.get(label, -1) for label in labels.tolist()], device="cpu")
         values, rows = values[rows >= 0], rows[rows >= 0]
         known = values.isfinite()
         if self._shift is None:
@@ -79,7 +79,7 @@ class ClassMoments:
     @property
     def means(self) -> torch.Tensor:
         """(K, C): the mean of each class, in the order of `classes`."""
-        shift = self._shift if self._shift is not None else torch.zeros(())
+        shift = self._shift if self._shift is not None else torch.zeros((), device="cpu")
         return (self._sum / self._count.clamp(min=1) + shift)[[self._rows[label] for label in self.classes]]
 
     def parts(self) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -38,7 +38,7 @@ class Scoring:
         if self.measure is None:
             self.measure = self._chosen(batch, outputs)
         if self.measure == "outputs" or batch.targets is None:
-            return torch.zeros(0)
+            return torch.zeros(0, device="cpu")
         if self.measure == "accuracy":
             labels = batch.labels
             assert labels is not None
@@ -99,6 +99,6 @@ def change(outputs: Any, changed: Any) -> torch.Tensor:
         for a, b in pairs
         if a.dim() and len(a) == size
     ]
-    difference = sum(((b.double() - a.double()).square().sum(1) for a, b in pairs), torch.zeros(()))
-    whole = sum((a.double().square().sum(1) for a, _ in pairs), torch.zeros(()))
-    return (difference / whole.clamp(min=1e-30)).sqrt() if size else torch.zeros(0)
+    difference = sum(((b.double() - a.double()).square().sum(1) for a, b in pairs), torch.zeros((), device="cpu"))
+    whole = sum((a.double().square().sum(1) for a, _ in pairs), torch.zeros((), device="cpu"))
+    return (difference / whole.clamp(min=1e-30)).sqrt() if size else torch.zeros(0, device="cpu")

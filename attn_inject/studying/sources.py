@@ -67,8 +67,8 @@ class _Noise:
 
         def made(like: torch.Tensor) -> torch.Tensor:
             if like.is_floating_point():
-                return torch.randn(like.shape, generator=generator)
-            return torch.zeros(like.shape, dtype=like.dtype)
+                return torch.randn(like.shape, generator=generator, device="cpu")
+            return torch.zeros(like.shape, dtype=like.dtype, device="cpu")
 
         while True:
             yield self.inputs.map_tensors(made)

@@ -24,7 +24,7 @@ from .watching import Watch, Watched
 Progress = Callable[[str, float], None]
 
 _MOST_SELECTIVE = 8
-_PERCENTILES = torch.arange(0, 11, dtype=torch.float64) / 10
+_PERCENTILES = torch.arange(0, 11, dtype=torch.float64, device="cpu") / 10
 # A spread below so much of the mean is rounding, and has no share between classes.
 _NO_SPREAD = 1e-6
 

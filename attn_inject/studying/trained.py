@@ -74,7 +74,7 @@ class Training:
         generator, order = torch.Generator().manual_seed(seed), list[int]()
         model.train()
         for step in range(self.steps):
-            order = order or torch.randperm(len(self.portions.trained), generator=generator).tolist()
+            order = order or torch.randperm(len(self.portions.trained), generator=generator, device="cpu").tolist()
             (batch,) = placed([self.portions.trained[order.pop()]], model)
             loss = self.answers.loss(batch, run(model, batch))
             if not isfinite(float(loss.detach())):

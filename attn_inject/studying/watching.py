@@ -35,8 +35,8 @@ class Watched:
         count = insertion.channels if self.shares is None else self.shares.branches * self.shares.channels
         self.weights = Moments(count)
         self.by_class = ClassMoments(count)
-        self.closed = torch.zeros(count, dtype=torch.float64)
-        self.opened = torch.zeros(count, dtype=torch.float64)
+        self.closed = torch.zeros(count, dtype=torch.float64, device="cpu")
+        self.opened = torch.zeros(count, dtype=torch.float64, device="cpu")
         self._left_over = self._output = 0.0
         self._writes_input: bool | None = None
         self._given: tuple[torch.Tensor, int] | None = None

@@ -224,5 +224,6 @@ def _smaller_ones(usual: Inputs, batch: int) -> Iterator[Inputs]:
 def _real(inputs: Inputs, model: nn.Module) -> Inputs:
     (image,) = inputs.tensors
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    values = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=image.dtype)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(image.shape, generator=generator, device="cpu").to(device=device, dtype=image.dtype)
     return inputs.map(lambda _: values)

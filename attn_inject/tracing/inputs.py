@@ -119,7 +119,9 @@ def real_values(values: tuple[Any, ...], device: torch.device, dtype: torch.dtyp
 
     def real(value: torch.Tensor) -> torch.Tensor:
         if value.is_floating_point():
-            return torch.randn(value.shape, generator=generator).to(device=device, dtype=dtype or value.dtype)
+            return torch.randn(value.shape, generator=generator, device="cpu").to(
+                device=device, dtype=dtype or value.dtype
+            )
         return torch.zeros(value.shape, dtype=value.dtype, device=device)
 
     return tuple(tree_map_only(torch.Tensor, real, value) for value in values)
