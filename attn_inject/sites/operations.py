@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from ..tracing.nodes import value_of
+from ..tracing.spelled import plain_name
 from .vocabulary import (
     ADDITIONS,
     AFFINE,
@@ -40,7 +41,7 @@ def name_of(node: fx.Node) -> str:
         # The numbers themselves, and not a fact about them.
         if node.target is getattr and node.args[1:2] == ("data",):
             return "detach"
-        return str(getattr(node.target, "__name__", node.target))
+        return plain_name(node.target)
     return "module"
 
 

@@ -14,11 +14,12 @@ AFFINE_HOMES = {
 
 CONVOLUTIONS = {
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution",
-    "_conv_forward", "deform_conv2d",
+    "_conv_forward", "deform_conv2d", "cudnn_convolution",
 }  # fmt: skip
 UPSAMPLINGS = {
     "interpolate", "upsample", "upsample_bilinear", "upsample_nearest", "pixel_shuffle", "grid_sample",
-    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_trilinear3d", "upsample_bicubic2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
 }  # fmt: skip
 ADDITIONS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
 # input + number * first * second: with one factor that is no map, an addition that scales its branch. So is
@@ -28,7 +29,8 @@ CONCATENATIONS = {"cat", "concat", "concatenate"}
 # Random or deterministic scalings that pass the map through: the gate goes before them.
 DROPS = {
     "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "stochastic_depth", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d", "drop_block_fast_2d",
+    "stochastic_depth", "native_dropout", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d",
+    "drop_block_fast_2d",
 }  # fmt: skip
 MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "multiply_", "__mul__", "__imul__", "__rmul__"}
 DIVISIONS = {"div", "div_", "truediv", "itruediv", "divide", "true_divide"}
@@ -37,9 +39,12 @@ REARRANGEMENTS = {
     "permute", "transpose", "swapaxes", "movedim", "moveaxis", "contiguous", "to", "type_as", "float", "clone", "view",
     "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "roll", "detach", "requires_grad_", "t",
     "view_as", "reshape_as", "expand_as", "broadcast_to", "type", "half", "bfloat16", "double", "rearrange", "alias",
-    "as_tensor", "asarray", "lift_fresh",
+    "as_tensor", "asarray", "lift_fresh", "_to_copy", "_unsafe_view",
 }  # fmt: skip
-SLICES = {"getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select"}
+SLICES = {
+    "getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select", "slice",
+    "split_with_sizes",
+}  # fmt: skip
 AFFINE = (
     CONVOLUTIONS | UPSAMPLINGS | ADDITIONS | CONCATENATIONS | DROPS | REARRANGEMENTS | SLICES
     | {
@@ -50,13 +55,18 @@ AFFINE = (
         "channel_shuffle", "mean", "sum", "stack", "zeros_pad", "unfold", "fold", "avg_pool2d_same", "flip", "bias_add",
         "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put",
         "repeat_interleave", "tile", "identity", "written",
+        # As operators of an exported graph.
+        "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm",
+        "native_layer_norm", "native_group_norm", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
+        "replication_pad2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "_adaptive_avg_pool2d",
+        "_adaptive_avg_pool3d", "sum_to_size",
     }
 )  # fmt: skip
 # Operations that look only at a value's shape, dtype or device, or make a new tensor like it.
 SHAPE_ONLY = {
     "size", "dim", "ndimension", "numel", "new", "new_empty", "new_zeros", "new_ones", "new_full",
     "new_tensor", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like", "is_floating_point",
-    "get_device", "_assert", "len", "_has_torch_function", "eq", "isinstance",
+    "get_device", "sym_size", "_assert", "len", "_has_torch_function", "eq", "isinstance",
 }  # fmt: skip
 
 # Operations that ask a second value only what type or shape the first is to have.

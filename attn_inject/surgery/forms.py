@@ -30,11 +30,11 @@ def as_graph(patched: nn.Module, *, check: bool = True) -> nn.Module:
     attachments = attachments_of(patched)
     if not attachments:
         return patched
-    graph = detached(patched)
+    bare = graph = detached(patched)
     for attachment in attachments:
         graph = _with_attention(graph, patched, attachment)
     for attachment in attachments if check else ():
-        _must_be_as_attached(graph, patched, attachment)
+        _must_be_as_attached(graph, patched, bare, attachment)
     graph.train(mode=patched.training)
     if patched_parts(graph).keys() != {""}:
         vars(graph)["injection"] = record_of(graph)
@@ -61,14 +61,14 @@ def _with_attention(graph: nn.Module, patched: nn.Module, attachment: Attachment
     return graph
 
 
-def _must_be_as_attached(graph: nn.Module, patched: nn.Module, attachment: Attachment) -> None:
+def _must_be_as_attached(graph: nn.Module, patched: nn.Module, bare: nn.Module, attachment: Attachment) -> None:
     """Refuse a graph that does something else than what was attached: its sites were found anew."""
     plan = attachment.injection.plan
     scope = plan.scope or ""
     part = patched_parts(graph)[scope]
     if any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
         return
-    if different := departure(patched.get_submodule(scope), plan.insertions, part):
+    if different := departure(bare.get_submodule(scope), patched.get_submodule(scope), plan.insertions, part):
         raise PlanError(
             f"{type(patched).__name__} has changed since attention was attached, and a graph would have it elsewhere "
             f"({different}): attach to what detach() gives"

@@ -56,20 +56,19 @@ def likeness(
     return _as_the_graph(original, part, new, graph)
 
 
-def departure(part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> str | None:
-    """How what an attached part gives is not what this graph of it gives, if it is not; `new` is what is in both."""
-    check = _as_the_graph(None, part, new, graph, hint="").check
+def departure(original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> str | None:
+    """How what `part` gives, which was made of `original`, is not what this graph of it gives, if it is not; `new` is
+    the attention in both.
+    """
+    check = _as_the_graph(original, part, new, graph, own=False).check
     return None if check is None or check.passed else check.figure
 
 
 def _as_the_graph(
-    original: nn.Module | None,
-    part: nn.Module,
-    new: Sequence[Insertion],
-    graph: InjectedModule,
-    hint: str = "; use inject",
+    original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule, *, own: bool = True
 ) -> Likeness:
-    """`likeness` to a graph; without `original`, not to the model's own code. `hint` is how to do without."""
+    """`likeness` to a graph and, with `own`, to the model's own code."""
+    hint = "; use inject" if own else ""
     writes = writes_weights(graph, map(graph.graph_of, MODES))
 
     def runs_of(model: nn.Module) -> list[Runs]:
@@ -80,11 +79,9 @@ def _as_the_graph(
     _let_gates_do_something(new, *(each.model for each in (*trials, theirs)))
     # Where something was displaced, or attention taken over, nothing gives what the model gave.
     added = not graph.displaced and not any(insertion.site.kind == "attention" for insertion in new)
-    before: list[Runs] = []
-    after: list[Runs] = []
-    if added and original is not None:
-        before, after = runs_of(original), runs_of(_letting_through(alias(part), new))
-    chosen = chosen_arguments(part.forward, graph.fixed)
+    before = runs_of(original)
+    after = runs_of(_letting_through(alias(part), new)) if added and own else []
+    chosen = chosen_arguments(original.forward, graph.fixed)
     device = next((tensor.device for tensor in graph.parameters()), torch.device("cpu"))
     figures: list[str] = []
     untried: list[str] = []
@@ -101,6 +98,8 @@ def _as_the_graph(
             try:
                 ours, given = _outputs(trials, mode, len(expected), Inputs(args, kwargs, chosen))
             except Exception as error:
+                if not _runs(before, mode, len(expected), Inputs(args, kwargs, chosen)):
+                    continue
                 ending = f"{type(error).__name__}: {error}"
                 return Likeness(Check("inject", passed=False, figure=f"{mode}: it ends in {ending}{hint}"))
             pairs = [*zip(expected, given, strict=False), *_statistics(theirs.model, ours.model)]
@@ -112,11 +111,13 @@ def _as_the_graph(
                         figure=f"{mode}: its outputs are not those of inject's graph{hint}",
                     )
                 )
-            own = _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)) if before else None
-            if own:
-                return Likeness(Check("inject", passed=False, figure=f"{mode}: {own}"))
+            differs = (
+                _gives_the_same(before, after, mode, len(expected), Inputs(args, kwargs, chosen)) if after else None
+            )
+            if differs:
+                return Likeness(Check("inject", passed=False, figure=f"{mode}: {differs}"))
             why = "it runs on no such input" if added else "attention took the place of a part of it"
-            lack = "" if own is not None else f" (to inject's graph, not to the model's own code: {why})"
+            lack = "" if differs is not None else f" (to inject's graph, not to the model's own code: {why})"
             figures.append(f"{mode} equal to the bit on {size_of(values)}{lack}")
             break
         else:
@@ -131,6 +132,15 @@ def _letting_through(aliased: nn.Module, new: Sequence[Insertion]) -> nn.Module:
         home, _, child = insertion.module.rpartition(".")
         aliased.get_submodule(home)._modules[child] = nn.Identity()
     return aliased
+
+
+def _runs(trials: Sequence[Runs], mode: str, promised: int, inputs: Inputs) -> bool:
+    """Whether the model's own code runs on these inputs: another size than the network is made for is no fault."""
+    try:
+        _outputs(trials, mode, promised, inputs)
+    except Exception:
+        return False
+    return True
 
 
 def _gives_the_same(

@@ -15,7 +15,7 @@ from .frames import CallStack
 from .nodes import Frame, leaves_torch, note_return, set_frame, set_place, set_value
 from .origins import Origins
 from .places import place_in_code
-from .spelled import attribute, made_from, spelling
+from .spelled import attribute, made_from, plain_name, spelling
 from .writes import written
 
 # Functions that make a tensor of an array or of numbers.
@@ -47,7 +47,7 @@ class Notes:
         self, function: _Function, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, before: Versions
     ) -> None:
         """Note a call of a function of torch, which gave `result`; `before` are the tensors that it was given."""
-        name = str(getattr(function, "__name__", ""))
+        name = plain_name(function)
         # What gives nothing back has written into something, which inference tensors do not say.
         into = args[:1] if name == "__setitem__" else changed(before)
         gives = next(iter(into), None) if result is None else result

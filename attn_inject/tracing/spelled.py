@@ -20,11 +20,18 @@ def made_from(*sources: torch.Tensor) -> torch.Tensor:
     raise NotImplementedError(f"a recording is not run: {len(sources)} values")
 
 
+def plain_name(function: Any) -> str:
+    """The name of a function of torch, or of anything that has one: `add_` for `torch.ops.aten.add_.Tensor` too."""
+    if isinstance(function, OpOverload):
+        function = function.overloadpacket
+    return str(getattr(function, "__name__", function))
+
+
 def spelling(function: Any) -> tuple[str, Any, bool]:
     """How a graph calls a function of torch: (op, target, whether with its two operands in turn)."""
     if isinstance(function, OpOverload):
         return "call_function", function.overloadpacket, False
-    name = str(getattr(function, "__name__", function))
+    name = plain_name(function)
     if name == "__setitem__":
         return "call_function", index_assign, False
     if name.startswith("__") and name.endswith("__"):
@@ -59,14 +66,14 @@ def is_writing(name: str) -> bool:
 
 def writing_method(function: Callable[..., Any]) -> str | None:
     """The method that writes into its tensor, if `function` is one: "mul_" for `tensor *= 2` too."""
-    name = str(getattr(function, "__name__", ""))
+    name = plain_name(function)
     is_method = is_writing(name) and not name.startswith("_")
     return name if is_method else _OPERATORS.get(name)
 
 
 def written_into(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     """The tensors that a call of a function of torch writes into."""
-    name = str(getattr(function, "__name__", ""))
+    name = plain_name(function)
     sets = name == "__setitem__" or (name == "__set__" and attribute(function) == "data")
     if not (sets or is_writing(name) or name in _OPERATORS or "out" in kwargs):
         return []

@@ -45,6 +45,7 @@ from .nodes import mark_named
 from .noting import Notes
 from .onlookers import copies_of
 from .restoring import ALONE, as_it_was, private_tensors
+from .spelled import plain_name
 from .turns import threads_in_turn
 from .types_asked import modules_of
 
@@ -217,7 +218,7 @@ class Watch:
         with self._aside():
             before = versions((args, kwargs))
             result = function(*args, **kwargs)
-            name = str(getattr(function, "__name__", ""))
+            name = plain_name(function)
             if not name.endswith("_"):
                 result = by_another_name(result, before)
             self.notes.called(function, args, kwargs, result, before)
