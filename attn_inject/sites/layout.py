@@ -1,7 +1,10 @@
 """Which axis of every value is the channel axis: 1 after a convolution, last in channels-last parts of a network.
 
 Rules, applied in graph order:
- 1. A convolution, and a norm or pool that works on (N, C, *spatial), puts channels at axis 1.
+ 1. A convolution, and a norm or pool that works on (N, C, *spatial), puts channels at axis 1. A map without a batch
+    axis, one with more axes than the layer works on (steps of time in front, which a class of somebody's own folds into
+    the batch), and one whose axis 1 has not as many channels as the layer, where another has, leave it unknown; where
+    that is the last axis, it is that.
  2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays. A
     channel axis that `unflatten` divides is the last of its parts: the channels within each group.
  3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
@@ -13,6 +16,8 @@ Rules, applied in graph order:
     index take one away. Where they take the channels, it is unknown.
  7. A `view` or `reshape` that gives back the shape from before an earlier one, with nothing between them but what keeps
     each number in its place, has the axis from before: norms over groups of channels, or over parts of a batch.
+ 8. Where channels stand at the end neither behind one axis nor last, what is in front of them may be a batch, steps of
+    time or groups: unknown.
 None means unknown: such a value is never gated.
 """
 
@@ -26,6 +31,7 @@ from torch import fx, nn
 
 from ..tracing.nodes import value_of
 from .operations import Operations, axes_of, name_of, parts_of
+from .vocabulary import WITH_MORE
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -36,6 +42,15 @@ _CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
+# By how many axes (N, C, *spatial) has.
+_BY_RANK = {
+    axes + 2: tuple(
+        getattr(nn, f"{kind}{axes}d")
+        for kind in ("Conv", "ConvTranspose", "BatchNorm", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
+    )
+    for axes in (1, 2, 3)
+}
+_UNKNOWN = -1
 # Products that mix positions: what comes out is sorted by heads and tokens until a layer says otherwise.
 _MIXING = (
     "matmul",
@@ -60,6 +75,17 @@ def channel_axes(operations: Operations, graph: fx.Graph) -> dict[fx.Node, int |
     return axes
 
 
+def gateable_axes(operations: Operations, graph: fx.Graph) -> dict[fx.Node, int | None]:
+    """The same, with rule 8."""
+
+    def is_clear(value: Any, axis: int | None) -> bool:
+        return not isinstance(value, torch.Tensor) or axis in (1, value.dim() - 1)
+
+    return {
+        node: axis if is_clear(value_of(node), axis) else None for node, axis in channel_axes(operations, graph).items()
+    }
+
+
 def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]) -> int | None:
     value = value_of(node)
     if node.op == "placeholder":
@@ -71,8 +97,8 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
         return _of_items(operations, node, axes)
     if not isinstance(value, torch.Tensor):
         return None
-    if (settled := _settled(operations, node, value.dim())) is not None:
-        return settled
+    if (settled := _settled(operations, node, value.shape)) is not None:
+        return None if settled == _UNKNOWN else settled
     if name_of(node) == "einsum" and (scaled := _scaled(node)) is not None:
         return axes.get(scaled)
     if name_of(node) in _MIXING:
@@ -119,15 +145,33 @@ def _scaled(node: fx.Node) -> fx.Node | None:
     return next((operand for operand in alike if isinstance(operand, fx.Node)), None)
 
 
-def _settled(operations: Operations, node: fx.Node, rank: int) -> int | None:
-    """Rules 1 and 3: layers that put the channels somewhere, whatever came in."""
+def _settled(operations: Operations, node: fx.Node, shape: torch.Size) -> int | None:
+    """Rules 1 and 3: layers that put the channels somewhere, whatever came in; `_UNKNOWN` where none can tell."""
     module = operations.module(node) if node.op == "call_module" else None
-    name = name_of(node)
-    if isinstance(module, _CHANNELS_FIRST) or name in _CHANNELS_FIRST_NAMES or operations.holds_convolution(node):
+    name, rank = name_of(node), len(shape)
+    if isinstance(module, _CHANNELS_FIRST):
+        return _as_the_layer_has_it(module, shape)
+    if name in ("conv1d", "conv2d", "conv3d") and rank != int(name[4]) + 2:
+        return _UNKNOWN
+    if name in _CHANNELS_FIRST_NAMES or operations.holds_convolution(node):
         return 1
     if rank > 2 and (isinstance(module, nn.Linear) or name == "linear"):
         return rank - 1
     return None
+
+
+def _as_the_layer_has_it(module: nn.Module, shape: torch.Size) -> int:
+    """Rule 1, for a layer of torch's or a class made of one."""
+    own = next((rank for rank, kinds in _BY_RANK.items() if isinstance(module, kinds)), len(shape))
+    if len(shape) != own and not (isinstance(module, nn.BatchNorm1d) and len(shape) == 2):
+        return _UNKNOWN
+    channels = next(
+        (getattr(module, name) for name in ("out_channels", "num_features", "num_channels") if hasattr(module, name)),
+        None,
+    )
+    if channels not in shape or shape[1] == channels:
+        return 1
+    return len(shape) - 1 if list(shape).count(channels) == 1 and shape[-1] == channels else _UNKNOWN
 
 
 def _carried(operations: Operations, node: fx.Node, axis: int, before: torch.Tensor, value: torch.Tensor) -> int | None:
@@ -148,7 +192,7 @@ def _carried(operations: Operations, node: fx.Node, axis: int, before: torch.Ten
 def _of_items(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]) -> int | None:
     """The axis within each item of a tuple that a split gives; `unbind` takes an axis away (rule 6)."""
     source = operations.sources(node)[0]
-    axis = axes.get(source) if operations.is_slice(node) else None
+    axis = axes.get(source) if operations.is_slice(node) or name_of(node) in WITH_MORE else None
     before = value_of(source)
     if axis is None or name_of(node) != "unbind" or not isinstance(before, torch.Tensor):
         return axis

@@ -16,7 +16,7 @@ from .concat import find_mixed
 from .existing import anatomy_of, existing_attention, find_attention
 from .flow import Flow
 from .found import GraphSites, Key, Located
-from .layout import channel_axes
+from .layout import gateable_axes
 from .operations import name_of
 from .plain import find_plain
 from .reasons import RUNS_MODULES, TRAIN_DIFFERS
@@ -27,7 +27,7 @@ from .stage import find_stages, spatial_size, stage_number
 def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
     """Apply the rules of `kinds` to one annotated graph."""
     flow = Flow(root, graph)
-    axes = channel_axes(flow.operations, graph)
+    axes = gateable_axes(flow.operations, graph)
     residual, adds = agreed(flow, axes, *find_residual(flow, axes))
     mixed, concats = find_mixed(flow, axes, residual, cells_of(adds))
     output = next(iter(reversed(graph.nodes)))

@@ -29,7 +29,7 @@ CONCATENATIONS = {"cat", "concat", "concatenate"}
 # Random or deterministic scalings that pass the map through: the gate goes before them.
 DROPS = {
     "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "stochastic_depth", "native_dropout", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d",
+    "stochastic_depth", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d",
     "drop_block_fast_2d",
 }  # fmt: skip
 MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "multiply_", "__mul__", "__imul__", "__rmul__"}
@@ -45,8 +45,13 @@ SLICES = {
     "getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select", "slice",
     "split_with_sizes",
 }  # fmt: skip
+# Operators of exported graphs that give a map first, and then what belongs to it: statistics, indices.
+WITH_MORE = {
+    "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm", "native_layer_norm",
+    "native_group_norm", "native_dropout", "max_pool2d_with_indices", "max_pool3d_with_indices",
+}  # fmt: skip
 AFFINE = (
-    CONVOLUTIONS | UPSAMPLINGS | ADDITIONS | CONCATENATIONS | DROPS | REARRANGEMENTS | SLICES
+    WITH_MORE | CONVOLUTIONS | UPSAMPLINGS | ADDITIONS | CONCATENATIONS | DROPS | REARRANGEMENTS | SLICES
     | {
         "sub", "sub_", "isub", "neg", "linear", "addmm", "batch_norm", "layer_norm", "group_norm", "instance_norm",
         "rms_norm", "local_response_norm", "normalize", "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -56,10 +61,7 @@ AFFINE = (
         "index_assign", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize", "repeat", "index_put",
         "repeat_interleave", "tile", "identity", "written",
         # As operators of an exported graph.
-        "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm",
-        "native_layer_norm", "native_group_norm", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
-        "replication_pad2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "_adaptive_avg_pool2d",
-        "_adaptive_avg_pool3d", "sum_to_size",
+        "constant_pad_nd", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
     }
 )  # fmt: skip
 # Operations that look only at a value's shape, dtype or device, or make a new tensor like it.
