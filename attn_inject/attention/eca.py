@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..errors import AttentionError
@@ -72,4 +71,5 @@ class ECA(ChannelGate):
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): the same k weights slide over the channels."""
-        return F.conv1d(pooled.unsqueeze(1), self.conv.weight, padding=self.k // 2).squeeze(1)
+        slid: torch.Tensor = self.conv(pooled.unsqueeze(1))
+        return slid.squeeze(1)

@@ -14,7 +14,6 @@ gives.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from ..errors import AttentionError
@@ -73,7 +72,7 @@ class MLCA(nn.Module):
         patches = resized(x, None, self.size)
         rows = positions(patches).transpose(1, 2)
         row = rows.flatten(0, 1) if self.apart else rows.flatten(1)
-        local = F.conv1d(row.unsqueeze(1), self.conv_local.weight, padding=self.k // 2).reshape(rows.shape)
-        whole = F.conv1d(rows.mean(1, keepdim=True), self.conv.weight, padding=self.k // 2)
+        local = self.conv_local(row.unsqueeze(1)).reshape(rows.shape)
+        whole = self.conv(rows.mean(1, keepdim=True))
         mixed = torch.sigmoid(local) * self.local_weight + torch.sigmoid(whole) * (1 - self.local_weight)
         return x * resized(shaped_like(mixed.transpose(1, 2), patches), x, self.size).to(x.dtype)

@@ -72,7 +72,8 @@ class SEGC(ChannelGate):
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): block by block."""
-        return F.conv1d(pooled.unsqueeze(2), self.fc.weight, groups=self.groups).squeeze(2)
+        made: torch.Tensor = self.fc(pooled.unsqueeze(2))
+        return made.squeeze(2)
 
 
 class ECANS(ChannelGate):

@@ -32,6 +32,7 @@ from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.alias import alias
 from ..tracing.inputs import NO_INPUTS, Inputs, inputs_of
 from ..tracing.parts import patched_parts, record_of
+from ..tracing.prepare import taken_out
 from ..tracing.restoring import aside_in_mode
 from .examples import example_inputs_of
 from .exported import write_onnx, write_pt2
@@ -73,6 +74,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     suffix = checked_suffix(target)
     if not force and target.exists():
         raise CheckpointError(f"{target} exists: pass force to overwrite it")
+    patched = taken_out(patched)
     attachments = attachments_of(patched)
     injection = vars(patched)["injection"] if attachments else record_of(patched)
     try:
@@ -92,6 +94,12 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     wrong = next((name for name, value in tensors.items() if not isinstance(value, torch.Tensor)), None)
     if wrong is not None:
         raise CheckpointError(f"the model keeps {wrong} in its state dict, which is no tensor and cannot be saved")
+    if any(hasattr(tensor, "full_tensor") for tensor in tensors.values()):
+        raise CheckpointError(
+            "the model is sharded (fully_shard), and each process has a part of it: load what "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict gives with full_state_dict=True into a "
+            "patched model that is not, and save that"
+        )
     if any(tensor.is_meta for tensor in tensors.values()):
         raise CheckpointError("the model is on the meta device and has no weights to save")
     kept, aliases = _untied(tensors) if suffix == ".safetensors" else (tensors, {})

@@ -165,11 +165,9 @@ def _as_the_layer_has_it(module: nn.Module, shape: torch.Size) -> int:
     own = next((rank for rank, kinds in _BY_RANK.items() if isinstance(module, kinds)), len(shape))
     if len(shape) != own and not (isinstance(module, nn.BatchNorm1d) and len(shape) == 2):
         return _UNKNOWN
-    channels = next(
-        (getattr(module, name) for name in ("out_channels", "num_features", "num_channels") if hasattr(module, name)),
-        None,
-    )
-    if channels not in shape or shape[1] == channels:
+    held = [getattr(module, name, None) for name in ("out_channels", "num_features", "num_channels")]
+    channels = next((count for count in held if isinstance(count, int)), None)
+    if channels is None or channels not in shape or shape[1] == channels:
         return 1
     return len(shape) - 1 if list(shape).count(channels) == 1 and shape[-1] == channels else _UNKNOWN
 

@@ -30,6 +30,7 @@ from .vocabulary import (
     SHAPE_ONLY,
     SLICES,
     UPSAMPLINGS,
+    WIDENINGS,
 )
 
 
@@ -206,6 +207,14 @@ class Operations:
 
     def is_rearrangement(self, node: fx.Node) -> bool:
         return node.op in ("call_function", "call_method") and name_of(node) in REARRANGEMENTS
+
+    def leaves_type_of_weights(self, node: fx.Node) -> bool:
+        """Whether the node casts a map of the weights' type to another, in which no new weights could work."""
+        if name_of(node) in WIDENINGS:
+            return True
+        source = self.sources(node)[0]
+        weights = next((p.dtype for p in self.root.parameters() if p.is_floating_point()), None)
+        return bool(value_of(source).dtype == weights != value_of(node).dtype)
 
     def spatial_kernel(self, node: fx.Node) -> int:
         """Largest kernel extent of a convolution node; 0 if the node is none."""

@@ -121,8 +121,8 @@ def site_at(
     """The site of the add `node`, gated by R8; why there is none where the channels cannot be told."""
     gated = gated_value(flow, fork, branch)
     axis = axes.get(gated)
-    if axis is None and value_of(gated).shape == value_of(shortcut).shape:
-        # A branch that ends in a product and a reshape is laid out as what it is added to.
+    if axis is None and value_of(gated).shape == value_of(shortcut).shape and shortcut.op != "placeholder":
+        # A branch that ends in a product and a reshape is laid out as what it is added to; an input may be anything.
         axis = axes.get(shortcut)
     if axis is None:
         return "the channel axis of the branch cannot be told (attention heads, tokens): R1"
@@ -283,8 +283,10 @@ def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
             break
         if _is_mean(flow, step):
             break
-        if operations.is_gain(step) or (
-            operations.is_slice(step) and value_of(step).dim() == value_of(sources[0]).dim()
+        if (
+            operations.is_gain(step)
+            or (operations.is_slice(step) and value_of(step).dim() == value_of(sources[0]).dim())
+            or operations.leaves_type_of_weights(step)
         ):
             gated = sources[0]
         elif not operations.is_rearrangement(step):

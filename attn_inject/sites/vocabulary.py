@@ -41,6 +41,8 @@ REARRANGEMENTS = {
     "view_as", "reshape_as", "expand_as", "broadcast_to", "type", "half", "bfloat16", "double", "rearrange", "alias",
     "as_tensor", "asarray", "lift_fresh", "_to_copy", "_unsafe_view",
 }  # fmt: skip
+# Casts to what a network of a smaller type is added up in; in one of this type already they do nothing.
+WIDENINGS = {"float", "double"}
 SLICES = {
     "getitem", "__getitem__", "chunk", "split", "narrow", "tensor_split", "unbind", "select", "index_select", "slice",
     "split_with_sizes",

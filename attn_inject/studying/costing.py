@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from math import ceil
 from typing import Any
+from warnings import warn
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from ..types import Measure
 from .ablation import frozen
 from .data import FEWEST_IMAGES
 from .effects import Differences
-from .feeds import KEPT_BYTES, Batch, Feed
+from .feeds import MOST_BYTES, Batch, Feed
 from .quiet import exchanged, run
 from .scoring import Scoring, change
 from .study import placed
@@ -22,7 +23,11 @@ from .watching import Watched
 
 
 class Halves:
-    """The data in two parts, batch by batch; what can be gone through only once is kept up to a bound."""
+    """The data in two parts, batch by batch.
+
+    What can be gone through only once, or comes in another order each time, is kept up to a bound: no image that was
+    looked at may be among those that are kept aside.
+    """
 
     def __init__(self, data: Iterable[Any], batches: int | None, model: nn.Module) -> None:
         feed = data if isinstance(data, Feed) else Feed(data)
@@ -30,11 +35,13 @@ class Halves:
         self._model = model
         self._held: list[Batch] | None = None
         self._feed, self._batches = feed, batches
-        if feed.is_single:
+        if feed.is_single or feed.is_shuffled:
             self._held, size = [], 0
             for batch in feed.first(batches):
                 size += batch.bytes
-                if size > KEPT_BYTES:
+                if size > MOST_BYTES:
+                    kept = f"up to {MOST_BYTES // 1024**3} GiB of data that comes once, or in another order, are kept"
+                    warn(f"the first {len(self._held)} batches were taken: {kept}", stacklevel=4)
                     break
                 self._held.append(batch)
 

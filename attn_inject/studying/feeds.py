@@ -12,8 +12,10 @@ import torch
 from ..errors import AttnInjectError
 from ..tracing.inputs import Inputs, tensors_in
 
-# What is kept of data that can be gone through only once.
+# What `gates` keeps of data that can be gone through only once.
 KEPT_BYTES = 32 * 1024**2
+# What is kept where no image may come into another part of the data; what is beyond is left out, and said.
+MOST_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class Batch:
     @property
     def bytes(self) -> int:
         return sum(tensor.nbytes for tensor in tensors_in((self.inputs.values, self.targets)))
+
+    def equals(self, other: Batch) -> bool:
+        """Whether both hold the same values."""
+        ours, theirs = (list(tensors_in((batch.inputs.values, batch.targets))) for batch in (self, other))
+        return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
     @property
     def labels(self) -> torch.Tensor | None:
@@ -67,6 +74,14 @@ class Feed:
     def is_single(self) -> bool:
         """Whether it can be gone through only once, as a generator."""
         return iter(self.batches) is self.batches
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether it gives something else each time that it is gone through, told by what comes first."""
+        if self.is_single:
+            return False
+        one, other = (next(iter(self.first(1)), None) for _ in range(2))
+        return one is not None and other is not None and not one.equals(other)
 
     def first(self, count: int | None) -> Iterator[Batch]:
         """The first `count` batches, all if None.

@@ -28,7 +28,7 @@ def image_folder(folder: Path, model: nn.Module, source: Source | None, size: tu
         raise AttnInjectError(
             f"the model takes inputs of {'x'.join(map(str, size))}, which images are not: give data as file.py:factory"
         )
-    paths, names = _images(folder)
+    paths, names, loose = _images(folder)
     transform, said = _preparation(model, source, size)
     if size[0] == 1:
         transform = _grey(transform)
@@ -38,7 +38,7 @@ def image_folder(folder: Path, model: nn.Module, source: Source | None, size: tu
         DataLoader(images, batch_size=batch),
         f"images of {folder}",
         classes=len(names) or None,
-        notes=(said,) if said else (),
+        notes=tuple(note for note in (said, loose) if note),
     )
 
 
@@ -52,28 +52,47 @@ class _Images(Dataset[Any]):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Any:
-        from torchvision.datasets.folder import default_loader
+        from PIL import Image
 
         path = self._paths[index]
         try:
-            image = self._transform(default_loader(str(path)))
+            with Image.open(path) as opened:
+                picture = _of_eight_bits(opened).convert("RGB")
         except OSError as error:
-            raise AttnInjectError(f"{path} cannot be read as an image: {first_line(error)}") from error
+            raise AttnInjectError(f"{path} cannot be read as an image") from error
+        try:
+            image = self._transform(picture)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise AttnInjectError(f"{path} cannot be prepared for the model: {first_line(error)}") from error
         return (image, self._numbers[path.parent.name]) if self._numbers else image
 
 
-def _images(folder: Path) -> tuple[list[Path], list[str]]:
-    """(the images, the names of the classes): of the subfolders that hold images, else of the folder itself."""
+def _of_eight_bits(picture: Any) -> Any:
+    """Grey pictures of 16 bits scaled to 8, which PIL would cut off at 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    import numpy
+    from PIL import Image
+
+    return Image.fromarray((numpy.asarray(picture) / 257).round().clip(0, 255).astype(numpy.uint8))
+
+
+def _images(folder: Path) -> tuple[list[Path], list[str], str]:
+    """(the images, the names of the classes): of the subfolders that hold images, else of the folder itself; and what
+    was left out.
+    """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     def within(home: Path) -> list[Path]:
         return sorted(path for path in home.iterdir() if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
 
     classes = {home.name: found for home in sorted(folder.iterdir()) if home.is_dir() and (found := within(home))}
+    beside = within(folder)
     if classes:
-        return [path for found in classes.values() for path in found], list(classes)
-    if found := within(folder):
-        return found, []
+        left = f"images beside the folders of the classes were left out: {len(beside)}" if beside else ""
+        return [path for found in classes.values() for path in found], list(classes), left
+    if beside:
+        return beside, [], ""
     raise AttnInjectError(f"{folder} has no images, neither in it nor in its subfolders ({', '.join(IMG_EXTENSIONS)})")
 
 
@@ -84,16 +103,21 @@ def _preparation(model: nn.Module, source: Source | None, size: tuple[int, ...])
         from timm.data.transforms_factory import create_transform
 
         config = resolve_data_config({"input_size": size}, model=model)  # type: ignore[no-untyped-call]
+        if size[0] == 1:
+            config |= {name: (sum(config[name]) / len(config[name]),) for name in ("mean", "std")}
         return create_transform(**config, is_training=False), ""
-    if source is not None and source.kind == "torchvision":
+    if source is not None and source.kind == "torchvision" and size[0] == 3:
         from torchvision.models import get_model_weights
 
         weights = get_model_weights(source.name)
         if len(weights):
             made = weights.DEFAULT.transforms()
             crop = getattr(made, "crop_size", None)
-            if crop and list(crop) != list(size[1:]):
-                made = weights.DEFAULT.transforms(crop_size=size[1], resize_size=max(size[1:]))
+            if crop and {*crop} != {*size[1:]}:
+                # The margin that is cut off stays the same share.
+                resized = round(made.resize_size[0] * max(size[1:]) / crop[0])
+                made = weights.DEFAULT.transforms(crop_size=size[1], resize_size=resized)
+                made.crop_size = list(size[1:])
             return made, ""
     from torchvision import transforms
 

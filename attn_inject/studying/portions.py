@@ -14,10 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import AttnInjectError
-from .feeds import Batch, Feed
+from .feeds import MOST_BYTES, Batch, Feed
 
-# Of data; what is beyond is left out, and said.
-MOST_BYTES = 2 * 1024**3
 # Of four batches two are trained on.
 _CYCLE = ("trained", "measured", "trained", "judged")
 

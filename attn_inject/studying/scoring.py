@@ -29,9 +29,9 @@ class Scoring:
         if self.measure is None:
             self.measure = self._chosen(batch, outputs)
         if self.measure == "outputs":
-            return change(outputs, changed)
+            return _told(change(outputs, changed))
         lost = self.scores(batch, outputs) - self.scores(batch, changed)
-        return lost if self.measure == "accuracy" else -lost
+        return _told(lost if self.measure == "accuracy" else -lost)
 
     def scores(self, batch: Batch, outputs: Any) -> torch.Tensor:
         """(N,): whether each image's answer is right, or its loss; nothing where outputs are only compared."""
@@ -40,15 +40,18 @@ class Scoring:
         if self.measure == "outputs" or batch.targets is None:
             return torch.zeros(0, device="cpu")
         if self.measure == "accuracy":
-            labels = batch.labels
-            assert labels is not None
-            return (_first(outputs).argmax(1) == labels).double()
+            if (labels := batch.labels) is None:
+                raise AttnInjectError(
+                    f"a batch of {batch.size} images has no class for each: give each image one target"
+                )
+            answers = _first(outputs)
+            return _told((answers.argmax(1) == labels).double().where(~answers.isnan().any(1), torch.nan))
         made = self._loss(outputs, batch.targets) if self._loss else _squared(_first(outputs), batch.targets)
         if not isinstance(made, torch.Tensor) or made.shape != (batch.size,):
             raise AttnInjectError(
                 "loss must give one value for each image (reduction='none', then the mean over all but the first axis)"
             )
-        return made
+        return _told(made)
 
     def _chosen(self, batch: Batch, outputs: Any) -> Measure:
         if batch.targets is None:
@@ -75,6 +78,16 @@ class Scoring:
             "targets are neither classes nor of the outputs' shape: the outputs are compared; or pass a loss"
         )
         return "outputs"
+
+
+def _told(values: torch.Tensor) -> torch.Tensor:
+    """The same; what is no number is refused."""
+    if not values.isfinite().all():
+        raise AttnInjectError(
+            "the model's outputs on the data are not all finite numbers, so that nothing can be told of its gates: "
+            "look at the data, or train the model again"
+        )
+    return values
 
 
 def _first(outputs: Any) -> torch.Tensor:

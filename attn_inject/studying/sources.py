@@ -34,12 +34,12 @@ def feed_of(text: str, model: nn.Module, *, batch: int, source: Source | None = 
     """
     if text == NOISE:
         return Feed(_Noise(_inputs(model, batch, source)), "normal noise of the model's input size", synthetic=True)
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         return image_folder(Path(text), model, source or _source(model), _size(model, source), batch=batch)
     if ":" not in text:
         raise SourceError(
-            f"there is no folder {text}: data is a folder of images, package.module:factory, file.py:factory, "
-            f"or {NOISE}"
+            f"there is no folder {text or 'without a name'}: data is a folder of images, package.module:factory, "
+            f"file.py:factory, or {NOISE}"
         )
     source = parse_source(text)
     if source.kind not in ("module", "file"):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import first_line
 from ..tracing.alias import alias
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, arguments_of, chosen_arguments, fresh, input_values, real_values, tensors_in
@@ -87,12 +88,14 @@ def _as_the_graph(
     untried: list[str] = []
     for mode in MODES:
         pristine = graph.pristine_graph_of(mode)
+        ended = ""
         for shapes in _shapes(graph, mode):
             values = real_values(shapes, device)
             try:
                 with theirs.run(mode):
                     expected = list(tensors_in(theirs.model(*fresh(values))))
-            except Exception:  # Too small, or of another size than the network is made for.
+            except Exception as error:  # Too small, or of another size than the network is made for.
+                ended = f"{type(error).__name__}: {first_line(error)}"
                 continue
             args, kwargs = arguments_of(pristine, values)
             try:
@@ -121,6 +124,10 @@ def _as_the_graph(
             figures.append(f"{mode} equal to the bit on {size_of(values)}{lack}")
             break
         else:
+            args, kwargs = arguments_of(pristine, values)
+            if ended and _runs(before, mode, 0, Inputs(args, kwargs, chosen)):
+                figure = f"{mode}: inject's graph ends in {ended}, where the model's own code runs"
+                return Likeness(Check("inject", passed=False, figure=figure))
             untried.append(f"in {mode} mode the graph runs on no image that was tried")
     # Where nothing was compared there is nothing that holds.
     check = Check("inject", passed=True, figure="; ".join(figures)) if figures else None

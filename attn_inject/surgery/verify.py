@@ -8,7 +8,7 @@ from torch import nn
 
 from ..sites.reading import submodule
 from ..tracing.parts import patched_parts
-from ..tracing.prepare import unwrap
+from ..tracing.prepare import taken_out, unwrap
 from ..types import Check, Verification
 from .attachment import attachments_of
 from .forms import as_graph
@@ -35,7 +35,7 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
         PlanError: `patched` is not a patched model, has no graph, or `original` has no part where `patched` has one.
 
     """
-    whole = unwrap(original)
+    whole, patched = unwrap(original), taken_out(patched)
     parts = patched_parts(as_graph(patched, check=False))
     verification = joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
     alike = [

@@ -41,7 +41,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         hint = f": pass the module that it holds, {' or '.join(held)}" if held else ""
         # It may say of itself that it is one.
         raise TraceError(f"expected an nn.Module, got {type(model).__name__}{hint}")
-    model, _ = _taken_off(model)
+    model = taken_out(model)
     for name, module in model.named_modules():
         where = f"submodule {name}" if name else "the model"
         if isinstance(module, torch.jit.ScriptModule):
@@ -55,6 +55,11 @@ def unwrap(model: nn.Module) -> nn.Module:
                 f"{where} is wrapped ({type(module).__name__}): unwrap it first, wrap the patched model after"
             )
     return model
+
+
+def taken_out(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and compiled wrappers, whatever it is."""
+    return _taken_off(model)[0]
 
 
 def wrapped_by(model: nn.Module) -> tuple[str, ...]:

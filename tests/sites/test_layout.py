@@ -244,7 +244,7 @@ def test_a_convolution_after_a_product_tells_the_axis_again() -> None:
         (lambda m, x: x.unflatten(1, (2, 3)).unbind(1)[0], 1),
         (lambda m, x: torch.cat(x.split(3, 1)[::-1], 1), 1),
         (lambda m, x: torch.topk(x, 2, 3)[0], None),
-        (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], None),
+        (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], 1),
         (lambda m, x: (x * 2, 3)[0], 1),
     ],
 )

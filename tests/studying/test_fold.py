@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from attn_inject import (
     AttnInjectError,
@@ -25,6 +26,7 @@ from attn_inject import (
     save,
 )
 from attn_inject.saving.inspection import inspect
+from attn_inject.studying.costing import Halves
 from attn_inject.studying.feeds import Feed
 from attn_inject.surgery.constants import layer_before
 from attn_inject.surgery.forms import as_graph
@@ -200,7 +202,25 @@ def test_where_answers_change_accuracy_does_not_fold_what_outputs_allow() -> Non
 
 def test_outputs_that_are_no_numbers_stay_within_nothing(still: InjectedModule) -> None:
     still.conv1.weight.data.fill_(torch.nan)
-    assert fold(still, data(), 1.0, bench_seconds=0).folding.folded == ()
+    with pytest.raises(AttnInjectError, match="are not all finite numbers"):
+        fold(still, data(), 1.0, bench_seconds=0)
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_no_image_that_is_kept_aside_was_looked_at(shuffled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(
+        TensorDataset(torch.arange(24.0).view(24, 1, 1, 1)), batch_size=4, shuffle=shuffled, generator=generator
+    )
+    halves = Halves(loader, None, nn.Linear(1, 1))
+    looked, aside = ([x for b in halves.part(part) for x in b.inputs.tensors[0].flatten().tolist()] for part in (0, 1))
+    assert sorted(looked + aside) == list(range(24))
+    assert [x for batch in halves.part(1) for x in batch.inputs.tensors[0].flatten().tolist()] == aside
+    monkeypatch.setattr("attn_inject.studying.costing.MOST_BYTES", 3 * 16)
+    if shuffled:
+        with pytest.warns(UserWarning, match="the first 3 batches were taken"):
+            halves = Halves(loader, None, nn.Linear(1, 1))
+        assert [len(list(halves.part(part))) for part in (0, 1)] == [2, 1]
 
 
 def test_accuracy_takes_classes_and_enough_images() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torchvision.utils import save_image
 
 from attn_inject import AttnInjectError, inject
@@ -101,6 +103,37 @@ def test_models_of_one_channel_get_grey_images_and_others_none(folder: Path) -> 
     assert batch.inputs.tensors[0].shape == (8, 1, 16, 24)
     with pytest.raises(AttnInjectError, match="which images are not"):
         image_folder(folder, model, None, (4, 16, 16), batch=8)
+    grey = timm.create_model("resnet10t", in_chans=1)
+    (batch,) = image_folder(folder, grey, None, (1, 64, 64), batch=8).first(None)
+    mean, std = (sum(grey.pretrained_cfg[name]) / 3 for name in ("mean", "std"))
+    expected = ((batch.labels / 4 - mean) / std).view(8, 1, 1, 1).expand(8, 1, 64, 64)
+    torch.testing.assert_close(batch.inputs.tensors[0], expected, atol=0.02, rtol=0)
+
+
+def test_images_that_are_not_square_and_margins_as_the_weights_have_them(folder: Path) -> None:
+    source = Source("torchvision", "resnet50")
+    for size, resized in (((3, 224, 224), 232), ((3, 112, 112), 116), ((3, 64, 96), 99)):
+        feed = image_folder(folder, torchvision.models.resnet50(), source, size, batch=2)
+        prepare = feed.batches.dataset._transform  # type: ignore[attr-defined]
+        assert prepare.resize_size == [resized]
+        assert next(feed.first(1)).inputs.tensors[0].shape == (2, *size)
+
+
+def test_grey_images_of_sixteen_bits_keep_their_range(tmp_path: Path, patched: Any) -> None:
+    ramp = numpy.linspace(0, 65535, 32 * 32, dtype=numpy.uint16).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    (batch,) = feed_of(str(tmp_path), patched, batch=1).first(None)
+    expected = torch.from_numpy(ramp / 65535).float().expand(1, 3, 32, 32)
+    torch.testing.assert_close(batch.inputs.tensors[0], expected, atol=1 / 255, rtol=0)
+
+
+def test_what_is_left_out_is_said_and_a_folder_has_a_name(folder: Path, patched: Any) -> None:
+    save_image(torch.zeros(3, 40, 50), folder / "loose.png")
+    assert feed_of(str(folder), patched, batch=4).notes[-1] == (
+        "images beside the folders of the classes were left out: 1"
+    )
+    with pytest.raises(AttnInjectError, match="there is no folder without a name"):
+        feed_of("", patched, batch=4)
 
 
 def test_functions_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patched: Any) -> None:

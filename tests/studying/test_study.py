@@ -21,7 +21,7 @@ from attn_inject.studying import feeds
 from attn_inject.studying.feeds import Feed
 from attn_inject.zoo.cifar import models
 from tests.studying import digits
-from tests.studying.planted import CONSTANT, MOVING, SELECTIVE, SHUT, Gate, Passing, batches, images, planted
+from tests.studying.planted import CONSTANT, MOVING, SELECTIVE, SHUT, Gate, Passing, batches, images, planted, unmoved
 from tests.studying.worthy import Noise
 
 
@@ -334,3 +334,14 @@ def test_a_placebo_does_not_look_helpful_on_digits() -> None:
         said = " ".join(view.split())
         assert "moving pays" not in said
         assert "A loss without it does not prove that the attention helps" in said
+
+
+def test_answers_that_are_no_numbers_and_batches_without_all_targets() -> None:
+    patched, data = unmoved(), batches(40)
+    (x, labels), *_ = data
+    with pytest.raises(AttnInjectError, match="has no class for each: give each image one target"):
+        gates(patched, [(x, labels), (x, labels[:-1])])
+    patched.head.weight.data[0, 0] = torch.nan
+    for asked in (data, [x for x, _ in data]):
+        with pytest.raises(AttnInjectError, match="are not all finite numbers"):
+            gates(patched, asked)

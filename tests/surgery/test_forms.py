@@ -311,3 +311,29 @@ def test_attached_model_that_has_changed_since_has_no_graph_of_what_it_was() -> 
         with pytest.raises(PlanError, match=r"^Toy has changed since .* attach to what detach\(\) gives$"):
             verb(attached)
     as_graph(attach(detach(attached), "se", reduction=4, input_size=SMALL))
+
+
+@pytest.mark.parametrize("form", [_attached, lambda model: inject(model, "se", reduction=4, input_size=SMALL)])
+@pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel])
+def test_save_and_verify_look_through_wrappers(wrapper: Any, form: Any, tmp_path: Path) -> None:
+    model = _toy()
+    patched = form(model)
+    wrapped = wrapper(patched)
+    save(wrapped, tmp_path / "m.pt")
+    assert torch.equal(load(tmp_path / "m.pt", model)(IMAGE), patched(IMAGE))
+    assert verify(model, wrapped) == verify(model, patched)
+
+
+class _Sharded(torch.Tensor):
+    """As a DTensor, of which each process has a part."""
+
+    def full_tensor(self) -> torch.Tensor:
+        return self
+
+
+def test_sharded_models_are_not_saved_part_by_part(tmp_path: Path) -> None:
+    patched = inject(_toy(), "se", reduction=4, input_size=SMALL)
+    patched.head.weight = nn.Parameter(patched.head.weight.detach().as_subclass(_Sharded))
+    with pytest.raises(CheckpointError, match=r"^the model is sharded .*get_model_state_dict"):
+        save(patched, tmp_path / "m.pt")
+    assert not list(tmp_path.iterdir())
