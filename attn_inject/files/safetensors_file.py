@@ -49,7 +49,7 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
 
     moved: dict[tuple[Any, ...], torch.Tensor] = {}
     try:
-        with safe_open(path, framework="pt") as file:
+        with torch.device("cpu"), safe_open(path, framework="pt") as file:
             # One at a time: beside the tensors themselves, no more than pages of the file that the system may drop.
             tensors = {name: aligned(file.get_tensor(name), moved) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:

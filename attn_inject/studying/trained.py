@@ -83,7 +83,8 @@ class Training:
                 return  # nothing of the attention takes part in it
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            with torch.device("cpu"):  # It counts its steps in a tensor.
+                optimizer.step()
             schedule.step()
             tell((step + 1) / self.steps)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from timm.layers.create_attn import create_attn
 from torch import nn
+from torch.nn.utils import prune
 
 from attn_inject import AttentionError, register_attention
 from attn_inject.attention import catalogue as home
@@ -18,6 +19,8 @@ from attn_inject.attention.catalogue import FAMILIES, NOT_EXPORTED, catalogue
 from attn_inject.attention.gating import ChannelGate
 from attn_inject.attention.registry import build, library_names, resolve
 from attn_inject.attention.timm_made import timm_names
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 
 def test_every_attention_is_there_with_what_its_module_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,3 +90,30 @@ def test_a_kept_list_needs_no_torch(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", library_names())
+def test_every_layer_is_called(name: str) -> None:
+    # Masks of a pruning, weight norms, quantization and adapters put themselves into the call of a layer.
+    module = build(name, 32)
+    layers = {path: part for path, part in module.named_modules() if isinstance(part, _LAYERS)}
+    called: set[str] = set()
+    for path, part in layers.items():
+        part.register_forward_hook(lambda *_, path=path: called.add(path))
+    module.eval()(torch.randn(2, 32, 9, 9))
+    assert called == layers.keys()
+
+
+@pytest.mark.parametrize("name", ["eca", "se", "se-gc", "mlca"])
+def test_masks_of_a_pruning_are_trained_around(name: str) -> None:
+    torch.manual_seed(0)
+    module, x = build(name, 32), torch.randn(2, 32, 9, 9)
+    for part in [part for part in module.modules() if isinstance(part, _LAYERS)]:
+        prune.l1_unstructured(part, "weight", amount=0.3)
+    for _ in range(2):
+        before = module(x)
+        before.sum().backward()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(10)
+        assert not torch.allclose(module(x), before)
