@@ -22,7 +22,8 @@ _FAMILY = typer.Option("--family", metavar="NAME", show_default=False, help=f"On
 _HEAD = ("at C=256", "year", "optimize", "axes", "export", "paper")
 _LEGEND = (
     "optimize: early, the pool moves before the last 1x1 convolution, and gate and add are one pass; add, the latter "
-    "alone. axes: of the maps (2: images). export: torch.export and ONNX, with batch and image size open.",
+    "alone. axes: of the maps (2: images). export: torch.export and ONNX take it, with batch and image size open "
+    "(--out writes files of one image size).",
     "Your own: --attention package.module:Class or file.py:Class. To take attention out: none. "
     "Options: -a se:reduction=4,bias=true or --option KEY=VALUE; a wrong one is answered with the right ones.",
 )

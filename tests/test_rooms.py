@@ -153,8 +153,9 @@ def test_every_package_that_is_imported_is_declared() -> None:
         declared |= named(extra)
     # torch brings numpy where its API hands out arrays, and Triton on the platforms that have it.
     declared |= {"attn_inject", "triton"}
-    # The package that scikit-learn installs.
-    declared |= {"sklearn"} & {name.replace("scikit-learn", "sklearn") for name in declared}
+    # The packages that scikit-learn and pillow install.
+    installed = {"scikit-learn": "sklearn", "pillow": "PIL"}
+    declared |= {package for name, package in installed.items() if name in declared}
     used = {
         name.split(".")[0]: module
         for module, path in MODULES.items()

@@ -71,10 +71,7 @@ def _of_eight_bits(picture: Any) -> Any:
     """Grey pictures of 16 bits scaled to 8, which PIL would cut off at 255."""
     if not picture.mode.startswith("I"):
         return picture
-    import numpy
-    from PIL import Image
-
-    return Image.fromarray((numpy.asarray(picture) / 257).round().clip(0, 255).astype(numpy.uint8))
+    return picture.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
 
 
 def _images(folder: Path) -> tuple[list[Path], list[str], str]:
