@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..errors import TraceError
@@ -44,6 +45,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     model = taken_out(model)
     for name, module in model.named_modules():
         where = f"submodule {name}" if name else "the model"
+        if any(isinstance(tensor, FakeTensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
+            raise TraceError(
+                f"{where} has fake tensors (FakeTensorMode), which run nowhere else: build it under "
+                "torch.device('meta') instead"
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise TraceError(
                 f"{where} is a scripted module, whose code cannot be traced: pass the module it was scripted from"
@@ -54,6 +60,9 @@ def unwrap(model: nn.Module) -> nn.Module:
             raise TraceError(
                 f"{where} is wrapped ({type(module).__name__}): unwrap it first, wrap the patched model after"
             )
+    kind = type(model)
+    if kind.forward is nn.Module.forward and "forward" not in vars(model) and kind.__call__ is nn.Module.__call__:
+        raise TraceError(f"{kind.__name__} has no forward, so that it cannot be run: pass a module that takes an input")
     return model
 
 

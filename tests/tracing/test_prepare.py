@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attn_inject import TraceError
 from attn_inject.tracing.inputs import Inputs
@@ -31,18 +32,44 @@ def _quantized() -> nn.Module:
     return ReLU6()
 
 
+def _fake() -> nn.Module:
+    with FakeTensorMode():
+        return nn.Linear(2, 2)
+
+
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (_scripted, "is a scripted module, whose code cannot be traced: pass the module it was scripted from"),
         (_quantized, "is quantized: inject into the float model and quantize the result"),
+        (
+            _fake,
+            "has fake tensors (FakeTensorMode), which run nowhere else: build it under torch.device('meta') instead",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(make: Any, words: str, inside: bool) -> None:
     with pytest.raises(TraceError) as caught:
         unwrap(nn.Sequential(nn.ReLU(), make()) if inside else make())
     assert str(caught.value) == f"{'submodule 1' if inside else 'the model'} {words}"
+
+
+def test_what_has_no_forward_is_refused_and_what_has_one_somewhere_is_not() -> None:
+    with pytest.raises(TraceError) as caught:
+        unwrap(nn.ModuleList([nn.ReLU()]))
+    assert str(caught.value) == (
+        "ModuleList has no forward, so that it cannot be run: pass a module that takes an input"
+    )
+    given: Any = nn.ModuleList([nn.ReLU()])
+    given.forward = given[0].forward
+    assert unwrap(given) is given
+
+    class Called(nn.Module):
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    assert isinstance(unwrap(Called()), Called)
 
 
 def test_a_part_that_is_distributed_is_refused() -> None:
