@@ -19,7 +19,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.input_forms import InputForms
 from ..tracing.inputs import Inputs, given_inputs
 from ..tracing.nodes import has_value
-from ..tracing.prepare import materialised, unwrap, wrapped_by
+from ..tracing.prepare import materialised, must_have_forward, unwrap, wrapped_by
 from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH, annotate, inputs_to_try, trace_at_a_size
@@ -156,6 +156,7 @@ def _read(
     inputs = given_inputs(submodule(model, scope), example_inputs)
     model = materialised(model, inputs if scope is None else None)
     part = submodule(model, scope)
+    must_have_forward(part)
     shape = (input_size,) if isinstance(input_size, int) else None if input_size is None else tuple(input_size)
     if scope:
         inputs = _as_in_place(part, inputs_in_place(model, scope), inputs, shape, batch)

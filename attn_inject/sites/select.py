@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
+from ..tracing.frames import Calls
 from ..tracing.nodes import block_of, leaves_torch, value_of
 from ..tracing.trace import Trace
 from ..types import Kind, Site, Sites, Skipped
@@ -16,6 +17,7 @@ from .concat import find_mixed
 from .existing import anatomy_of, existing_attention, find_attention
 from .flow import Flow
 from .found import GraphSites, Key, Located
+from .helpers import of_its_caller, shared_helpers
 from .layout import gateable_axes
 from .operations import name_of
 from .plain import find_plain
@@ -24,8 +26,8 @@ from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size, stage_number
 
 
-def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
-    """Apply the rules of `kinds` to one annotated graph."""
+def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind], calls: Calls | None = None) -> GraphSites:
+    """Apply the rules of `kinds` to one annotated graph; `calls` are those of the modules in it."""
     flow = Flow(root, graph)
     axes = gateable_axes(flow.operations, graph)
     residual, adds = agreed(flow, axes, *find_residual(flow, axes))
@@ -40,7 +42,8 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     places = [anatomy_of(flow, found) for found in gates.values()] if "attention" in kinds else []
     everything = sorted([*residual, *mixed, *plain, *stages, *places], key=lambda site: flow.order[site.join])
     live = _live(output)
-    for anatomy in everything:
+    helpers = shared_helpers(root, calls or {})
+    for anatomy in (of_its_caller(each, helpers, calls or {}) for each in everything):
         if anatomy.kind in kinds and anatomy.join not in live:
             operation = {"residual": "add", "mixed": "concat"}.get(anatomy.kind, "block")
             unread.append(Refusal(anatomy.join, operation, "its value reaches no output of the network"))
@@ -66,7 +69,9 @@ def _live(output: fx.Node) -> set[fx.Node]:
 
 def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
     """Find the sites of both graphs and match them by block; what is one in one mode alone is none, and says so."""
-    graphs = {mode: analyse(trace.skeleton, graph, kinds) for mode, graph in trace.graphs.items()}
+    graphs = {
+        mode: analyse(trace.skeleton, graph, kinds, trace.calls.get(mode)) for mode, graph in trace.graphs.items()
+    }
     first = graphs.get("eval") or next(iter(graphs.values()))
     for other in graphs.values():
         for key in [key for key in first.anatomies if key not in other.anatomies]:

@@ -60,10 +60,19 @@ def unwrap(model: nn.Module) -> nn.Module:
             raise TraceError(
                 f"{where} is wrapped ({type(module).__name__}): unwrap it first, wrap the patched model after"
             )
+    return model
+
+
+def must_have_forward(model: nn.Module) -> None:
+    """Refuse what only holds modules.
+
+    Raises:
+        TraceError: it cannot be run.
+
+    """
     kind = type(model)
     if kind.forward is nn.Module.forward and "forward" not in vars(model) and kind.__call__ is nn.Module.__call__:
         raise TraceError(f"{kind.__name__} has no forward, so that it cannot be run: pass a module that takes an input")
-    return model
 
 
 def taken_out(model: nn.Module) -> nn.Module:

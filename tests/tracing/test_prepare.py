@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attn_inject import TraceError
 from attn_inject.tracing.inputs import Inputs
-from attn_inject.tracing.prepare import materialised, not_kept, unwrap
+from attn_inject.tracing.prepare import materialised, must_have_forward, not_kept, unwrap
 
 
 def test_wrappers_inside_one_another_are_taken_off() -> None:
@@ -57,19 +57,19 @@ def test_what_cannot_be_read_is_refused(make: Any, words: str, inside: bool) -> 
 
 def test_what_has_no_forward_is_refused_and_what_has_one_somewhere_is_not() -> None:
     with pytest.raises(TraceError) as caught:
-        unwrap(nn.ModuleList([nn.ReLU()]))
+        must_have_forward(nn.ModuleList([nn.ReLU()]))
     assert str(caught.value) == (
         "ModuleList has no forward, so that it cannot be run: pass a module that takes an input"
     )
     given: Any = nn.ModuleList([nn.ReLU()])
     given.forward = given[0].forward
-    assert unwrap(given) is given
+    must_have_forward(given)
 
     class Called(nn.Module):
         def __call__(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    assert isinstance(unwrap(Called()), Called)
+    must_have_forward(Called())
 
 
 def test_a_part_that_is_distributed_is_refused() -> None:
