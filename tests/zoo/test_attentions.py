@@ -100,7 +100,10 @@ def test_in_a_network(name: str, network: str, tmp_path: Path) -> None:
             save(patched, tmp_path / "m.pt", attention_only=True)
             assert torch.equal(load(tmp_path / "m.pt", model).eval()(x), moved)
         small = x[:1] if x.dim() == 4 else x[:1, :, :2, :16, :16]  # torch's bfloat16 convolutions of clips are slow
-        assert patched.bfloat16()(small.bfloat16()).isfinite().all()
+        # oneDNN's bfloat16 convolution of clips in groups (9x9x9 in 16, as `psa` has it) reads beyond its memory on
+        # processors with AMX: not a number in torch 2.14, and a crash of torch's own layer alone, in 2.6 too.
+        with torch.backends.mkldnn.flags(enabled=x.dim() == 4):
+            assert patched.bfloat16()(small.bfloat16()).isfinite().all()
 
 
 def _must_train(attention: str, patched: nn.Module, modules: list[str], x: torch.Tensor) -> None:
