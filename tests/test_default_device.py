@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # torch 2.6 fails to import it where the meta device is the default
 import torch.nn.functional as F
 from torch import nn
 
@@ -32,7 +33,7 @@ from attn_inject import (
     verify,
 )
 
-from .toys import preactivation
+from .toys import gates_run, preactivation
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.tensor([0, 1, 2, 3])
@@ -81,6 +82,14 @@ def test_models_are_where_the_model_was(made: Callable[[nn.Module], nn.Module]) 
         result = made(model)
     assert not any(tensor.is_meta for tensor in (*result.parameters(), *result.buffers()))
     torch.testing.assert_close(result.eval()(IMAGES), expected)
+
+
+@pytest.mark.parametrize("make", [_inject, _attach, _within])
+def test_the_gates_run(make: Callable[[nn.Module], nn.Module]) -> None:
+    model = _toy()
+    with torch.device("meta"):
+        patched = make(model)
+    assert gates_run(patched.eval(), IMAGES) == 1
 
 
 @pytest.mark.parametrize("make", [_inject, _attach])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from ..tracing.nodes import block_of, frame_of
+from ..tracing.nodes import owner_of
 from ..types import Kind
 
 
@@ -31,11 +31,11 @@ class Anatomy:
 
     @property
     def block(self) -> str:
-        return self.frame[0] if self.frame else block_of(self.join)
+        return (self.frame or owner_of(self.join))[0]
 
     @property
     def call(self) -> int:
-        return self.frame[1] if self.frame else frame_of(self.join)[1]
+        return (self.frame or owner_of(self.join))[1]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..tracing.nodes import block_of, value_of
+from ..tracing.nodes import block_of, frame_of, owner_of, value_of
 from ..types import Site, Sites
 from .anatomy import Anatomy, Refusal
 from .existing import ExistingGate
@@ -32,7 +32,8 @@ class GraphSites:
     def of_plan(self, site: Site) -> list[Anatomy]:
         """The anatomies of a plan's site, one for each call of its block.
 
-        A site that the rules took once and refuse now is found where it stood: files outlive changes of the rules.
+        A site that the rules took once and refuse now, or count as its caller's, is found where it stood: files outlive
+        changes of the rules.
 
         Raises:
             KeyError: there is none.
@@ -42,8 +43,11 @@ class GraphSites:
             return self.anatomies[site.key]
         stood: dict[int, list[Anatomy]] = {}
         for refusal in self.refusals:
-            if block_of(refusal.node) == site.block and (once := self._once(refusal, site)) is not None:
+            if owner_of(refusal.node)[0] == site.block and (once := self._once(refusal, site)) is not None:
                 stood.setdefault(once.call, []).append(once)
+        for anatomy in (one for calls in self.anatomies.values() for one in calls if one.kind == site.kind):
+            if block_of(anatomy.join) == site.block:
+                stood.setdefault(frame_of(anatomy.join)[1], []).append(anatomy)
         if not stood:
             raise KeyError(site.key)
         return [those[min(site.index, len(those) - 1)] for those in stood.values()]

@@ -125,7 +125,7 @@ def site_at(
         # A branch that ends in a product and a reshape is laid out as what it is added to; an input may be anything.
         axis = axes.get(shortcut)
     if axis is None:
-        return "the channel axis of the branch cannot be told (attention heads, tokens): R1"
+        return "the channel axis of the branch cannot be told (attention heads, tokens, steps of time, no batch): R1"
     return Anatomy("residual", gated, node, axis, fork, branch, shortcut)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from ..tracing.frames import Calls
-from ..tracing.nodes import block_of, leaves_torch, value_of
+from ..tracing.nodes import leaves_torch, owner_of, value_of
 from ..tracing.trace import Trace
 from ..types import Kind, Site, Sites, Skipped
 from .agreement import agreed
@@ -17,7 +16,6 @@ from .concat import find_mixed
 from .existing import anatomy_of, existing_attention, find_attention
 from .flow import Flow
 from .found import GraphSites, Key, Located
-from .helpers import of_its_caller, shared_helpers
 from .layout import gateable_axes
 from .operations import name_of
 from .plain import find_plain
@@ -26,8 +24,8 @@ from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size, stage_number
 
 
-def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind], calls: Calls | None = None) -> GraphSites:
-    """Apply the rules of `kinds` to one annotated graph; `calls` are those of the modules in it."""
+def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
+    """Apply the rules of `kinds` to one annotated graph."""
     flow = Flow(root, graph)
     axes = gateable_axes(flow.operations, graph)
     residual, adds = agreed(flow, axes, *find_residual(flow, axes))
@@ -42,8 +40,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind], calls: Call
     places = [anatomy_of(flow, found) for found in gates.values()] if "attention" in kinds else []
     everything = sorted([*residual, *mixed, *plain, *stages, *places], key=lambda site: flow.order[site.join])
     live = _live(output)
-    helpers = shared_helpers(root, calls or {})
-    for anatomy in (of_its_caller(each, helpers, calls or {}) for each in everything):
+    for anatomy in everything:
         if anatomy.kind in kinds and anatomy.join not in live:
             operation = {"residual": "add", "mixed": "concat"}.get(anatomy.kind, "block")
             unread.append(Refusal(anatomy.join, operation, "its value reaches no output of the network"))
@@ -69,9 +66,7 @@ def _live(output: fx.Node) -> set[fx.Node]:
 
 def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
     """Find the sites of both graphs and match them by block; what is one in one mode alone is none, and says so."""
-    graphs = {
-        mode: analyse(trace.skeleton, graph, kinds, trace.calls.get(mode)) for mode, graph in trace.graphs.items()
-    }
+    graphs = {mode: analyse(trace.skeleton, graph, kinds) for mode, graph in trace.graphs.items()}
     first = graphs.get("eval") or next(iter(graphs.values()))
     for other in graphs.values():
         for key in [key for key in first.anatomies if key not in other.anatomies]:
@@ -80,7 +75,7 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
     extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
     items = tuple(_site(first, key, calls, extent) for key, calls in first.anatomies.items())
     skipped = tuple(
-        Skipped(r.node.name, block_of(r.node), r.operation, r.reason)
+        Skipped(r.node.name, owner_of(r.node)[0], r.operation, r.reason)
         for r in sorted(first.refusals, key=lambda r: first.flow.order[r.node])
     )
     return Located(Sites(items, skipped, trace.guards, trace.any_size, trace.recorded), graphs)

@@ -29,8 +29,7 @@ CONCATENATIONS = {"cat", "concat", "concatenate"}
 # Random or deterministic scalings that pass the map through: the gate goes before them.
 DROPS = {
     "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "stochastic_depth", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d",
-    "drop_block_fast_2d",
+    "stochastic_depth", "drop_block2d", "drop_block3d", "drop_path", "drop_block_2d", "drop_block_fast_2d",
 }  # fmt: skip
 MULTIPLICATIONS = {"mul", "mul_", "imul", "multiply", "multiply_", "__mul__", "__imul__", "__rmul__"}
 DIVISIONS = {"div", "div_", "truediv", "itruediv", "divide", "true_divide"}

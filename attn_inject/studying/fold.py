@@ -61,7 +61,8 @@ def fold(
 
     Args:
         patched: what `inject`, `attach` or `load` gave; it stays as it is.
-        data: as for `gates`; at least two batches.
+        data: as for `gates`; at least two batches. What comes once, or in another order each time, is read once and
+            kept, up to 2 GiB; a warning says where that is not all.
         tolerance: what is allowed, such as 0.01: a relative change of the outputs, or a share of right answers (0.01
             is one point).
         by: what is held against the tolerance: the outputs, or the accuracy, for data with classes as targets.

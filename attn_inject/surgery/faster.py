@@ -38,8 +38,8 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
             "gate_kernel".
 
     Raises:
-        PlanError: `patched` is no patched model, has no graph, is one with a scope and has `example_inputs`, or an
-            unknown rewrite; also on `train()` of the result.
+        PlanError: `patched` is no patched model, has no graph, was changed since it was attached to, is one with a
+            scope and has `example_inputs`, or an unknown rewrite; also on `train()` of the result.
         RewriteError: a rewrite left a graph that is not sound.
         TraceError: the model does not run on `example_inputs`.
 
@@ -73,7 +73,8 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
         example_inputs: for models with several inputs; shapes are otherwise those of the trace. Not with scopes.
 
     Raises:
-        PlanError: `patched` is no patched model, has no graph, or is one with a scope and has `example_inputs`.
+        PlanError: `patched` is no patched model, has no graph, was changed since it was attached to, or is one with a
+            scope and has `example_inputs`.
         TraceError: the model does not run on `example_inputs`.
 
     """

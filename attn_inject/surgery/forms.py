@@ -13,7 +13,7 @@ from ..tracing.parts import full_path, patched_parts, record_of
 from .apply import apply_plan
 from .attachment import Attachment, attachments_of
 from .detach import detached
-from .likeness import departure
+from .likeness import likeness
 
 
 def as_graph(patched: nn.Module, *, check: bool = True) -> nn.Module:
@@ -33,7 +33,8 @@ def as_graph(patched: nn.Module, *, check: bool = True) -> nn.Module:
     bare = graph = detached(patched)
     for attachment in attachments:
         graph = _with_attention(graph, patched, attachment)
-    for attachment in attachments if check else ():
+    # The last of each part has what came before it, too.
+    for attachment in {each.injection.plan.scope: each for each in attachments}.values() if check else ():
         _must_be_as_attached(graph, patched, bare, attachment)
     graph.train(mode=patched.training)
     if patched_parts(graph).keys() != {""}:
@@ -65,11 +66,11 @@ def _must_be_as_attached(graph: nn.Module, patched: nn.Module, bare: nn.Module, 
     """Refuse a graph that does something else than what was attached: its sites were found anew."""
     plan = attachment.injection.plan
     scope = plan.scope or ""
+    original, attached = bare.get_submodule(scope), patched.get_submodule(scope)
     part = patched_parts(graph)[scope]
-    if any(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
-        return
-    if different := departure(bare.get_submodule(scope), patched.get_submodule(scope), plan.insertions, part):
+    seen = likeness(original, attachment.inputs, attached, plan.insertions, part, own=False).check
+    if seen is not None and not seen.passed:
         raise PlanError(
             f"{type(patched).__name__} has changed since attention was attached, and a graph would have it elsewhere "
-            f"({different}): attach to what detach() gives"
+            f"({seen.figure}): attach to what detach() gives"
         )

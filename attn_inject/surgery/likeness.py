@@ -43,9 +43,16 @@ class Likeness:
 
 
 def likeness(
-    original: nn.Module, inputs: Inputs, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule | None
+    original: nn.Module,
+    inputs: Inputs,
+    part: nn.Module,
+    new: Sequence[Insertion],
+    graph: InjectedModule | None,
+    *,
+    own: bool = True,
 ) -> Likeness:
-    """Compare `part`, which `attach` made from `original`, with `graph`, which `inject` makes of it.
+    """Compare `part`, which `attach` made from `original`, with `graph`, which `inject` makes of it, and, with `own`,
+    with the model's own code.
 
     `inputs` are what it was read on, `new` what was put in now. A model that has shapes only is not compared.
     """
@@ -54,21 +61,12 @@ def likeness(
     if graph is None:
         check, untried, unproven = as_recorded(original, inputs, part, new)
         return Likeness(check, (untried,) if untried else (), unproven)
-    return _as_the_graph(original, part, new, graph)
-
-
-def departure(original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule) -> str | None:
-    """How what `part` gives, which was made of `original`, is not what this graph of it gives, if it is not; `new` is
-    the attention in both.
-    """
-    check = _as_the_graph(original, part, new, graph, own=False).check
-    return None if check is None or check.passed else check.figure
+    return _as_the_graph(original, part, new, graph, own=own)
 
 
 def _as_the_graph(
-    original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule, *, own: bool = True
+    original: nn.Module, part: nn.Module, new: Sequence[Insertion], graph: InjectedModule, *, own: bool
 ) -> Likeness:
-    """`likeness` to a graph and, with `own`, to the model's own code."""
     hint = "; use inject" if own else ""
     writes = writes_weights(graph, map(graph.graph_of, MODES))
 

@@ -14,9 +14,9 @@ Frame = tuple[str, int]
 """A call of a module: its path (`""` is the model) and the number of the call."""
 
 _BLOCK, _CALL, _VALUE, _RETURNED_BY, _ATTENTION, _GATE = "block", "call", "val", "returned_by", "attention", "gate"
-_NAMED, _PLACE = "named", "place"
+_NAMED, _PLACE, _OWNER = "named", "place", "owner"
 # What pickles; values and nodes stay behind.
-_PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY, _NAMED, _PLACE)
+_PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY, _NAMED, _PLACE, _OWNER)
 
 
 def set_frame(node: fx.Node, frame: Frame) -> None:
@@ -32,6 +32,17 @@ def frame_of(node: fx.Node) -> Frame:
 def block_of(node: fx.Node) -> str:
     """The path of the module in whose `forward` the node runs."""
     return str(node.meta[_BLOCK])
+
+
+def set_owner(node: fx.Node, frame: Frame) -> None:
+    """Say that the node, which runs in a module of nobody's own, is of the call that called it."""
+    node.meta[_OWNER] = frame
+
+
+def owner_of(node: fx.Node) -> Frame:
+    """The call of the block that the node is of: mostly that in whose `forward` it runs (`helpers`)."""
+    owner: Frame | None = node.meta.get(_OWNER)
+    return owner or frame_of(node)
 
 
 def has_frame(node: fx.Node) -> bool:

@@ -21,6 +21,7 @@ from .compiled import calling_what_they_wrap
 from .explain import CodeError, SizeError, is_data_dependent
 from .frames import Calls
 from .guards import erase_guards, guards_of, guards_of_gradients, same_but_for_guards
+from .helpers import note_owners
 from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
 from .settings import Setting, settings_of
@@ -238,6 +239,8 @@ class Subject:
         """The trace of the modes' drafts."""
         constants = {name: value for draft in drafts.values() for name, value in draft.constants.items()}
         fixed = {name: value for draft in drafts.values() for name, value in draft.fixed_arguments.items()}
+        for draft in drafts.values():
+            note_owners(self.skeleton, draft.graph, draft.calls)
         graphs = {mode: draft.graph for mode, draft in drafts.items()}
         calls = {mode: draft.calls for mode, draft in drafts.items()}
         settings = settings_of({mode: draft.settings for mode, draft in drafts.items()})

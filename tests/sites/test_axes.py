@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import find_sites, inject
+from attn_inject import attach, find_sites, inject
 from attn_inject.errors import PlanError
 
-UNTOLD = "the channel axis of the branch cannot be told (attention heads, tokens): R1"
+from ..toys import gates_run
+
+UNTOLD = "the channel axis of the branch cannot be told (attention heads, tokens, steps of time, no batch): R1"
 
 
 def _folding(base: type[nn.Module]) -> type[nn.Module]:
@@ -100,6 +102,12 @@ def test_time_in_front_of_a_batch_and_maps_without_one_are_left_alone(
 def test_layers_of_other_layouts_have_their_channels_where_their_count_is(
     conv: Callable[[], nn.Module], norm: nn.Module, shape: tuple[int, ...]
 ) -> None:
-    (site,) = find_sites(_Block(conv, norm), example_inputs=torch.randn(shape))
+    model, x = _Block(conv, norm), torch.randn(shape)
+    (site,) = find_sites(model, example_inputs=x)
     assert site.channels == 12
     assert site.layout == ("channels_last" if shape[-1] == 12 else "channels_first")
+    for make in (inject, attach):
+        patched = make(model, "se", reduction=4, example_inputs=x).eval()
+        assert gates_run(patched, x) == 1
+        # No image sees its neighbours.
+        torch.testing.assert_close(patched(x)[:1], patched(x[:1]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import attach, find_sites, inject, load, save
+from attn_inject import apply_plan, attach, find_sites, inject, load, make_plan, remove, save
 
 from ..toys import conv, gates_run
 
@@ -99,3 +101,26 @@ def test_both_forms_gate_every_block_with_its_own(make: Any, model: nn.Module, t
     save(patched, tmp_path / "m.pt")
     for form in ("graph", "module"):
         assert torch.equal(load(tmp_path / "m.pt", model, form=form)(IMAGE), patched(IMAGE))
+
+
+@pytest.mark.parametrize("again", [lambda patched: patched, lambda patched: pickle.loads(pickle.dumps(patched))])
+def test_a_patched_graph_knows_whose_adds_they_are(again: Any) -> None:
+    model = _Net(_Add()).eval()
+    patched = inject(model, "se", reduction=4, input_size=SIZE, include="blocks.*")
+    second = inject(again(patched), "eca", input_size=SIZE)
+    names = [insertion.module for insertion in second.injection.plan.insertions]
+    assert names == ["blocks.0.se", "blocks.1.se", "last.eca"]
+    assert gates_run(second.eval(), IMAGE) == 3
+    bare = inject(remove(patched), "eca", input_size=SIZE)
+    assert [insertion.module for insertion in bare.injection.plan.insertions] == [
+        *("blocks.0.eca", "blocks.1.eca", "last.eca")
+    ]
+
+
+def test_a_plan_from_when_they_were_the_helpers_still_fits() -> None:
+    model = _Flat().eval()
+    plan = make_plan(model, "se", reduction=4, input_size=SIZE)
+    first = plan.insertions[0]
+    once = replace(first, site=replace(first.site, block="add", calls=2), module="add.se")
+    patched = apply_plan(model, replace(plan, insertions=(once,)))
+    assert gates_run(patched.eval(), IMAGE) == 2

@@ -412,13 +412,13 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
         {},
     ),
     "R1 unknown channels": (
-        ["the channel axis of the branch cannot be told (attention heads, tokens): R1"],
+        ["the channel axis of the branch cannot be told (attention heads, tokens, steps of time, no batch): R1"],
         _in_attention_heads,
         {},
     ),
     "R1 unknown channels before a slice": (
         [
-            "the channel axis of the branch cannot be told (attention heads, tokens): R1",
+            "the channel axis of the branch cannot be told (attention heads, tokens, steps of time, no batch): R1",
             "does not join along the channel axis: M1",
         ],
         lambda m, x: x + torch.cat([z := torch.matmul(y := _branch(m, x), y), z], 1)[:, :16],

@@ -320,7 +320,9 @@ def test_save_and_verify_look_through_wrappers(wrapper: Any, form: Any, tmp_path
     patched = form(model)
     wrapped = wrapper(patched)
     save(wrapped, tmp_path / "m.pt")
-    assert torch.equal(load(tmp_path / "m.pt", model)(IMAGE), patched(IMAGE))
+    loaded = load(tmp_path / "m.pt", model)
+    assert torch.equal(loaded(IMAGE), patched(IMAGE))
+    assert gates_run(loaded, IMAGE) == 2
     assert verify(model, wrapped) == verify(model, patched)
 
 
