@@ -51,9 +51,9 @@ def input_size_of(asked: int | Iterable[int] | None, model: nn.Module, source: S
     given = [asked] if isinstance(asked, int) else list(asked)
     if 0 in given:
         raise typer.BadParameter("a side of the input cannot be 0", param_hint="--input-size")
-    if natural is None or len(given) > 2:
+    if natural is None or len(given) > 2 or len(given) == len(natural):
         return tuple(given)
-    # One number is the height and the width; a clip keeps its length, and a sequence has one side only.
+    # One number is the height and the width; a clip keeps its length. A sequence has one side only.
     sides = given * 2 if len(given) == 1 else given
     kept = natural[: max(1, len(natural) - 2)]
     return (*kept, *sides[: len(natural) - len(kept)])

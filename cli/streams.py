@@ -8,7 +8,7 @@ import os
 import sys
 
 # Of one width with what they stand for: tables keep their columns.
-_SPELLED = str.maketrans({"×": "x", "…": "-", "–": "-", "→": ">", "µ": "u", "·": "."})
+_SPELLED = str.maketrans({"×": "x", "…": "-", "–": "-", "→": ">", "µ": "u", "·": ".", "±": "+", "★": "*"})
 _HANDLER = "attn_inject.spelled"
 
 

@@ -31,6 +31,7 @@ def test_the_first_line_says_what_the_name_became(source: Source, line: str) -> 
         (nn.Conv3d(3, 4, 3), [64], (3, 16, 64, 64)),
         (nn.Conv3d(3, 4, 3), [3, 8, 64, 64], (3, 8, 64, 64)),
         (nn.Conv1d(2, 4, 3), [100], (2, 100)),
+        (nn.Conv1d(2, 4, 3), [3, 100], (3, 100)),
         (nn.Linear(2, 4), [7], (7,)),
         (nn.Linear(2, 4), None, None),
     ],
