@@ -46,7 +46,7 @@ class GraphSites:
             if owner_of(refusal.node)[0] == site.block and (once := self._once(refusal, site)) is not None:
                 stood.setdefault(once.call, []).append(once)
         for anatomy in (one for calls in self.anatomies.values() for one in calls if one.kind == site.kind):
-            if block_of(anatomy.join) == site.block:
+            if block_of(anatomy.join) == site.block != anatomy.block:
                 stood.setdefault(frame_of(anatomy.join)[1], []).append(anatomy)
         if not stood:
             raise KeyError(site.key)
