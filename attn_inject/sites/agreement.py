@@ -1,5 +1,7 @@
 """Same code, same verdict: what the residual rule decided add by add is compared between brothers (R9, R10).
 
+What several blocks put out beside their ends and add up (R14) is told last, among the sites that this leaves.
+
 R9. Adds that the same code makes at the same place get one verdict.
     a. Where one of them is a multi-resolution fusion (R6), all whose branch comes up are: the innermost turn of an
        hourglass looks like a block for the lack of a deeper one.
@@ -14,7 +16,8 @@ R9. Adds that the same code makes at the same place get one verdict.
        as a module of its own (ConvMixer, MobileViT) holds a convolution here and a token mixer there.
 R10. Two affine operands are shortcut and branch where the norm and the activation of the block come after its add
     (ESPNet): the shortcut is the block's input itself, the branch has convolutions in a row, and at least two blocks of
-    the same code do so. Re-parameterised branches have one convolution each, and most have no untouched input.
+    the same code do so. Re-parameterised branches have one convolution each, and most have no untouched input. The
+    other blocks of this code may pool or pad their shortcut, to fit the branch (BlazeFace), but not convolve it.
 """
 
 from __future__ import annotations
@@ -28,12 +31,14 @@ from ..tracing.nodes import block_of, frame_of
 from .anatomy import Anatomy, Refusal
 from .brothers import groups_of, is_computed_by, way_to
 from .flow import Flow
+from .outputs import sums_of_outputs
 from .reasons import (
     BENDS_ELSEWHERE,
     FUSION,
     MULTI_RESOLUTION,
     ONE_OF_A_LOOP,
     OTHER_INPUTS,
+    OUTPUTS,
     REPARAMETERISED,
     SPLIT_SCALE,
 )
@@ -58,6 +63,9 @@ def agreed(
             _take_bent_shortcuts(flow, axes, group, taken, refused)
             _take_affine_branches(flow, axes, group, taken, refused)
     order = flow.order.__getitem__
+    for node in sums_of_outputs(flow, {node: taken[node] for node in sorted(taken, key=order)}):
+        del taken[node]
+        refused[node] = OUTPUTS
     return (
         [taken[node] for node in sorted(taken, key=order)],
         [Refusal(node, "add", refused[node], alone.get(node)) for node in sorted(refused, key=order)],
@@ -135,17 +143,20 @@ def _take_bent_shortcuts(flow: Flow, axes: Axes, group: list[fx.Node], taken: Ta
 
 def _take_affine_branches(flow: Flow, axes: Axes, group: list[fx.Node], taken: Taken, refused: Refused) -> None:
     """R10."""
-    found = []
+    untouched, fitted = [], []
     for node in group:
-        if not block_of(node) or refused.get(node) != REPARAMETERISED:
+        if not block_of(node) or refused.get(node) != REPARAMETERISED or not _bends_next(flow, node):
             continue
         operands = flow.operations.addends(node)
         for shortcut, branch in (operands, operands[::-1]):
-            way = way_to(flow, branch, frame_of(node))
-            if way.inputs == {shortcut} and flow.convolutions_in_a_row(way.nodes) > 1 and _bends_next(flow, node):
-                found.append((node, shortcut, branch))
-    if len({block_of(node) for node, _, _ in found}) > 1:
-        for node, shortcut, branch in found:
+            way, other = way_to(flow, branch, frame_of(node)), way_to(flow, shortcut, frame_of(node))
+            if flow.convolutions_in_a_row(way.nodes) > 1 and len(way.inputs) == 1 and way.inputs == other.inputs:
+                if all(flow.operations.is_gain(step) for step in other.nodes):
+                    untouched.append((node, shortcut, branch))
+                elif not other.holds_convolution(flow):
+                    fitted.append((node, shortcut, branch))
+    if len({block_of(node) for node, _, _ in untouched}) > 1:
+        for node, shortcut, branch in untouched + fitted:
             _take(flow, axes, node, shortcut, branch, taken, refused)
 
 

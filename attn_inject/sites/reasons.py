@@ -31,6 +31,8 @@ RUNS_MODULES = "it runs modules by itself (an autograd function): what is in the
 
 TRAIN_DIFFERS = "not a site in train mode, where the model computes something else: R13"
 
+OUTPUTS = "adds up what several blocks put out, and ends none of them (skip outputs): R14"
+
 RULES = {
     "R1": "a skip add has two different feature maps of one shape, made from the input, whose channel axis is known",
     "R2": "both operands lead back to one value, the fork",
@@ -45,6 +47,7 @@ RULES = {
     "R11": "normal numbers drawn at each position are the spread of a sample (a VAE's), not a branch",
     "R12": "modules that a function with a backward of its own runs are not looked into: a gate would not be in it",
     "R13": "what is a site in eval mode alone is none: its gate would never be trained",
+    "R14": "what blocks put out beside their ends, added up, ends no block (WaveNet, Conv-TasNet)",
     "M1": "a mixed block joins at least two feature maps along the channel axis",
     "M2": "its parts come from one fork",
     "M3": "its parts are parallel: none of them is on the way to another, and none is the fork",

@@ -20,7 +20,7 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
      norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
      A number times a sum is a mean and stays: in train mode its parts may be weighed otherwise (Shake-Shake).
 R11. An operand that is normal numbers drawn at each position, scaled, is the spread of a sample (`sampling`); R9 and
-     R10 are in `agreement`.
+     R10 are in `agreement`, R14 is in `outputs`.
 R12. Modules that a function runs by itself, with a backward of its own (a reversible network's), are not looked into.
 R13. What is no site in train mode is none in eval mode (`select`).
 """

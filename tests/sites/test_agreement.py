@@ -348,6 +348,21 @@ class Esp(nn.Module):
         return self.act(self.norm(torch.cat(parts, 1) + x))
 
 
+class Blaze(nn.Module):
+    """BlazeFace: a separable convolution without an activation within; a pool and zeros fit the shortcut to it."""
+
+    def __init__(self, width: int, out: int, stride: int = 1, fit: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(width, width, 3, stride, 1, groups=width), conv(width, out, 1))
+        self.fit, self.zeros = fit or (nn.MaxPool2d(stride) if stride > 1 else nn.Identity()), out - width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fit(x)
+        if self.zeros:
+            y = F.pad(y, (0, 0, 0, 0, 0, self.zeros))
+        return torch.relu(self.branch(x) + y)
+
+
 class Rep(nn.Module):
     """RepVGG: each branch starts at the block's input, has one convolution at most, and ends at the add."""
 
@@ -378,10 +393,21 @@ def test_affine_branches_are_blocks_where_norm_and_activation_follow_the_add() -
     same_at_identity(model, SIZE)
 
 
+def test_affine_branches_whose_brothers_fit_their_shortcut() -> None:
+    """R10: a convolution on it would be another branch."""
+    model = Seq(
+        Blaze(16, 16), Blaze(16, 24), Blaze(24, 24), Blaze(24, 32, 2), Blaze(32, 32, fit=conv(32, 32, 1)), width=32
+    )
+    assert [block for block, _ in _sites(model)] == ["1", "2", "3", "4"]
+    assert _reasons(model) == [REPARAMETERISED]
+    same_at_identity(model, SIZE)
+
+
 @pytest.mark.parametrize(
     "blocks",
     [
         lambda: [Esp()],  # it does not repeat
+        lambda: [Blaze(16, 16), Blaze(16, 24), Blaze(24, 16)],
         lambda: [Rep(), Rep(), Rep()],
         lambda: [Esp(depth=1), Esp(depth=1)],  # single convolutions from the input to the add
         lambda: [Linear(), Linear()],
