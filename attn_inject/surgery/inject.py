@@ -80,5 +80,6 @@ def inject_as_chosen(model: nn.Module, choices: Choices, *, example_inputs: Any 
     try:
         located, plan = locate_and_plan(model, choices, example_inputs=example_inputs)
     except CodeError as error:
+        error.scope = choices.scope or ""
         raise TraceError(f"{error}; attach() needs no graph: it follows one run of the model") from error
     return apply_to(located, plan)

@@ -57,12 +57,15 @@ class CodeError(TraceError):
             reason = "what it gives depends on the data"
         self.stopped = f"{type(skeleton).__name__} cannot be traced: stopped{where} ({reason})"
         self.is_hopeless = is_data_dependent(error)
+        self.scope = ""
+        """Where in the user's model the traced one is."""
         self._skeleton = skeleton
         self._traces = traces
 
     @cached_property
     def _advice(self) -> str:
-        scopes = list(_traceable_scopes(self._skeleton, self._traces))
+        within = f"{self.scope}." if self.scope else ""
+        scopes = [within + path for path in _traceable_scopes(self._skeleton, self._traces)]
         if not scopes:
             return "mark the code that cannot be traced with torch.fx.wrap"
         return f"these submodules trace: {', '.join(scopes)} (choose one, as in scope='{scopes[0]}')"

@@ -271,9 +271,9 @@ def _gives_nothing(graph: fx.Graph) -> bool:
 
 def _traces_quietly(module: nn.Module) -> bool:
     try:
-        graph = Subject(module).draft("eval", None).graph
+        graphs = [Subject(module).draft(mode, None).graph for mode in MODES]
     except Exception:
         # It is only asked whether to name the module, in a sentence about something else.
         return False
     # A scope takes and gives maps; something that only collects other modules has no placeholder to patch behind.
-    return any(node.op == "placeholder" for node in graph.nodes)
+    return all(any(node.op == "placeholder" for node in graph.nodes) for graph in graphs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import operator
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from attn_inject import TraceError
+from attn_inject import TraceError, inject
 from attn_inject.tracing.nodes import frame_of, returned_by
 from attn_inject.tracing.trace import trace
 
@@ -185,6 +186,22 @@ def test_at_most_three_scopes_are_advised() -> None:
     parts = [nn.Sequential(toys.conv(3, width), toys.conv(width, width)) for width in (4, 16, 8, 2)]
     with pytest.raises(TraceError, match=r"these submodules trace: parts\.1, parts\.2, parts\.0 \(choose"):
         trace(Asks(*parts))
+
+
+class AsksInTraining(Asks):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if self.training else self.parts[0](x)
+
+
+def test_a_scope_is_advised_that_traces_in_both_modes_by_its_path_in_the_whole() -> None:
+    deep = nn.Sequential(toys.conv(3, 4), toys.conv(4, 4))
+    part = Asks(AsksInTraining(deep))
+    for model, scope, advised in (
+        (part, None, "parts.0.parts.0"),
+        (nn.Sequential(part), "0", "0.parts.0.parts.0"),
+    ):
+        with pytest.raises(TraceError, match=rf"trace: {re.escape(advised)} \(choose one, as in scope='{advised}'"):
+            inject(model, "eca", input_size=(3, 8, 8), scope=scope)
 
 
 @pytest.mark.parametrize(
