@@ -32,6 +32,7 @@ from ..types import (
     Source,
     block_name,
 )
+from .blind import blind_note
 from .choices import Choices, explaining_choices, listing, no_sites, selected
 from .notes import adjustment_notes, cost_note, recording_note, stacking_note, unread_note
 from .presets import PresetSettings, preset_settings
@@ -207,6 +208,7 @@ def _insertions(
     root = located.trace.skeleton
     settings = preset_settings(choices.preset, attention, located.sites, choices.options, root)
     made: dict[str, tuple[Insertion, nn.Module]] = {}
+    edits: list[tuple[Insertion, Edit]] = []
     refused: list[str] = []
     trials = Trials(located.model, attention)
     for site in chosen:
@@ -227,12 +229,13 @@ def _insertions(
             replaces=replaces,
         )
         made[insertion.module] = insertion, trials.module(insertion, edit)
+        edits.append((insertion, edit))
     if not made:
         raise PlanError(refused[0])
     pairs = list(made.values())
     _check_met(pairs)
     notes = [*dict.fromkeys(refused), *adjustment_notes(attention, pairs), *cost_note(located.model, attention, pairs)]
-    return [insertion for insertion, _ in pairs], notes
+    return [insertion for insertion, _ in pairs], [*notes, *blind_note(graph.flow, attention, edits)]
 
 
 def _place(graph: GraphSites, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
