@@ -40,7 +40,7 @@ from .forgetting import without_last_run
 from .formats import checked_suffix
 from .inputs import inputs_to_plain
 from .record import Record, record_to_text
-from .refusals import must_be_whole
+from .refusals import must_be_as_planned, must_be_whole
 
 
 def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
@@ -91,17 +91,9 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
             "gates were folded into the model's layers, which no attention-only file holds: save the whole model"
         )
     tensors = attention_state_dict(patched) if attention_only else state_of(patched)
-    wrong = next((name for name, value in tensors.items() if not isinstance(value, torch.Tensor)), None)
-    if wrong is not None:
-        raise CheckpointError(f"the model keeps {wrong} in its state dict, which is no tensor and cannot be saved")
-    if any(hasattr(tensor, "full_tensor") for tensor in tensors.values()):
-        raise CheckpointError(
-            "the model is sharded (fully_shard), and each process has a part of it: load what "
-            "torch.distributed.checkpoint.state_dict.get_model_state_dict gives with full_state_dict=True into a "
-            "patched model that is not, and save that"
-        )
-    if any(tensor.is_meta for tensor in tensors.values()):
-        raise CheckpointError("the model is on the meta device and has no weights to save")
+    _must_hold_weights(tensors)
+    if suffix in (".pt", ".safetensors"):
+        must_be_as_planned(patched)
     kept, aliases = _untied(tensors) if suffix == ".safetensors" else (tensors, {})
     record = Record(
         plan=injection.plan,
@@ -134,6 +126,20 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
             raise
         again = aside_in_mode(alias(_followed(forgetful)), "eval")
         write_atomically(target, lambda temporary: export(temporary, text, again, inputs))
+
+
+def _must_hold_weights(tensors: Mapping[str, Any]) -> None:
+    wrong = next((name for name, value in tensors.items() if not isinstance(value, torch.Tensor)), None)
+    if wrong is not None:
+        raise CheckpointError(f"the model keeps {wrong} in its state dict, which is no tensor and cannot be saved")
+    if any(hasattr(tensor, "full_tensor") for tensor in tensors.values()):
+        raise CheckpointError(
+            "the model is sharded (fully_shard), and each process has a part of it: load what "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict gives with full_state_dict=True into a "
+            "patched model that is not, and save that"
+        )
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise CheckpointError("the model is on the meta device and has no weights to save")
 
 
 def _followed(patched: nn.Module) -> nn.Module:

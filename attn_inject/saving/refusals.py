@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..attention.registry import module_for, resolve
+from ..attention.registry import attentions_of, module_for, resolve
 from ..attention.registry import names as attention_names
 from ..attention.specs import split_spec
 from ..errors import AttnInjectError, CheckpointError
+from ..surgery.parameters import state_of
 from ..surgery.provenance import fingerprint
-from ..tracing.parts import patched_parts
+from ..surgery.records import records_of
+from ..tracing.parts import full_path, patched_parts
 from ..types import Source
 from ..zoo.building import build
 from .record import Record
@@ -79,6 +81,38 @@ def must_be_whole(patched: nn.Module) -> None:
                 f"{path or 'the model'} was patched apart from this model, so that a file could not be loaded: "
                 f"save it by itself, or patch it in its place with inject(model, ..., scope={path!r})"
             )
+
+
+def must_be_as_planned(patched: nn.Module) -> None:
+    """Refuse to save attention whose tensors have other names or shapes than those its plan makes: `load` makes those.
+
+    Raises:
+        CheckpointError: names the attention and what differs.
+
+    """
+    for part, record in records_of(patched):
+        attentions = attentions_of(record.plan)
+        for insertion in record.plan.insertions:
+            path = full_path(part, insertion.module)
+            held = state_of(patched.get_submodule(path))
+            try:
+                with torch.device("meta"):
+                    made = state_of(module_for(insertion, attentions[insertion.attention]))
+            except Exception:
+                # What can be made with values only is compared when it is loaded.
+                continue
+            for name in dict.fromkeys((*held, *made)):
+                there, planned = _shape(held.get(name)), _shape(made.get(name))
+                if there != planned:
+                    raise CheckpointError(
+                        f"{path} was changed after it was put in ({name} is {there}, and {planned} as planned), so "
+                        "that a file could not be loaded: make masks and parametrizations permanent (prune.remove, "
+                        "parametrize.remove_parametrizations); what was cut to size is for torch.save, .pt2 or .onnx"
+                    )
+
+
+def _shape(tensor: object) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number" if isinstance(tensor, torch.Tensor) else "not there"
 
 
 def must_be_known(path: Path, record: Record) -> Source:
