@@ -27,11 +27,12 @@ from .writes import index_assign
 
 # What runs between a line of the model's code and us. With the separator: torchvision is not torch.
 MACHINERY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
+PLACES = "type or device"
 _PLAIN = (bool, int, float, complex, str, type(None))
 
 
-def guarded(outcome: Any, traced: Any, line: str) -> None:
-    """Compare what a decision came to with what it came to in the trace.
+def guarded(outcome: Any, traced: Any, line: str, about: str = "") -> None:
+    """Compare what a decision came to with what it came to in the trace; `about` is `PLACES` if that is of types.
 
     Raises:
         GuardError: another outcome; names the line of the model's code and the two ways out.
@@ -39,6 +40,11 @@ def guarded(outcome: Any, traced: Any, line: str) -> None:
     """
     # Compilers that keep sizes open have truth values of their own, which are not compared but asked.
     decided = (True if outcome else False) if isinstance(traced, bool) else outcome  # noqa: SIM210
+    if decided != traced and about == PLACES:
+        raise GuardError(
+            f"the network was traced where {line} came to {traced}, and it comes to {outcome} now: inject into the "
+            "model after it is moved or cast, or use attach(), which runs the model's own code"
+        )
     if decided != traced:
         raise GuardError(
             f"the network was traced where {line} came to {traced}, and this input makes it {outcome}: "
@@ -112,6 +118,11 @@ def _for_guards(graph: fx.Graph) -> set[fx.Node]:
 def asks_for_gradients(node: fx.Node) -> bool:
     """Whether the node is `x.requires_grad`."""
     return node.target is getattr and len(node.all_input_nodes) == 1 and bool(node.args[1] == "requires_grad")
+
+
+def asks_for_places(node: fx.Node) -> bool:
+    """Whether what `node` gives comes of types and devices, of the model's or of what it is given."""
+    return any(isinstance(value_of(each), (torch.dtype, torch.device)) for each in (node, *node.all_input_nodes))
 
 
 def guards_of_gradients(graph: fx.Graph) -> list[fx.Node]:

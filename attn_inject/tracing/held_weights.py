@@ -16,21 +16,33 @@ from torch import nn
 from .contents import memory_of, tensors_given
 from .proxies import Unfollowable
 from .spelled import attribute, spelling, writing_method, written_into
+from .values import DEVICE_FACTS
+
+# What of a weight is another thing when the model has been moved or cast.
+_PLACES = frozenset({"dtype", *DEVICE_FACTS})
 
 
 class HeldWeights:
     """The parameters and buffers of `skeleton`, whose paths are in `names` by their ids.
 
-    `constants` are names too, of tensors whose numbers are the model's own. `record` makes a node.
+    `constants` are names too, of tensors whose numbers are the model's own. `record` makes a node, which has its value
+    if `knows_values`.
     """
 
     def __init__(
-        self, skeleton: nn.Module, names: Mapping[int, str], constants: Collection[str], record: Callable[..., Any]
+        self,
+        skeleton: nn.Module,
+        names: Mapping[int, str],
+        constants: Collection[str],
+        record: Callable[..., Any],
+        *,
+        knows_values: bool,
     ) -> None:
         self._skeleton = skeleton
         self._names = names
         self._constants = constants
         self._record = record
+        self._knows_values = knows_values
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function of torch that is given no proxy; a node, if it makes something of weights or writes into one.
@@ -46,9 +58,12 @@ class HeldWeights:
                 raise Unfollowable("it writes into its weights past the modules that hold them")
             return self._record("call_method", method, args, kwargs)
         result = function(*args, **kwargs)
+        if (read := attribute(function)) in _PLACES and self._knows_values and self._is_one(args[0]):
+            # Where the model is and of what type may be another when the graph runs.
+            return self._record("call_function", getattr, (args[0], read), {})
         if not any(map(self._is_one, tensors_given((args, kwargs)))) or not tensors_given(result):
             return result
-        if (read := attribute(function)) is not None:
+        if read is not None:
             return self._record("call_function", getattr, (args[0], read), {})
         op, target, swapped = spelling(function)
         return self._record(op, target, args[::-1] if swapped else args, kwargs)

@@ -238,6 +238,12 @@ class PlaceProxy(FollowingProxy):
     def __hash__(self) -> int:
         return hash(value_of(self.node))
 
+    def __str__(self) -> str:
+        return str(self.tracer.decide(self.node, str))  # type: ignore[attr-defined]
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
 
 def _as_it_is(value: Any) -> Any:
     return value
@@ -273,18 +279,18 @@ def _number_of_parts(node: fx.Node) -> int | None:
 
 
 _COUNTS = ("chunks", "split_size_or_sections", "split_size", "indices_or_sections", "sections", "indices")
-_SHAPE_FACTS = ("shape", "ndim", "dtype", "size", "dim", "numel", "nelement", "ndimension")
+_SHAPE_FACTS = ("shape", "ndim", "size", "dim", "numel", "nelement", "ndimension")
 
 
 class WeightProxy(FollowingProxy):
-    """A parameter or buffer: its values are read at run time, but its shape is a fact of the model."""
+    """A parameter or buffer: its values are read at run time, and its type and device, but its shape is a fact."""
 
     def __init__(self, node: fx.Node, tracer: fx.Tracer, held: torch.Tensor) -> None:
         super().__init__(node, tracer)
         self._held = held
 
     def __getattr__(self, name: str) -> Any:
-        if name in _SHAPE_FACTS:
+        if name in _SHAPE_FACTS or (name == "dtype" and not has_value(self.node)):
             return getattr(self._held, name)
         return super().__getattr__(name)
 

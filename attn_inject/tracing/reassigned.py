@@ -64,4 +64,6 @@ def put_back(skeleton: nn.Module, before: Mapping[str, torch.Tensor], graph: fx.
 
 def _fits(before: torch.Tensor, given: fx.Node) -> bool:
     other = value_of(given) if has_value(given) else None
-    return isinstance(other, torch.Tensor) and (before.shape, before.dtype) == (other.shape, other.dtype)
+    # What the model's code asks of a buffer here would be of the graph.
+    with torch._C.DisableTorchFunction():
+        return isinstance(other, torch.Tensor) and (before.shape, before.dtype) == (other.shape, other.dtype)

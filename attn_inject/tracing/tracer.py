@@ -40,7 +40,7 @@ from .compiled import as_written
 from .draws import Draws
 from .factories import factories_followed
 from .frames import CallStack, values_in, with_nodes
-from .guards import guarded, line_of_code
+from .guards import PLACES, asks_for_places, guarded, line_of_code
 from .held_weights import HeldWeights
 from .hooks import Hooks
 from .inputs import Inputs, Signature, real_values
@@ -122,7 +122,9 @@ class Tracer(fx.Tracer):
         # Whether work that other threads do is in the graph.
         self.works_in_turn = False
         self._bounds = Bounds(strangers)
-        self._held = HeldWeights(skeleton, self._names, self.constants, self.create_proxy)
+        self._held = HeldWeights(
+            skeleton, self._names, self.constants, self.create_proxy, knows_values=inputs is not None
+        )
 
     def run(self) -> None:
         """Trace; afterwards the skeleton is as it was, and so are the caller's generators.
@@ -190,9 +192,9 @@ class Tracer(fx.Tracer):
         if not all(map(has_value, made)):
             yield None
             return
-        device = next((weight.device for weight in self.skeleton.parameters()), torch.device("cpu"))
         outer, self.evaluated = self.evaluated, next(iter(self.graph.nodes))
         try:
+            device = next((weight.device for weight in self.skeleton.parameters()), torch.device("cpu"))
             with self._draws.undone():
                 yield real_values(values_in(shown), device)
         finally:
@@ -300,13 +302,18 @@ class Tracer(fx.Tracer):
         if (node, convert) not in self._decided:
             self._decided[node, convert] = outcome
             number = node if outcome is value_of(node) else self.create_node("call_function", convert, (node,), {})
-            self.create_node("call_function", guarded, (number, outcome, line_of_code()), {})
+            about = (PLACES,) if asks_for_places(node) else ()
+            self.create_node("call_function", guarded, (number, outcome, line_of_code(), *about), {})
         return outcome
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
         proxy = super().create_proxy(*args, **kwargs)
         if has_value(proxy.node):
             held = value_of(proxy.node)
+            read = proxy.node.all_input_nodes
+            if type(held) is str and read and isinstance(value_of(read[0]), torch.device):
+                # The kind of a device, by which code decides: it may run on another one.
+                return self.decide(proxy.node, str)
             # Facts: code asks for None by `is`, and looks things up by a name (a dict's key) or in it (`x.type()`).
             if type(held) is str or (held is None and proxy.node.target in (getattr, operator.getitem)):
                 return held

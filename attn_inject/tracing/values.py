@@ -6,9 +6,10 @@ replaced by meta stand-ins leaf by leaf; statistics that a norm would update in 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import fx, nn
@@ -56,15 +57,18 @@ class Values:
             self._kept.append(tensor)
         return self._made[id(tensor)]
 
+    def _held(self, path: str) -> Any:
+        value = self._constants.get(path)
+        value = value if value is not None else fetch(self._root, path)
+        if not isinstance(value, torch.Tensor):
+            return value
+        # A single number (a stride) keeps its value: code may ask for it, and it goes with tensors of any device.
+        return self.stand_in(value) if value.dim() or value.is_meta else value.detach().clone().cpu()
+
     def of(self, node: fx.Node) -> Any:
         """What `node` gives; errors are those of the operation."""
         if node.op == "get_attr":
-            value = self._constants.get(str(node.target))
-            value = value if value is not None else fetch(self._root, str(node.target))
-            if not isinstance(value, torch.Tensor):
-                return value
-            # A single number (a stride) keeps its value: code may ask for it, and it goes with tensors of any device.
-            return self.stand_in(value) if value.dim() or value.is_meta else value.detach().clone().cpu()
+            return self._held(str(node.target))
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
         if node.op == "output":
             return args[0]
@@ -72,6 +76,8 @@ class Values:
             return None
         if asks_for_gradients(node):
             return self._wants_gradient(node.all_input_nodes[0])
+        if node.target in _OF_A_DEVICE and any(isinstance(arg, torch.device) for arg in args):
+            return cast(Any, node.target)(*args)
         module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else None
         # Asking for the device of what is made costs as much as what is done.
         makes_nothing = type(module) in LAYERS or node.target in FOLLOWING
@@ -89,8 +95,8 @@ class Values:
                 return _type_on(self._device, args[0])
             if node.op == "call_method":
                 return _call_method(str(node.target), args, kwargs)
-            if node.target is getattr and isinstance(args[0], torch.Tensor) and args[1] in _DEVICE_FACTS:
-                return _DEVICE_FACTS[args[1]](self._device)
+            if node.target is getattr and isinstance(args[0], torch.Tensor) and args[1] in DEVICE_FACTS:
+                return DEVICE_FACTS[args[1]](self._device)
             # An autograd function may be given the modules that it runs.
             given = [part for each in args if isinstance(each, nn.Module) for part in each.modules()]
             with self._stood_in(given):
@@ -142,7 +148,9 @@ def _type_on(device: torch.device, tensor: torch.Tensor) -> str:
     return on_cpu if device.type == "cpu" else on_cpu.replace("torch.", f"torch.{device.type}.", 1)
 
 
-_DEVICE_FACTS: dict[str, Any] = {
+# What code asks of a device; whatever else is given one makes something there.
+_OF_A_DEVICE = (getattr, str, operator.eq, operator.ne)
+DEVICE_FACTS: dict[str, Any] = {
     "device": lambda device: device,
     "is_meta": lambda device: device.type == "meta",
     **{f"is_{kind}": lambda device, kind=kind: device.type == kind for kind in ("cpu", "cuda", "mps", "xpu")},
