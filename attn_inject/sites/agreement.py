@@ -3,8 +3,9 @@
 What several blocks put out beside their ends and add up (R14) is told last, among the sites that this leaves.
 
 R9. Adds that the same code makes at the same place get one verdict.
-    a. Where one of them is a multi-resolution fusion (R6), all whose branch comes up are: the innermost turn of an
-       hourglass looks like a block for the lack of a deeper one.
+    a. Where one of them is a multi-resolution fusion (R6), all whose branch comes up are, and all that are given both
+       operands: the innermost turn of an hourglass, or of a U-Net's decoder, looks like a block for the lack of a
+       deeper one.
     b. In a loop, an add is no block's if no more of its turns are than are fusions: the first of several summed maps
        looks like a shortcut.
     c. An add whose block convolves the branch but does not bend it is none if no more of its brothers are than are
@@ -87,7 +88,8 @@ def _leave_what_comes_up(flow: Flow, group: list[fx.Node], taken: Taken, refused
             rises = [
                 any(climbs(flow, step) for step in flow.region(way, site.fork)) for way in (site.shortcut, site.branch)
             ]
-            if rises == [False, True]:
+            given = not any(way_to(flow, way, frame_of(node)).nodes for way in flow.operations.addends(node))
+            if rises == [False, True] or given:
                 del taken[node]
                 refused[node] = MULTI_RESOLUTION
 

@@ -3,8 +3,9 @@
 R14. A sum of what several blocks put out beside their ends is no block's add.
 
 Such a sum looks like a skip add, since each part is made from the one before. But no block begins at the one and ends
-at the other: either the way between them starts in the middle of a block and leaves it by its end, or the blocks go on
-from each other's ends, while their sum is only ever added to.
+at the other. Either the sum is read by nothing but the next sum, to which a later block adds, and that block goes on
+from an earlier one's end and not from the sum. Or there are two parts only, and the way between them starts in the
+middle of a block and leaves it by its end.
 """
 
 from __future__ import annotations
@@ -16,36 +17,57 @@ from torch import fx
 from .anatomy import Anatomy
 from .flow import Flow
 
+Sites = Mapping[fx.Node, Anatomy]
 
-def sums_of_outputs(flow: Flow, sites: Mapping[fx.Node, Anatomy]) -> set[fx.Node]:
+
+def sums_of_outputs(flow: Flow, sites: Sites) -> set[fx.Node]:
     """Those of the residual `sites`, which are in execution order, that are such sums."""
     sums: set[fx.Node] = set()
     for node, site in sites.items():
-        if site.fork is not None and site.branch is not None:
-            starts, passed = site.fork, [step for step in flow.region(site.branch, site.fork) if step in sites]
-            if site.shortcut in sums or any(
-                _starts_within(flow, starts, sites, end) or _goes_on_beside(flow, node, end)
-                for end in passed
-                if end not in sums and flow.descends(end, starts)
-            ):
-                sums.add(node)
+        if site.fork is None or site.branch is None:
+            continue
+        within = set(flow.region(site.branch, site.fork))
+        passed = [end for end in within if end in sites and end not in sums and flow.descends(end, site.fork)]
+        if (
+            any(_next_sum(flow, each) is node for each in sums)
+            or any(_starts_within(flow, site.fork, sites, end) for end in passed)
+            or _is_added_to_only(flow, node, sites, passed, within)
+        ):
+            sums.add(node)
     return sums
 
 
-def _starts_within(flow: Flow, start: fx.Node, sites: Mapping[fx.Node, Anatomy], end: fx.Node) -> bool:
+def _next_sum(flow: Flow, node: fx.Node) -> fx.Node | None:
+    """The add that alone reads the sum `node`, to add to it what is not made from it."""
+    step = node
+    while len(readers := [user for user in step.users if flow.operations.carries[user]]) == 1:
+        before, step = step, readers[0]
+        if flow.operations.adds_maps(step):
+            others = [other for other in flow.operations.addends(step) if other is not before]
+            made = any(isinstance(other, fx.Node) and flow.descends(other, node) for other in others)
+            return step if others and not made else None
+        if not flow.operations.is_gain(step):
+            return None
+    return None
+
+
+def _is_added_to_only(flow: Flow, node: fx.Node, sites: Sites, passed: list[fx.Node], within: set[fx.Node]) -> bool:
+    """Whether a block after those that the sum's branch has `passed` adds to it next, and goes on from one of them."""
+    following = _next_sum(flow, node)
+    if following is None:
+        return False
+    for other in flow.operations.addends(following):
+        if isinstance(other, fx.Node) and not flow.descends(other, node):
+            for end in passed:
+                later = (step for step in flow.region(other, end) if step in sites and step not in within)
+                if any(flow.descends(step, end) for step in later):
+                    return True
+    return False
+
+
+def _starts_within(flow: Flow, start: fx.Node, sites: Sites, end: fx.Node) -> bool:
     """Whether `start` is what a block's branch has come to, past a convolution, that goes on to the block's end."""
     fork, branch = sites[end].fork, sites[end].branch
     if fork is None or branch is None or start is fork or start in sites:
         return False
     return start in flow.mainline(branch, fork) and flow.holds_convolution(start, fork)
-
-
-def _goes_on_beside(flow: Flow, node: fx.Node, end: fx.Node) -> bool:
-    """Whether what is added to the sum `node` next is made from the block's end, and not from the sum."""
-    return any(
-        flow.descends(other, end) and not flow.descends(other, node)
-        for reader in node.users
-        if flow.operations.carries[reader] and flow.operations.adds_maps(reader)
-        for other in flow.operations.addends(reader)
-        if isinstance(other, fx.Node) and other is not node
-    )

@@ -184,21 +184,23 @@ def _kind_of_map(node: fx.Node) -> str:
 def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node, ends: Ends) -> fx.Node | None:
     """A value on the shortcut's affine way back from which the branch derives, though not the branch alone (R2).
 
-    The way leads through the block's own running sum: `x + f(x) + g(x)` has two branches and one shortcut.
+    The way leads through the block's own running sum: `x + f(x) + g(x)` has two branches and one shortcut. A branch
+    that comes up is none, unless the shortcut comes up too.
     """
-    step, sums = shortcut, True
+    step, sums, both_rise = shortcut, True, False
     for _ in range(_SHORTCUT_REACH):
         region = [n for n in flow.region(branch, step) if n is not step]
         if any(step in flow.operations.sources(n) for n in region):
             bends = any(flow.operations.is_nonlinear(n) for n in region)
             convolves = _convolves_positions(flow, region, branch)
-            rises = any(climbs(flow, n) for n in region)
+            rises = not both_rise and any(climbs(flow, n) for n in region)
             return step if bends and convolves and not rises else None
         before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None
         sums = before is not None
         sources = flow.operations.sources(step)
         if before is None and (flow.operations.is_nonlinear(step) or len(sources) != 1):
             return None
+        both_rise = both_rise or climbs(flow, step)
         step = before or sources[0]
     return None
 

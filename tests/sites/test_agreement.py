@@ -170,6 +170,75 @@ def test_both_streams_of_an_octave_network_have_the_blocks_shortcut() -> None:
     same_at_identity(model, SIZE)
 
 
+class DecoderLevel(nn.Module):
+    """Demucs: a level of a U-Net's decoder is given what comes from below, and the encoder's map that it adds."""
+
+    def __init__(self, *, up: bool) -> None:
+        super().__init__()
+        self.body = conv(16, 16)
+        self.up = nn.ConvTranspose2d(16, 16, 2, 2) if up else conv(16, 16)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        x = x + skip
+        return torch.relu(self.up(torch.relu(self.body(x))))
+
+
+class Levels(nn.Module):
+    """A U-Net whose skips are added, or, where nothing comes up, as many blocks in a row that end in the next one."""
+
+    def __init__(self, *, up: bool) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(conv(16, 16, s=2 if up else 1) for _ in range(3))
+        self.middle = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+        self.decoders = nn.ModuleList(DecoderLevel(up=up) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for layer in self.down:
+            x = torch.relu(layer(x))
+            skips.append(x)
+        x = self.middle(x)
+        for decoder in self.decoders:
+            x = decoder(x, skips.pop())
+        return x
+
+
+def test_no_level_of_a_decoder_that_adds_what_it_is_given_is_a_block() -> None:
+    """R9a: what the innermost is given does not come up, and is made from the skip alone."""
+    assert _sites(Seq(Levels(up=True))) == []
+    assert _reasons(Seq(Levels(up=True))) == [MULTI_RESOLUTION] * 3
+    # On one resolution, each adds what is made from the skip.
+    assert [block for block, _ in _sites(Seq(Levels(up=False)))] == [f"1.decoders.{n}" for n in range(3)]
+
+
+class Upsampled(nn.Module):
+    """BigGAN, guided diffusion: branch and shortcut come up by themselves, and a second input scales the branch."""
+
+    def __init__(self, *, both: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.scale, self.both = conv(16, 16), conv(16, 16), nn.Linear(4, 16), both
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        y = F.interpolate(torch.relu(x) * self.scale(z)[..., None, None], scale_factor=2.0)
+        shortcut = F.interpolate(x, scale_factor=2.0) if self.both else F.pad(x, (4, 4, 4, 4))
+        return self.b(torch.relu(self.a(y))) + shortcut
+
+
+class Conditional(nn.Module):
+    def __init__(self, *, both: bool) -> None:
+        super().__init__()
+        self.first, self.last = Upsampled(both=both), conv(16, 16)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x, z))
+
+
+def test_a_branch_of_two_inputs_may_come_up_where_its_shortcut_does() -> None:
+    given = (torch.randn(2, 16, 8, 8), torch.randn(2, 4))
+    assert [site.block for site in find_sites(Conditional(both=True), example_inputs=given)] == ["first"]
+    assert list(find_sites(Conditional(both=False), example_inputs=given)) == []
+
+
 class Hourglass(nn.Module):
     """Stacked hourglasses: what comes up is added to a skip branch; the innermost has no hourglass in it."""
 

@@ -96,3 +96,74 @@ class Nested(nn.Module):
 def test_a_group_is_a_block_though_its_blocks_are_read_elsewhere() -> None:
     sites = find_sites(Nested(), input_size=SIZE)
     assert [site.node for site in sites] == [*(f"blocks_{number}_residual" for number in range(3)), "last"]
+
+
+class Plain(nn.Module):
+    """x + f(x), all in one class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.f(x)
+
+
+class Exits(nn.Module):
+    """Blocks go on from a sum of what earlier ones put out: stacked hourglasses, heads whose answer is fed back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.ModuleList(Plain() for _ in range(3)) for _ in range(2))
+        self.merge, self.exit, self.back = conv(16, 16, 1), conv(16, 4, 1), conv(4, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, first = x, x
+        for number, block in enumerate(self.a):
+            y = block(y)
+            first = y if number == 0 else first
+        out = self.exit(y)
+        z = x + self.merge(y) + self.back(out) + first
+        for block in self.b:
+            z = block(z)
+        return torch.cat([out, self.exit(z)], 1)
+
+
+class Momentum(nn.Module):
+    """A momentum residual network: v = 0.9 v + 0.1 f(x); x = x + v. The sum is read by the block that adds next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.start = nn.ModuleList(Plain().f for _ in range(4)), conv(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        v = self.start(x)
+        for f in self.f:
+            v = 0.9 * v + 0.1 * f(x)
+            x = x + v
+        return torch.relu(x)
+
+
+class Pair(nn.Module):
+    """A RevNet: y1 = x1 + F(x2); y2 = x2 + G(y1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g = (nn.ModuleList(Plain().f for _ in range(3)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = b = x
+        for f, g in zip(self.f, self.g, strict=True):
+            a = a + f(b)
+            b = b + g(a)
+        return torch.cat([a, b], 1)
+
+
+@pytest.mark.parametrize("model", [Exits(), Momentum(), Pair()], ids=lambda model: type(model).__name__)
+def test_sums_that_the_network_goes_on_from_are_none_of_these(model: nn.Module) -> None:
+    sites = find_sites(model, input_size=SIZE)
+    assert OUTPUTS not in [skipped.reason for skipped in sites.skipped]
+    blocks = [site.block for site in sites]
+    assert {name for name, part in model.named_modules() if isinstance(part, Plain)} <= set(blocks)
+    if not isinstance(model, Exits):
+        assert len(blocks) == {Momentum: 8, Pair: 6}[type(model)]
