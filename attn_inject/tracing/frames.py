@@ -76,6 +76,14 @@ class CallStack:
         self.calls[frame] = Call(self.innermost, args, kwargs, result)
 
 
+def as_handed_over(structure: Any) -> Any:
+    """The same structure with lists and dicts of its own: who is given them may write into them."""
+    kind = type(structure)
+    if kind in (tuple, list):
+        return kind(map(as_handed_over, structure))
+    return {key: as_handed_over(part) for key, part in structure.items()} if kind is dict else structure
+
+
 def with_nodes(structure: Any) -> Any:
     """The same structure with nodes in the place of proxies."""
     kind = type(structure)

@@ -13,6 +13,7 @@ import inspect
 import linecache
 import re
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -190,6 +191,11 @@ _OTHERWISE = {
 }
 
 
+def _name_in_code(base: type[nn.Module]) -> str:
+    """The class's name, if it is one in Python: `type(name, ...)` takes any text."""
+    return base.__name__ if base.__name__.isidentifier() and not iskeyword(base.__name__) else "Original"
+
+
 def _head(base: type[nn.Module], graph: fx.Graph, fixed: Mapping[str, Any], asks: Sequence[str]) -> tuple[str, str]:
     """(the parameters of a forward, the lines that come first: to the class's own code if one of `asks` is so, and
     those that hold the fixed arguments against what is written).
@@ -197,7 +203,7 @@ def _head(base: type[nn.Module], graph: fx.Graph, fixed: Mapping[str, Any], asks
     given = [node for node in graph.nodes if node.op == "placeholder"]
     places = [str(node.target).lstrip("*") for node in given]
     asked = parameters_of(base, places, fixed)
-    checks = [f'"""What {base.__name__}.forward does, with attention in it."""\n']
+    checks = [f'"""What {_name_in_code(base)}.forward does, with attention in it."""\n']
     if asks:
         named = [*(place for place, node in zip(places, given, strict=True) if is_named(node)), *fixed]
         handed = [_SELF, *(place for place in places if place not in named), *(f"{name}={name}" for name in named)]
@@ -223,13 +229,14 @@ class Passing(Rewritten):
             f"passed_through(self.get_submodule({child!r}), self.{gate}" + (f", {order})" if order else ")")
             for child, gate, order in gates
         )
+        name = _name_in_code(base)
         source = (
             "def forward(self, *args, **kwargs):\n"
-            f'    """What {base.__name__}.forward does, with attention in it."""\n'
+            f'    """What {name}.forward does, with attention in it."""\n'
             f"    with {passed}:\n"
-            f"        return {base.__name__}.forward(self, *args, **kwargs)\n"
+            f"        return {name}.forward(self, *args, **kwargs)\n"
         )
-        scope = {"passed_through": passed_through, base.__name__: base}
+        scope = {"passed_through": passed_through, name: base}
         super().__init__(base, source, scope, OwnCode(gates), has_regions=False)
 
     def _finished(self, forward: Any) -> Any:

@@ -39,7 +39,7 @@ from .checkpoints import checkpoints_noted
 from .compiled import as_written
 from .draws import Draws
 from .factories import factories_followed
-from .frames import CallStack, values_in, with_nodes
+from .frames import CallStack, as_handed_over, values_in, with_nodes
 from .guards import PLACES, asks_for_places, guarded, line_of_code
 from .held_weights import HeldWeights
 from .hooks import Hooks
@@ -238,6 +238,7 @@ class Tracer(fx.Tracer):
             proxy = self.create_proxy("call_module", path, args, kwargs)
             self.hooks.see(m, "_forward_hooks", args, kwargs, proxy)
             return proxy
+        handed = as_handed_over((args, kwargs))
         opened = len(self.open_modules)
         self.open_modules.append(m)
         with self.stack.within(path) as frame, self.hooks.around(m):
@@ -246,7 +247,7 @@ class Tracer(fx.Tracer):
             value.settle()
         # Not where an error comes by: after one the open modules tell where tracing stopped.
         del self.open_modules[opened:]
-        self.stack.ended(frame, *with_nodes((args, kwargs, value)))
+        self.stack.ended(frame, *with_nodes((*handed, value)))
         if isinstance(value, fx.Proxy):
             note_return(value.node, frame)
         return value

@@ -38,6 +38,7 @@ from .contents import (
 )
 from .draws import Draws
 from .factories import scripted_as_written
+from .frames import as_handed_over
 from .hooks import Hooks
 from .inputs import Inputs, Signature
 from .leaves import Leaves
@@ -200,10 +201,11 @@ class Watch:
                 self.notes.node("call_module", path, args, kwargs, output, before)
                 self.notes.written(before, output)
             return output
+        given, named = as_handed_over((args, kwargs))
         with self.notes.stack.within(path) as frame:
             output = call(module, *args, **kwargs)
         with self._aside():
-            self.notes.ended(frame, args, kwargs, output)
+            self.notes.ended(frame, given, named, output)
         return output
 
     # W1

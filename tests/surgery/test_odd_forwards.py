@@ -159,3 +159,52 @@ def test_tensors_as_attributes_are_computed_with(form: Any) -> None:
     model = Toy(Holds()).eval()
     patched = form(model, "se", reduction=4, init="identity", input_size=SMALL).eval()
     assert torch.equal(patched(IMAGE), model(IMAGE))
+
+
+class Counted(nn.Module):
+    """Takes its map from a dict, puts the new one back, and counts in it; the count may not be there yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(8, 8), conv(8, 8)
+
+    def forward(self, state: dict[str, Any]) -> dict[str, Any]:
+        state["x"] = relu(state["x"] + self.b(relu(self.a(state["x"]))))
+        state["runs"] = state.get("runs", 0) + 1
+        return state
+
+
+class Handing(nn.Module):
+    def __init__(self, *, by_name: bool) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.by_name = conv(3, 8), nn.ModuleList(Counted() for _ in range(2)), by_name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = {"x": self.stem(x)}
+        for block in self.blocks:
+            state = block(state=state) if self.by_name else block(state)
+        return state["x"] * state["runs"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_block_is_read_on_what_its_dict_was_before_it_wrote_into_it(by_name: bool, form: Any) -> None:
+    model = Handing(by_name=by_name).eval()
+    patched = form(model, "eca", init="identity", input_size=SMALL)
+    assert [insertion.module for insertion in patched.injection.plan.insertions] == ["blocks.0.eca", "blocks.1.eca"]
+    assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+
+
+class Deciding(Counted):
+    """A block whose own code has to run: it decides on its data."""
+
+    def forward(self, x: Any) -> Any:
+        return x if x.min() > 1e9 else relu(x + self.b(relu(self.a(x))))
+
+
+@pytest.mark.parametrize("name", ["Plain", "Conv[3x3]", "class", 'a"""b'])
+def test_a_class_may_have_any_name(name: str) -> None:
+    model = nn.Sequential(conv(3, 8), type(name, (Deciding,), {})()).eval()
+    patched = attach(model, "eca", init="identity", input_size=SMALL)
+    assert [insertion.module for insertion in patched.injection.plan.insertions] == ["1.eca"]
+    assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
