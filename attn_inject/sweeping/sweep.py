@@ -26,7 +26,7 @@ from .journal import Journal, journal_path
 from .processes import cores, in_processes
 from .rows import Row
 from .table import SweepTable, must_be_table
-from .work import PLAIN, Train, Wish, Work, make_row
+from .work import PLAIN, Train, Wish, Work, code_of, make_row
 
 Model = str | nn.Module | Callable[[], nn.Module]
 Progress = Callable[[str, float], None]
@@ -60,7 +60,9 @@ def sweep(
     What fails for one row, be it the model's code or the process that it ran in, is that row's `error`. With `out`,
     each row is noted in a journal beside it (`table.csv.journal`) when it is done, and the same call goes on where the
     last one was stopped, however that happened; rows in the journal that are not asked for now are left there, so that
-    a sweep can grow. The table itself is written at the end. Delete the journal to start anew.
+    a sweep can grow. Rows whose file of a model, an attention or a train function says something else now are made
+    again; of what such a file imports nothing is known. The table itself is written at the end. Delete the journal to
+    start anew.
 
     Args:
         models: sources ("resnet50", "timm:resnet50d", "nets.py:make", ...), globs of the zoos' names ("resnet*"), and
@@ -94,7 +96,7 @@ def sweep(
     if processes is not None and processes < 0:
         raise AttnInjectError(f"processes must be a whole number from 0, not {processes}")
     sets = [options] if isinstance(options, Mapping) else list(options) or [{}]
-    wishes = _wishes(_models(models, pretrained=pretrained), _listed(attentions), sets)
+    wishes = _wishes(_models(models, pretrained=pretrained), _listed(attentions), sets, train)
     if isinstance(train, str):
         own_code(train, AttnInjectError)
     work = Work(
@@ -182,13 +184,15 @@ def _listed(given: Any) -> list[Any]:
     return list(given)
 
 
-def _wishes(models: Sequence[tuple[str, Model]], attentions: Sequence[Any], sets: Sequence[Any]) -> list[Wish]:
+def _wishes(
+    models: Sequence[tuple[str, Model]], attentions: Sequence[Any], sets: Sequence[Any], train: Any
+) -> list[Wish]:
     """Every combination, each once, in order."""
     if not attentions:
         raise AttnInjectError("there is no attention to sweep over")
     found: dict[str, Wish] = {}
     for (name, model), attention, asked in product(models, attentions, sets):
-        wish = _wish(name, model, attention, asked)
+        wish = replace(_wish(name, model, attention, asked), code=code_of(model, attention, train))
         held = found.setdefault(wish.key, wish)
         if held.choices.attention is not attention and not isinstance(attention, str):
             raise AttnInjectError(f"two attentions are called {wish.label}: give them names of their own")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
 import platform
 import time
@@ -40,7 +41,7 @@ class Wish:
     """One row that is asked for: a model, the choices for it, and how a table calls both.
 
     `model` is a source's text, or a module or factory of the caller's; `asked` are the choices beside the attention and
-    its placement.
+    its placement; `code` is what the files said that it names (`code_of`).
     """
 
     model: str | nn.Module | Callable[[], nn.Module]
@@ -48,6 +49,7 @@ class Wish:
     label: str
     choices: Choices
     asked: Mapping[str, Any]
+    code: str = ""
 
     @property
     def options(self) -> str | None:
@@ -56,7 +58,8 @@ class Wish:
     @property
     def key(self) -> str:
         """What makes the row this one and no other."""
-        return json.dumps([self.name, self.label, self.choices.placement, self.options])
+        named = [self.name, self.label, self.choices.placement, self.options]
+        return json.dumps([*named, self.code] if self.code else named)
 
     def row(self, **values: Any) -> Row:
         """A row of the table about this."""
@@ -67,6 +70,13 @@ class Wish:
             options=self.options,
             **values,
         )
+
+
+def code_of(*names: Any) -> str:
+    """A digest of the files among `names` (`file.py:function`); nothing where none is a file's."""
+    files = [name.partition(".py:")[0] + ".py" for name in names if isinstance(name, str) and ".py:" in name]
+    found = [Path(file).read_bytes() for file in files if Path(file).is_file()]
+    return hashlib.sha256(b"\0".join(found)).hexdigest()[:16] if found else ""
 
 
 @dataclass(frozen=True, kw_only=True)

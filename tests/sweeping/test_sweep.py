@@ -209,3 +209,24 @@ def test_progress_is_told(nets: Path) -> None:
         "nets.py:net", ["se", "eca"], options=SIZE, latency=False, processes=0, progress=lambda *each: told.append(each)
     )
     assert told == [("1 of 2: nets.py:net + se", 0.5), ("2 of 2: nets.py:net + eca", 1.0)]
+
+
+def test_rows_of_a_file_that_was_changed_are_made_again(nets: Path) -> None:
+    own = nets / "own.py"
+    text = "from nets import net\n\ndef train(model, seed=0):\n    return {accuracy}\n"
+    own.write_text(text.format(accuracy=0.25))
+
+    def swept(*models: str) -> list[float | None]:
+        table = sweep(models, "eca", options=SIZE, latency=False, processes=0, train="own.py:train", out=nets / "t.csv")
+        return [row.accuracy for row in table]
+
+    assert swept("own.py:net") == [0.25]
+    journal = (nets / "t.csv.journal").read_bytes()
+    assert swept("own.py:net") == [0.25]
+    assert (nets / "t.csv.journal").read_bytes() == journal
+    own.write_text(text.format(accuracy=0.75))
+    assert swept("own.py:net") == [0.75]
+    assert swept("own.py:net", "nets.py:net") == [0.75, 0.75]
+    # What is in the journal is found again when the file is what it was.
+    own.write_text(text.format(accuracy=0.25))
+    assert swept("own.py:net") == [0.25]
