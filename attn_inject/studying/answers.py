@@ -17,8 +17,23 @@ Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 
 
 def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-    """Of the first tensor that a model gives: (N, K, ...) and targets (N, ...) -> ()."""
-    return F.cross_entropy(next(tensors_in(outputs)), targets)
+    """Of the first tensor that a model gives: (N, K, ...) and targets (N, ...) or (N, K, ...) of shares -> ().
+
+    Raises:
+        AttnInjectError: a single output, or targets that are no shares; of them no cross entropy tells anything.
+
+    """
+    first = next(tensors_in(outputs))
+    if first.dim() > 1 and first.shape[1] == 1:
+        raise AttnInjectError("the model has one output, of which the cross entropy is always 0: pass a loss")
+    if targets.shape == first.shape and targets.is_floating_point():
+        sums = targets.sum(1)
+        if not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            raise AttnInjectError(
+                "targets of the outputs' shape do not add up to 1 for each image, as shares of classes do: pass a loss "
+                "(torch.nn.functional.binary_cross_entropy_with_logits for several labels an image)"
+            )
+    return F.cross_entropy(first, targets)
 
 
 class Answers:
@@ -83,6 +98,14 @@ class Answers:
             raise AttnInjectError(
                 f"the loss does not take the model's outputs and the targets: {first_line(error)}"
             ) from error
+        if isinstance(made, torch.Tensor) and made.dim() > 1 and made[0].numel() == 1:
+            made = made.flatten()
         if not isinstance(made, torch.Tensor) or made.dim() > 1:
-            raise AttnInjectError("loss(outputs, targets) must give a scalar tensor, or one value for each image")
+            got = (
+                f"values of shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+            )
+            raise AttnInjectError(
+                f"loss(outputs, targets) must give a scalar tensor, or one value for each image, not {got}: take the "
+                "mean over all but the first axis"
+            )
         return made

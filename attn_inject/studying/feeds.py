@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import AttnInjectError
+from ..errors import AttnInjectError, first_line
 from ..tracing.inputs import Inputs, tensors_in
 
 # What `gates` keeps of data that can be gone through only once.
@@ -106,7 +106,7 @@ def as_batch(value: Any) -> Batch:
     if isinstance(value, (tuple, list, Mapping)):
         parts = list(value.values()) if isinstance(value, Mapping) else list(value)
         inputs, targets = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
-        targets = torch.as_tensor(targets, device="cpu") if isinstance(targets, (int, list)) else targets
+        targets = _as_targets(targets) if isinstance(targets, (int, list)) else targets
     made = inputs
     if not isinstance(inputs, Inputs):
         made = Inputs(named=dict(inputs)) if isinstance(inputs, Mapping) else Inputs(_tuple(inputs))
@@ -117,6 +117,13 @@ def as_batch(value: Any) -> Batch:
             f"{type(value).__name__} without any"
         )
     return batch
+
+
+def _as_targets(targets: int | list[Any]) -> torch.Tensor:
+    try:
+        return torch.as_tensor(targets, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AttnInjectError(f"the targets of a batch are no numbers: {first_line(error)}") from error
 
 
 def _tuple(inputs: Any) -> tuple[Any, ...]:

@@ -66,13 +66,15 @@ class Scoring:
                     "knows which is which, so the outputs are compared, not the accuracy"
                 )
                 return "outputs"
-            if int(labels.min()) < 0 or int(labels.max()) >= first.shape[1]:
+            least, most = int(labels.min()), int(labels.max())
+            if least < 0 or most >= first.shape[1]:
                 raise AttnInjectError(
-                    f"a target is {int(labels.max())}, and the model has {first.shape[1]} outputs: targets must be the "
-                    "numbers of its classes, or pass a loss"
+                    f"a target is {least if least < 0 else most}, and the model has {first.shape[1]} outputs: "
+                    "targets must be the numbers of its classes, or pass a loss"
                 )
             return "accuracy"
         if first.shape == batch.targets.shape and batch.targets.is_floating_point():
+            self.notes.append("the loss is the mean squared difference of outputs and targets; or pass a loss")
             return "loss"
         self.notes.append(
             "targets are neither classes nor of the outputs' shape: the outputs are compared; or pass a loss"

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import PlanError, TraceError
 from ..tracing.alias import alias
+from ..tracing.explain import SizeError
 from ..tracing.inputs import dtype_of
 from ..tracing.parts import full_path, patched_parts, record_of
 from .apply import apply_plan
@@ -50,6 +51,11 @@ def _with_attention(graph: nn.Module, patched: nn.Module, attachment: Attachment
     inputs = attachment.inputs.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
     try:
         graph = apply_plan(graph, plan, example_inputs=inputs or None, check=False)
+    except SizeError as error:
+        raise PlanError(
+            f"{type(patched).__name__} no longer runs on what it was attached to with ({error.reason}): attach "
+            "to what detach() gives, with example_inputs that it takes now"
+        ) from error
     except TraceError as error:
         raise PlanError(f"{type(patched).__name__} was attached to without a graph, and has none: {error}") from error
     part = patched_parts(graph)[scope]

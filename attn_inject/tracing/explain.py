@@ -24,10 +24,8 @@ class SizeError(TraceError):
 
     def __init__(self, node: fx.Node, sizes: str, error: Exception) -> None:
         self.node = node
-        super().__init__(
-            f"node {node.name} ({node.target}) does not run on an input of shape {sizes}: {first_line(error)}; "
-            "pass another input_size, or example_inputs"
-        )
+        self.reason = f"node {node.name} ({node.target}) does not run on an input of shape {sizes}: {first_line(error)}"
+        super().__init__(f"{self.reason}; pass another input_size, or example_inputs")
 
 
 def is_data_dependent(error: Exception) -> bool:

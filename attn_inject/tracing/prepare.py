@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.optim.swa_utils import AveragedModel
 
 from ..errors import TraceError
 from .compiled import compiled_in, compiled_losses, is_compiled_wrapper
@@ -75,8 +76,11 @@ def must_have_forward(model: nn.Module) -> None:
         raise TraceError(f"{kind.__name__} has no forward, so that it cannot be run: pass a module that takes an input")
 
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
 def taken_out(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and compiled wrappers, whatever it is."""
+    """The module inside DataParallel, DistributedDataParallel, AveragedModel and compiled wrappers, whatever it is."""
     return _taken_off(model)[0]
 
 
@@ -89,7 +93,7 @@ def _taken_off(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """(the module inside wrappers, what is lost with them)."""
     losses: list[str] = []
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(model, _WRAPPERS):
             losses.append(f"{type(model).__name__} around the model: put it around what is returned")
             model = model.module
         elif is_compiled_wrapper(model):

@@ -14,6 +14,7 @@ from torch import nn
 
 from attn_inject import AttnInjectError, CheckpointError, Plan, PlanError, apply_plan, choose, inject
 from attn_inject.planning.text import plan_from_json, plan_to_json
+from attn_inject.studying.answers import cross_entropy
 from attn_inject.studying.choice import Choice
 from attn_inject.studying.choose import study_choice
 from attn_inject.studying.trained import Training
@@ -231,13 +232,24 @@ def test_losses_of_the_callers_and_inputs_by_name() -> None:
     assert one.sites[1].worth.mean == pytest.approx(other.sites[1].worth.mean, rel=1e-3)
 
 
+def test_one_output_has_no_cross_entropy() -> None:
+    targets = torch.rand(4, 1).round()
+    with pytest.raises(AttnInjectError, match="the model has one output, of which the cross entropy is always 0"):
+        cross_entropy(torch.randn(4, 1), targets)
+    shares = torch.rand(4, 3).softmax(1)
+    expected = -(shares * torch.eye(3)[0].log_softmax(0)).sum(1).mean()
+    assert torch.isclose(cross_entropy(torch.eye(3)[0].expand(4, 3), shares), expected)
+
+
 def test_what_does_not_do_is_one_sentence() -> None:
     x, y = batches(8, 8)[0]
     cases: list[tuple[dict[str, Any], str]] = [
         ({"data": [x] * 4}, "has no targets"),
         ({"data": [(x, y)] * 3}, "at least four batches"),
         ({"data": [(x, y + 2)] * 4}, "the loss does not take"),
-        ({"loss": lambda _outputs, _targets: 0.0}, "scalar tensor"),
+        ({"data": [(x, torch.ones(len(y), 2))] * 4}, "do not add up to 1 for each image"),
+        ({"loss": lambda _outputs, _targets: 0.0}, "scalar tensor, or one value for each image, not a float"),
+        ({"loss": lambda outputs, _targets: outputs}, r"not values of shape \(\d+, 2\): take the mean over"),
         ({"loss": lambda outputs, _targets: outputs.sum() * float("nan")}, "lower lr"),
         ({"steps": 0}, "steps must be"),
         ({"seeds": 1.5}, "seeds must be"),

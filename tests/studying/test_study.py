@@ -113,11 +113,15 @@ def test_targets_of_the_outputs_shape_and_others() -> None:
     x, labels = images()
     found = gates(planted(), [(x, torch.zeros(200, 2))])
     assert (found.measure, found.classes) == ("loss", ())
+    assert "the loss is the mean squared difference of outputs and targets; or pass a loss" in found.notes
     found = gates(planted(), [{"image": x, "mask": torch.zeros(200, 3, 3)}])
     assert found.measure == "outputs"
     assert "pass a loss" in found.notes[-1]
-    with pytest.raises(AttnInjectError, match="a target is 7, and the model has 2 outputs"):
-        gates(planted(), [(x, labels + 6)])
+    for off, told in ((6, 7), (-1, -1)):
+        with pytest.raises(AttnInjectError, match=f"a target is {told}, and the model has 2 outputs"):
+            gates(planted(), [(x, labels + off)])
+    with pytest.raises(AttnInjectError, match="the targets of a batch are no numbers"):
+        gates(planted(), [(x, ["cat"] * 200)])
 
 
 def test_data_that_can_be_read_once_only_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from attn_inject import (
     CheckpointError,
@@ -313,8 +314,19 @@ def test_attached_model_that_has_changed_since_has_no_graph_of_what_it_was() -> 
     as_graph(attach(detach(attached), "se", reduction=4, input_size=SMALL))
 
 
+def test_attached_model_that_takes_other_images_now_says_so() -> None:
+    attached = _attached(_toy())
+    attached.stem = nn.Conv2d(1, attached.stem.out_channels, 3, padding=1)
+    for verb in (as_graph, optimize, optimize_training):
+        with pytest.raises(PlanError, match=r"^Toy no longer runs on what it was attached to with \(node stem .* now$"):
+            verb(attached)
+    one = torch.randn(2, 1, 16, 16)
+    again = attach(detach(attached), "se", reduction=4, example_inputs=one)
+    assert torch.allclose(optimize(again.eval())(one), again(one), atol=1e-5)
+
+
 @pytest.mark.parametrize("form", [_attached, lambda model: inject(model, "se", reduction=4, input_size=SMALL)])
-@pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel])
+@pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel, AveragedModel])
 def test_save_and_verify_look_through_wrappers(wrapper: Any, form: Any, tmp_path: Path) -> None:
     model = _toy()
     patched = form(model)
