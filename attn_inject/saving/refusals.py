@@ -7,7 +7,7 @@ it takes no memory. The attention is built so too: `must_trust_attention` comes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -84,7 +84,8 @@ def must_be_whole(patched: nn.Module) -> None:
 
 
 def must_be_as_planned(patched: nn.Module) -> None:
-    """Refuse to save attention whose tensors have other names or shapes than those its plan makes: `load` makes those.
+    """Refuse to save attention that is not what its plan makes, since `load` makes that: another class, other settings,
+    tensors of other names or shapes.
 
     Raises:
         CheckpointError: names the attention and what differs.
@@ -94,21 +95,34 @@ def must_be_as_planned(patched: nn.Module) -> None:
         attentions = attentions_of(record.plan)
         for insertion in record.plan.insertions:
             path = full_path(part, insertion.module)
-            held = state_of(patched.get_submodule(path))
             try:
                 with torch.device("meta"):
-                    made = state_of(module_for(insertion, attentions[insertion.attention]))
+                    made = module_for(insertion, attentions[insertion.attention])
             except Exception:
                 # What can be made with values only is compared when it is loaded.
                 continue
-            for name in dict.fromkeys((*held, *made)):
-                there, planned = _shape(held.get(name)), _shape(made.get(name))
-                if there != planned:
-                    raise CheckpointError(
-                        f"{path} was changed after it was put in ({name} is {there}, and {planned} as planned), so "
-                        "that a file could not be loaded: make masks and parametrizations permanent (prune.remove, "
-                        "parametrize.remove_parametrizations); what was cut to size is for torch.save, .pt2 or .onnx"
-                    )
+            for what, there, planned in _differences(patched.get_submodule(path), made):
+                raise CheckpointError(
+                    f"{path} was changed after it was put in ({what} is {there}, and {planned} as planned), so that a "
+                    "file would be of something else: make masks and parametrizations permanent (prune.remove, "
+                    "parametrize.remove_parametrizations); what was cut or exchanged is for torch.save, .pt2 or .onnx"
+                )
+
+
+def _differences(held: nn.Module, made: nn.Module) -> Iterator[tuple[str, object, object]]:
+    """(what, as it is, as planned)."""
+    if not isinstance(held, type(made)):
+        yield "its class", type(held).__name__, type(made).__name__
+        return
+    tensors, planned = state_of(held), state_of(made)
+    for name in dict.fromkeys((*tensors, *planned)):
+        if _shape(tensors.get(name)) != _shape(planned.get(name)):
+            yield name, _shape(tensors.get(name)), _shape(planned.get(name))
+    if type(made).__module__.startswith(f"{__name__.partition('.')[0]}."):
+        # Of another class nobody knows whether it is a setting, or a count of its calls.
+        for name, value in vars(made).items():
+            if isinstance(value, (str, int, float, tuple)) and name != "training" and vars(held).get(name) != value:
+                yield name, vars(held).get(name), value
 
 
 def _shape(tensor: object) -> str:

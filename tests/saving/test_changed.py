@@ -28,6 +28,8 @@ CHANGES: dict[str, tuple[Callable[[nn.Module], object], str]] = {
         lambda gate: parametrizations.weight_norm(gate.fc2),
         "fc2.parametrizations.weight.original0 is 16x1, and not there as planned",
     ),
+    "exchanged": (lambda _gate: None, "its class is Identity, and SE as planned"),
+    "set otherwise": (lambda gate: setattr(gate, "scale", 2.0), "scale is 2.0, and 1.0 as planned"),
     "cut": (_narrower, "fc1.weight is 1x16, and 4x16 as planned"),
 }
 
@@ -42,6 +44,8 @@ def test_what_could_not_be_loaded_is_not_written(
     patched = form(model, "se", reduction=4, input_size=model.size)
     make, sentence = CHANGES[change]
     make(patched.get_submodule("body.se"))
+    if change == "exchanged":
+        patched.get_submodule("body").se = nn.Identity()
     for attention_only in (False, True):
         with pytest.raises(CheckpointError, match="body.se was changed after it was put in") as caught:
             save(patched, tmp_path / f"x{suffix}", attention_only=attention_only)
