@@ -4,10 +4,12 @@ A model may call a part by another name than `forward`: `def features(self, x, *
 graph, such a method runs the graph, with the attention. Its code is read, not run:
 
 K1. What it takes from `self` are settings, properties, `training`, the forward, and methods of which the same is true.
-    No module, parameter or buffer, in no structure either, and no method of `nn.Module`, which would give them.
+    No module, parameter or buffer, in no structure either, and no method of `nn.Module` that would give modules; those
+    that give tensors and their names (`named_parameters`) are the patched model's, which has them all.
 K2. `self` is called, or asked for an attribute; it is given to nobody else.
 K3. Nothing of `self` is set or changed: the graph was made with what was there.
-K4. The code is there to read, and no decorator stands before it.
+K4. The code is there to read, and what it is called by is this code: a decorator may mark it (`torch.jit.ignore`), but
+    not wrap it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 from torch import fx, nn
 from torch.utils._pytree import tree_iter
 
-_FREE = ("forward", "training")
+_FREE = ("forward", "training", "parameters", "named_parameters", "buffers", "named_buffers", "state_dict")
 _MISSING = object()
 
 
@@ -101,7 +103,8 @@ def _taken(method: FunctionType) -> frozenset[str] | None:
     except (OSError, TypeError, SyntaxError):
         return None
     (definition,) = tree.body
-    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
+    # A wrapper's code would be read in the place of what it wraps.
+    if not isinstance(definition, ast.FunctionDef):
         return None
     parents = {child: parent for parent in ast.walk(definition) for child in ast.iter_child_nodes(parent)}
     taken: set[str] = set()

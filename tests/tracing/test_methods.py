@@ -6,7 +6,9 @@ import functools
 from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn
 
 from attn_inject import inject
@@ -171,3 +173,55 @@ def test_a_kept_method_runs_the_graph(name: str) -> None:
         out = result[0] if isinstance(result, tuple) else result
         before = theirs[0] if isinstance(theirs, tuple) else theirs
         assert not torch.allclose(out, before)
+
+
+def unwrapped(method: Any) -> Any:
+    """A decorator that says nothing of what it wraps, which runs the class's own modules."""
+
+    def wrapper(self: Any, x: torch.Tensor) -> Any:
+        return method(self, x)
+
+    return wrapper
+
+
+class Marked(Net):
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if name.endswith("bias")}
+
+    @torch.jit.ignore
+    def marked_run(self, x: torch.Tensor) -> Any:
+        return self.net(x)
+
+    @unwrapped
+    def wrapped(self, x: torch.Tensor) -> Any:
+        return self.net(x)
+
+    def frozen(self) -> None:
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+
+
+def test_methods_that_are_marked_and_that_ask_for_names_and_tensors() -> None:
+    found = methods_for_graph(Marked, Marked())
+    assert {"no_weight_decay", "frozen"} <= set(found)
+    assert not {"marked_run", "wrapped"} & set(found)
+    patched: Any = inject(Marked(), "eca", input_size=(3, 8, 8))
+    assert patched.no_weight_decay() == {"net.0.bias", "net.2.bias"}
+    patched.frozen()
+    assert not any(parameter.requires_grad for parameter in patched.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_groups_of_an_optimizer_are_those_of_the_original(name: str) -> None:
+    model = timm.create_model(name)
+    patched = inject(model, "eca", copy=True)
+
+    def groups(of: nn.Module) -> dict[str, tuple[float, float]]:
+        optimizer = create_optimizer_v2(of, opt="sgd", lr=0.1, weight_decay=0.05, layer_decay=0.7)
+        names = {id(parameter): name for name, parameter in of.named_parameters()}
+        return {names[id(p)]: (g["lr_scale"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+
+    before, after = groups(model), groups(patched)
+    assert len({scale for scale, _ in before.values()}) > 5
+    assert {name: after[name] for name in before} == before
