@@ -60,8 +60,8 @@ def freeze_original(model: nn.Module, *, statistics: bool = True) -> nn.Module:
     With `statistics`, the norms of the original stay in eval mode when the model trains, so that what they have
     counted stays as it is too; without, `train()` reaches them (again), as it does in what `remove` and `detach` give.
     So `freeze_original(model, statistics=False).requires_grad_(True)` trains all again. Files do not keep this: freeze
-    what was loaded. Nor do norms that others take the place of: convert them (`nn.SyncBatchNorm.convert_sync_batchnorm`)
-    before they are frozen.
+    what was loaded. Nor do norms that others take the place of: convert them before they are frozen
+    (`nn.SyncBatchNorm.convert_sync_batchnorm`).
 
     >>> from attn_inject import freeze_original, inject
     >>> from attn_inject.zoo.cifar import models
