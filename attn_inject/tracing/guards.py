@@ -130,6 +130,17 @@ def guards_of_gradients(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in _guarded(graph) if any(map(asks_for_gradients, _read_for(node)))]
 
 
+def guards_of_devices(graph: fx.Graph, facts: Collection[str]) -> list[fx.Node]:
+    """The guards of where the model, or what it is given, is; `facts` are the attributes of a tensor that say so."""
+    found = []
+    for guard in _guarded(graph):
+        read = _read_for(guard)
+        of_types = any(isinstance(value_of(node), torch.dtype) for node in read)
+        if not of_types and any(node.target is getattr and node.args[1] in facts for node in read):
+            found.append(guard)
+    return found
+
+
 def _read_for(guard: fx.Node) -> set[fx.Node]:
     """The numbers and truth values that a guard is made of."""
     found: set[fx.Node] = set()

@@ -7,6 +7,7 @@ size.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,13 +21,13 @@ from .alias import alias
 from .compiled import calling_what_they_wrap
 from .explain import CodeError, SizeError, is_data_dependent
 from .frames import Calls
-from .guards import erase_guards, guards_of, guards_of_gradients, same_but_for_guards
+from .guards import erase_guards, guards_of, guards_of_devices, guards_of_gradients, same_but_for_guards
 from .helpers import note_owners
 from .inputs import NO_INPUTS, Inputs
 from .leaves import Leaves
 from .settings import Setting, settings_of
 from .tracer import KeepsSomething, StaysWhole, Tracer
-from .values import Gradients
+from .values import DEVICE_FACTS, Gradients
 from .watching import Watch
 
 MODES = ("eval", "train")
@@ -133,20 +134,38 @@ class Subject:
             TraceError: naming the line at which the model cannot be followed.
 
         """
-        made = self._draft(mode, inputs)
+        made = self._draft_anywhere(mode, inputs)
         asked = guards_of_gradients(made.graph)
         if not asked:
             return made
         try:
-            other = self._draft(mode, inputs, gradients="all")
+            other = self._draft_anywhere(mode, inputs, gradients="all")
         except TraceError:  # The code goes another way there.
             return made
         if not same_but_for_guards(made.graph, other.graph):
-            return self._draft(mode, inputs, gradients="trained") if mode == "train" else made
+            return self._draft_anywhere(mode, inputs, gradients="trained") if mode == "train" else made
         erase_guards(made.graph, asked)
         return replace(made, checkpoints=tuple(dict.fromkeys((*made.checkpoints, *other.checkpoints))))
 
-    def _draft(self, mode: str, inputs: Inputs | None, *, gradients: Gradients = "none") -> Draft:
+    def _draft_anywhere(self, mode: str, inputs: Inputs | None, *, gradients: Gradients = "none") -> Draft:
+        """The draft without the guards of a device, where the code does the same on another one."""
+        made = self._draft(mode, inputs, gradients=gradients)
+        asked = guards_of_devices(made.graph, DEVICE_FACTS)
+        if asked:
+            try:
+                with warnings.catch_warnings():
+                    # What this machine has not (an autocast of another device) is no news of the model.
+                    warnings.simplefilter("ignore")
+                    other = self._draft(mode, inputs, gradients=gradients, elsewhere=True)
+            except TraceError:  # The code goes another way there.
+                return made
+            if same_but_for_guards(made.graph, other.graph):
+                erase_guards(made.graph, asked)
+        return made
+
+    def _draft(
+        self, mode: str, inputs: Inputs | None, *, gradients: Gradients = "none", elsewhere: bool = False
+    ) -> Draft:
         given = None if inputs is None else inputs.on_meta()
         without_hooks: TraceError | None = None
         loaded: set[str] | None = set(sys.modules)
@@ -160,6 +179,7 @@ class Subject:
                 notes_settings=self._notes_settings,
                 strangers=self._strangers,
                 gradients=gradients,
+                elsewhere=elsewhere,
             )
             try:
                 tracer.run()

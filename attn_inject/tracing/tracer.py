@@ -92,6 +92,7 @@ class Tracer(fx.Tracer):
         notes_settings: bool = False,
         strangers: Collection[int] = (),
         gradients: Gradients = "none",
+        elsewhere: bool = False,
     ) -> None:
         super().__init__(autowrap_functions=leaves.functions)
         self.leaves = leaves
@@ -110,7 +111,7 @@ class Tracer(fx.Tracer):
         self.skeleton = skeleton
         self.settings: dict[tuple[str, str], Any] = {}
         self._notes_settings = notes_settings
-        self._values = Values(skeleton, self.constants, gradients=gradients)
+        self._values = Values(skeleton, self.constants, gradients=gradients, elsewhere=elsewhere)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode = GradMode(self._new_node)
         self._texts: list[tuple[fx.Node, str]] = []

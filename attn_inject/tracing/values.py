@@ -40,6 +40,7 @@ class Values:
         constants: Mapping[str, torch.Tensor],
         *,
         gradients: Gradients = "none",
+        elsewhere: bool = False,
     ) -> None:
         self._root = root
         self._constants = constants
@@ -49,6 +50,8 @@ class Values:
         self._kept: list[torch.Tensor] = []
         held = next((tensor for tensor in (*root.parameters(), *root.buffers())), None)
         self._device = torch.device("cpu") if held is None else held.device
+        if elsewhere:
+            self._device = torch.device("cpu" if self._device.type == "cuda" else "cuda")
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """The meta tensor of a weight or a constant; the same for the same tensor."""

@@ -115,6 +115,31 @@ def test_code_that_decides_on_a_device_goes_the_way_it_goes_there(asks: str) -> 
             patched.to("meta")(x.to("meta"))
 
 
+def _cached(model: Any, x: torch.Tensor) -> torch.Tensor:
+    # As LeViT keeps the biases of its attention.
+    kept: dict[str, torch.Tensor] = {}
+    if str(x.device) not in kept:
+        kept[str(x.device)] = torch.ones(1, device=x.device)
+    return x * kept[str(x.device)]
+
+
+SAME_ANYWHERE: dict[str, Asks] = {
+    "kept by the device": _cached,
+    "no difference": lambda m, x: x * (2 if _weight(m).device == "cpu" else 3),
+    "moved where it is not": lambda m, x: x if x.device == _weight(m).device else x.to(_weight(m).device),
+}
+
+
+@pytest.mark.parametrize("asks", SAME_ANYWHERE)
+def test_code_that_does_the_same_on_every_device_has_no_guard_and_can_be_moved(asks: str) -> None:
+    model = Asking(SAME_ANYWHERE[asks]).eval()
+    patched = inject(model, "eca", input_size=SIZE, init="identity", copy=True)
+    assert patched.injection.guards == ()
+    x = torch.randn(2, *SIZE)
+    assert torch.equal(patched(x), model(x))
+    assert patched.to("meta")(x.to("meta")).device.type == "meta"
+
+
 def test_autocast_on_the_device_of_what_is_given() -> None:
     def asks(model: Any, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):

@@ -62,7 +62,10 @@ def test_the_code_is_the_models(spelling: str, put: Any, tmp_path: Any) -> None:
         gate.fc2.weight.zero_()
         gate.scale = 2.0
     assert torch.equal(patched(x), model(x))
+    # A file holds what the plan makes, and `save` compares.
+    gate.scale = 1.0
     save(patched, tmp_path / "net.pt")
+    gate.scale = 2.0
     loaded: Any = load(tmp_path / "net.pt", Net(spelling)).eval()
     loaded.get_submodule(insertion.module).scale = 2.0
     assert torch.equal(loaded(x), model(x))
