@@ -131,12 +131,15 @@ def guards_of_gradients(graph: fx.Graph) -> list[fx.Node]:
 
 
 def guards_of_devices(graph: fx.Graph, facts: Collection[str]) -> list[fx.Node]:
-    """The guards of where the model, or what it is given, is; `facts` are the attributes of a tensor that say so."""
+    """The guards of where the model is, or what it is given; `facts` are the attributes of a tensor that say so.
+
+    Not those of whether two are on the same device, which moving both does not change.
+    """
     found = []
     for guard in _guarded(graph):
         read = _read_for(guard)
         of_types = any(isinstance(value_of(node), torch.dtype) for node in read)
-        if not of_types and any(node.target is getattr and node.args[1] in facts for node in read):
+        if not of_types and sum(node.target is getattr and node.args[1] in facts for node in read) == 1:
             found.append(guard)
     return found
 

@@ -125,8 +125,7 @@ def _cached(model: Any, x: torch.Tensor) -> torch.Tensor:
 
 SAME_ANYWHERE: dict[str, Asks] = {
     "kept by the device": _cached,
-    "no difference": lambda m, x: x * (2 if _weight(m).device == "cpu" else 3),
-    "moved where it is not": lambda m, x: x if x.device == _weight(m).device else x.to(_weight(m).device),
+    "no difference": lambda m, x: x * (2 if str(_weight(m).device) == "nowhere" else 3),
 }
 
 
@@ -138,6 +137,17 @@ def test_code_that_does_the_same_on_every_device_has_no_guard_and_can_be_moved(a
     x = torch.randn(2, *SIZE)
     assert torch.equal(patched(x), model(x))
     assert patched.to("meta")(x.to("meta")).device.type == "meta"
+
+
+def test_whether_two_are_on_one_device_is_checked_and_stays_so_when_both_move() -> None:
+    model = Asking(lambda m, x: x if x.device == _weight(m).device else x.to(_weight(m).device)).eval()
+    patched = inject(model, "eca", input_size=SIZE)
+    (guard,) = patched.injection.guards
+    assert guard.outcome == "True"
+    moved = patched.to("meta")
+    assert moved(torch.randn(2, *SIZE, device="meta")).device.type == "meta"
+    with pytest.raises(GuardError, match="came to True, and it comes to False now"):
+        moved(torch.randn(2, *SIZE))
 
 
 def test_autocast_on_the_device_of_what_is_given() -> None:
