@@ -32,7 +32,7 @@ import attn_inject
 from attn_inject.recipes.images import data_of
 from attn_inject.recipes.keeping import Training, number, same_run
 from attn_inject.recipes.network import described, network, scores
-from attn_inject.recipes.processes import Strategy, World, cut_up, loaders, same_buffers, world
+from attn_inject.recipes.processes import Strategy, World, all_have_come, cut_up, loaders, same_buffers, world
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ def finish(training: Training, trained: Any, plain: nn.Module, judged: Iterable[
     """Write the averaged weights as one file, and say what attention did and what it costs."""
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(training.average.module, options=whole)
+    all_have_come(here)
     if here.rank:
         return
     trained.load_state_dict(state)

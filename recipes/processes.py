@@ -66,6 +66,16 @@ def world() -> Iterator[World]:
             distributed.destroy_process_group()
 
 
+def all_have_come(here: World) -> None:
+    """Wait until every process is here, with all that was exchanged before.
+
+    A process that ends while a thread of gloo still holds a tensor of the last exchange is ended by an abort
+    (https://github.com/pytorch/pytorch/pull/179291), and takes the others with it.
+    """
+    if here.size > 1:
+        distributed.barrier()
+
+
 def cut_up(model: Any, here: World) -> None:
     """Give each process a part of every weight, gathered block by block."""
     mesh = init_device_mesh(here.device.type, (here.size,))

@@ -15,7 +15,8 @@ Rules, applied in graph order:
  6. Axes that come and go move it: `stack` puts one in front of it or behind, `sum`, `mean`, `amax`, `unbind` and an
     index take one away. Where they take the channels, it is unknown.
  7. A `view` or `reshape` that gives back the shape from before an earlier one, with nothing between them but what keeps
-    each number in its place, has the axis from before: norms over groups of channels, or over parts of a batch.
+    each number in its place, has the axis from before: norms over groups of channels, or over parts of a batch. So has
+    one after a `permute` of the parts into which the earlier one divided the channels, and of nothing else: a shuffle.
  8. Where channels stand at the end neither behind one axis nor last, what is in front of them may be a batch, steps of
     time or groups: unknown.
 None means unknown: such a value is never gated.
@@ -61,6 +62,7 @@ _MIXING = (
     "__matmul__",
     "multi_head_attention_forward",
 )
+_PERMUTATIONS = ("permute", "transpose", "swapaxes", "movedim", "moveaxis")
 _RESHAPES = ("view", "reshape", "flatten", "unflatten")
 _REDUCTIONS = ("sum", "mean", "amax", "amin", "logsumexp", "prod", "std", "var")
 _CHANNELS_FIRST_NAMES = ("conv1d", "conv2d", "conv3d", "batch_norm", "group_norm")
@@ -112,8 +114,9 @@ def _axis(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]
         # An item of a tuple: the axis is that of the items.
         return axis if axis < value.dim() else None
     carried = None if axis is None else _carried(operations, node, axis, before, value)
-    if carried is None and name_of(node) in _RESHAPES and (earlier := _undone(operations, node)) is not None:
-        return axes.get(earlier)
+    if carried is None and name_of(node) in _RESHAPES:
+        earlier = _undone(operations, node)
+        return axes.get(earlier) if earlier is not None else _shuffled(operations, node, axes)
     return carried
 
 
@@ -130,6 +133,26 @@ def _undone(operations: Operations, node: fx.Node) -> fx.Node | None:
         step = alike[0]
     earlier = operations.sources(step)[0]
     return earlier if getattr(value_of(earlier), "shape", None) == value_of(node).shape else None
+
+
+def _shuffled(operations: Operations, node: fx.Node, axes: dict[fx.Node, int | None]) -> int | None:
+    """Rule 7: the channel axis, whose parts were permuted among themselves since it was divided into them."""
+    steps = [node]
+    while len(steps) < 4 and len(sources := operations.sources(steps[-1])) == 1:
+        if name_of(sources[0]) != "contiguous":
+            steps.append(sources[0])
+        else:
+            steps[-1] = sources[0]
+    if len(steps) < 4 or name_of(steps[1]) not in _PERMUTATIONS or name_of(steps[2]) not in _RESHAPES:
+        return None
+    whole, divided = value_of(steps[3]), value_of(steps[2])
+    axis, order = axes.get(steps[3]), _order(steps[1], name_of(steps[1]), divided.dim())
+    if axis is None or order is None or getattr(whole, "shape", None) != value_of(node).shape:
+        return None
+    end = axis + 1 + divided.dim() - whole.dim()
+    same = divided.shape[:axis] == whole.shape[:axis] and divided.shape[end:] == whole.shape[axis + 1 :]
+    stay = all(order[place] == place for place in (*range(axis), *range(end, divided.dim())))
+    return axis if same and stay else None
 
 
 def _scaled(node: fx.Node) -> fx.Node | None:
@@ -177,7 +200,7 @@ def _carried(operations: Operations, node: fx.Node, axis: int, before: torch.Ten
     if axis >= before.dim():
         return None
     name = name_of(node)
-    if name in ("permute", "transpose", "swapaxes", "movedim", "moveaxis"):
+    if name in _PERMUTATIONS:
         return _moved(node, name, axis, before.dim())
     if (changed := _changed(node, name, axis, before.dim(), value.dim())) is not None:
         return changed if changed >= 0 else None
@@ -243,6 +266,12 @@ def _axis_argument(node: fx.Node, default: int) -> int:
 
 
 def _moved(node: fx.Node, name: str, axis: int, rank: int) -> int | None:
+    order = _order(node, name, rank)
+    return order.index(axis) if order is not None and axis in order else None
+
+
+def _order(node: fx.Node, name: str, rank: int) -> list[int] | None:
+    """Which axis a permutation puts at each place; None where its arguments are no numbers."""
     arguments: list[Any] = [*node.args[1:], *(v for k, v in node.kwargs.items() if k != "input")]
     if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
         arguments = list(arguments[0])
@@ -250,15 +279,14 @@ def _moved(node: fx.Node, name: str, axis: int, rank: int) -> int | None:
     if len(flat) != len(arguments):
         return None
     if name == "permute":
-        order = [a % rank for a in flat]
+        return [a % rank for a in flat]
+    order = list(range(rank))
+    a, b = flat[0] % rank, flat[1] % rank
+    if name in ("transpose", "swapaxes"):
+        order[a], order[b] = order[b], order[a]
     else:
-        order = list(range(rank))
-        a, b = flat[0] % rank, flat[1] % rank
-        if name in ("transpose", "swapaxes"):
-            order[a], order[b] = order[b], order[a]
-        else:
-            order.insert(b, order.pop(a))
-    return order.index(axis) if axis in order else None
+        order.insert(b, order.pop(a))
+    return order
 
 
 def _reshaped(axis: int, before: torch.Size, after: torch.Size) -> int | None:

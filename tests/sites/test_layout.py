@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from attn_inject import find_sites
+
 from ..toys import conv
 from .graphs import Net, Pair, Read, read
 
@@ -293,3 +295,29 @@ def test_weights_have_no_axis_in_the_table() -> None:
 )
 def test_a_reshape_that_undoes_an_earlier_one_has_the_axis_from_before(run: Run, axis: int | None) -> None:
     assert _axis(run, w=torch.ones(60, 60)) == axis
+
+
+@pytest.mark.parametrize(
+    ("run", "axis"),
+    [
+        (lambda m, x: x.view(2, 2, 3, 10, 12).transpose(1, 2).reshape(2, 6, 10, 12), 1),
+        (lambda m, x: x.reshape(2, 2, 3, 10, 12).permute(0, 2, 1, 3, 4).contiguous().view(2, 6, 10, 12), 1),
+        (lambda m, x: x.unflatten(1, (3, 2)).swapaxes(1, 2).flatten(1, 2), 1),
+        (lambda m, x: x.permute(0, 2, 3, 1).unflatten(3, (3, 2)).transpose(3, 4).flatten(3), 3),
+        # Parts of the batch, or of the height, among the channels.
+        (lambda m, x: x.view(2, 2, 3, 10, 12).transpose(0, 1).reshape(2, 6, 10, 12), None),
+        (lambda m, x: x.view(2, 6, 2, 5, 12).transpose(1, 3).reshape(2, 6, 10, 12), None),
+        (lambda m, x: x.view(2, 2, 3, 10, 12).transpose(2, 4).reshape(2, 6, 10, 12), None),
+    ],
+)
+def test_channels_that_are_shuffled_stay_where_they_are(run: Run, axis: int | None) -> None:
+    assert _axis(lambda m, x: run(m, m.a(x)), (2, 4, 10, 12), a=conv(4, 6)) == axis
+
+
+def test_a_branch_that_ends_in_a_shuffle_is_gated_behind_it() -> None:
+    def run(m: Net, x: torch.Tensor) -> torch.Tensor:
+        y = m.b(torch.relu(m.a(x)))
+        return m.end(x + y.view(len(x), 4, 4, *y.shape[2:]).transpose(1, 2).reshape(x.shape))
+
+    (site,) = find_sites(Net(run, a=conv(16, 16), b=conv(16, 16), end=conv(16, 16)), input_size=(16, 8, 8))
+    assert (site.node, site.channels, site.layout) == ("reshape", 16, "channels_first")
