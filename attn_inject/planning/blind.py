@@ -17,6 +17,7 @@ from ..attention.registry import build
 from ..sites.flow import Flow
 from ..sites.operations import name_of
 from ..sites.placement import Edit
+from ..tracing.nodes import value_of
 from ..types import Insertion
 
 _IMAGES, _POSITIONS = 8, 8
@@ -47,6 +48,9 @@ def _ends_in_instance_norm(flow: Flow, edit: Edit) -> bool:
         if isinstance(module, nn.GroupNorm):
             return module.num_groups == module.num_channels
         return isinstance(module, nn.modules.instancenorm._InstanceNorm)
+    if name_of(step) == "group_norm":
+        value = value_of(step)
+        return len(step.args) > 1 and isinstance(value, torch.Tensor) and bool(step.args[1] == value.shape[1])
     return name_of(step) == "instance_norm"
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,11 +12,8 @@ from ..attention.base import Attention
 from ..attention.gating import unmixed
 from ..attention.registry import resolve
 from ..errors import AttentionError, PlanError, TraceError
-from ..sites.anatomy import Anatomy
-from ..sites.found import GraphSites
-from ..sites.placement import Edit, edit_for
+from ..sites.placement import Edit
 from ..sites.reading import LocatedModel, read
-from ..tracing.nodes import block_of
 from ..tracing.shapes import BATCH
 from ..types import (
     DEFAULT_KINDS,
@@ -34,6 +30,7 @@ from ..types import (
 )
 from .blind import blind_note
 from .choices import Choices, explaining_choices, listing, no_sites, selected
+from .homes import free_name, place_of
 from .notes import adjustment_notes, cost_note, recording_note, stacking_note, unread_note
 from .presets import PresetSettings, preset_settings
 from .trials import Trials
@@ -212,7 +209,7 @@ def _insertions(
     refused: list[str] = []
     trials = Trials(located.model, attention)
     for site in chosen:
-        place = _place(graph, site, choices)
+        place = place_of(graph, site, choices)
         if isinstance(place, str):
             refused.append(f"{block_name(site.block)}: {place}")
             continue
@@ -220,7 +217,7 @@ def _insertions(
         child = choices.name or settings.child_for(site) or attention.child
         insertion = Insertion(
             site=site,
-            module=_free_name(root, home, child, made, replaces),
+            module=free_name(root, home, child, made, replaces),
             attention=attention.name,
             options=_options(root, attention, settings, site, edit, choices),
             placement=choices.placement,
@@ -236,46 +233,6 @@ def _insertions(
     _check_met(pairs)
     notes = [*dict.fromkeys(refused), *adjustment_notes(attention, pairs), *cost_note(located.model, attention, pairs)]
     return [insertion for insertion, _ in pairs], [*notes, *blind_note(graph.flow, attention, edits)]
-
-
-def _place(graph: GraphSites, site: Site, choices: Choices) -> tuple[Edit, str, str | None] | str:
-    """(edit, path of the module that the attention lives in, path of what it replaces), or why there is none."""
-    anatomy = graph.anatomies[site.key][0]
-    edit = edit_for(graph, anatomy, choices.placement)
-    if isinstance(edit, str):
-        return edit
-    if site.kind == "attention":
-        if _is_module_of_its_own(graph, anatomy):
-            return edit, _parent(site.block), site.block
-        return edit, site.block, None
-    replaces = str(edit.replaced.target) if edit.replaced is not None else None
-    return edit, _parent(replaces) if replaces else site.block, replaces
-
-
-def _is_module_of_its_own(graph: GraphSites, anatomy: Anatomy) -> bool:
-    """Whether the module that computes an existing gate does nothing else, and is not a block with it written out."""
-    inside = set(graph.flow.region(anatomy.gated, anatomy.fork))
-    carries = graph.flow.operations.carries
-    return all(node in inside for node in graph.flow.order if carries[node] and block_of(node) == anatomy.block)
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
-
-
-def _free_name(root: nn.Module, home: str, child: str, taken: Collection[str], replaces: str | None) -> str:
-    """`home.child`, or the first `home.child2`, `home.child3` ... that nothing has.
-
-    A name that stands for nothing yet is free: None, or an `Identity` that keeps the place of an attention (timm).
-    """
-    parent = root.get_submodule(home)
-    for number in itertools.count(1):
-        name = child if number == 1 else f"{child}{number}"
-        path = f"{home}.{name}" if home else name
-        held = getattr(parent, name, None)
-        if path not in taken and (held is None or type(held) is nn.Identity or path == replaces):
-            return path
-    raise AssertionError("count never ends")
 
 
 def _options(

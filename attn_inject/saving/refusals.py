@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..attention.registry import attentions_of, module_for, resolve
+from ..attention.registry import attentions_of, module_for
 from ..attention.registry import names as attention_names
 from ..attention.specs import split_spec
 from ..errors import AttnInjectError, CheckpointError
@@ -21,7 +21,7 @@ from ..surgery.parameters import state_of
 from ..surgery.provenance import fingerprint
 from ..surgery.records import records_of
 from ..tracing.parts import full_path, patched_parts
-from ..types import Source
+from ..types import Insertion, Plan, Source
 from ..zoo.building import build
 from .record import Record
 
@@ -56,16 +56,21 @@ def must_not_outgrow(path: Path, record: Record, tensors: Mapping[str, torch.Ten
     """
     held = _elements(tensors)
     needed = 0
-    for insertion in (insertion for plan in record.plans for insertion in plan.insertions):
-        try:
-            with torch.device("meta"):
-                module = module_for(insertion, resolve(insertion.attention))
-            needed += _elements(module.state_dict())
-        except Exception:
-            # What cannot be made at all is told when it is made.
-            continue
-        if needed > held:
-            raise CheckpointError(f"{path} does not fit: its attention has more weights than the file")
+    for plan in record.plans:
+        for insertion in plan.insertions:
+            if (made := _as_planned(plan, insertion)) is not None:
+                needed += _elements(made.state_dict())
+            if needed > held:
+                raise CheckpointError(f"{path} does not fit: its attention has more weights than the file")
+
+
+def _as_planned(plan: Plan, insertion: Insertion) -> nn.Module | None:
+    """What the plan makes there, without memory; None for what cannot be made so, which is told when it is made."""
+    try:
+        with torch.device("meta"):
+            return module_for(insertion, attentions_of(plan)[insertion.attention])
+    except Exception:
+        return None
 
 
 def must_be_whole(patched: nn.Module) -> None:
@@ -92,16 +97,10 @@ def must_be_as_planned(patched: nn.Module) -> None:
 
     """
     for part, record in records_of(patched):
-        attentions = attentions_of(record.plan)
         for insertion in record.plan.insertions:
             path = full_path(part, insertion.module)
-            try:
-                with torch.device("meta"):
-                    made = module_for(insertion, attentions[insertion.attention])
-            except Exception:
-                # What can be made with values only is compared when it is loaded.
-                continue
-            for what, there, planned in _differences(patched.get_submodule(path), made):
+            made = _as_planned(record.plan, insertion)
+            for what, there, planned in _differences(patched.get_submodule(path), made) if made is not None else ():
                 raise CheckpointError(
                     f"{path} was changed after it was put in ({what} is {there}, and {planned} as planned), so that a "
                     "file would be of something else: make masks and parametrizations permanent (prune.remove, "

@@ -23,17 +23,19 @@ Sites = Mapping[fx.Node, Anatomy]
 def sums_of_outputs(flow: Flow, sites: Sites) -> set[fx.Node]:
     """Those of the residual `sites`, which are in execution order, that are such sums."""
     sums: set[fx.Node] = set()
+    following: set[fx.Node | None] = set()
     for node, site in sites.items():
         if site.fork is None or site.branch is None:
             continue
         within = set(flow.region(site.branch, site.fork))
-        passed = [end for end in within if end in sites and end not in sums and flow.descends(end, site.fork)]
+        passed = [end for end in within if end in sites and end not in sums]
         if (
-            any(_next_sum(flow, each) is node for each in sums)
+            node in following
             or any(_starts_within(flow, site.fork, sites, end) for end in passed)
-            or _is_added_to_only(flow, node, sites, passed, within)
+            or _is_added_to_only(flow, node, site.fork, sites, passed, within)
         ):
             sums.add(node)
+            following.add(_next_sum(flow, node))
     return sums
 
 
@@ -51,14 +53,16 @@ def _next_sum(flow: Flow, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _is_added_to_only(flow: Flow, node: fx.Node, sites: Sites, passed: list[fx.Node], within: set[fx.Node]) -> bool:
+def _is_added_to_only(
+    flow: Flow, node: fx.Node, fork: fx.Node, sites: Sites, passed: list[fx.Node], within: set[fx.Node]
+) -> bool:
     """Whether a block after those that the sum's branch has `passed` adds to it next, and goes on from one of them."""
     following = _next_sum(flow, node)
     if following is None:
         return False
     for other in flow.operations.addends(following):
         if isinstance(other, fx.Node) and not flow.descends(other, node):
-            for end in passed:
+            for end in (each for each in passed if flow.descends(each, fork)):
                 later = (step for step in flow.region(other, end) if step in sites and step not in within)
                 if any(flow.descends(step, end) for step in later):
                     return True

@@ -24,9 +24,9 @@ from ..tracing.nodes import block_of, returned_by, value_of
 from .anatomy import Anatomy, Refusal
 from .brothers import forward_of, runs_in
 from .flow import Flow
+from .gated import gated_value
 from .operations import is_map
 from .placement import after_activation
-from .residual import gated_value
 
 Frame = tuple[str, int]
 

@@ -16,11 +16,8 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
      does one whose branch goes down and comes back inside one child of the block (attention on a reduced map). A branch
      that is resampled last, to the size that it has, is such a fusion too if one of its values is read elsewhere.
  R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
- R8. The gated value: from the add back along the branch, past rearrangements, gains and drops, to the last convolution,
-     norm, activation or existing attention; where only a slice of the branch is added, the value before it is sliced.
-     A number times a sum is a mean and stays: in train mode its parts may be weighed otherwise (Shake-Shake).
 R11. An operand that is normal numbers drawn at each position, scaled, is the spread of a sample (`sampling`); R9 and
-     R10 are in `agreement`, R14 is in `outputs`.
+     R10 are in `agreement`, R14 is in `outputs`, R8 (which value is gated) in `gated`.
 R12. Modules that a function runs by itself, with a backward of its own (a reversible network's), are not looked into.
 R13. What is no site in train mode is none in eval mode (`select`).
 """
@@ -37,6 +34,7 @@ from torch import fx
 from ..tracing.nodes import block_of, frame_of, value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
+from .gated import gated_value
 from .operations import is_map, parts_of
 from .reasons import CELL_COMBINATION, FUSION, MULTI_RESOLUTION, OTHER_INPUTS, REPARAMETERISED, SAMPLE, SPLIT_SCALE
 from .resolution import climbs, is_multi_resolution
@@ -273,33 +271,3 @@ def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:
 
 def same_frame(a: fx.Node, b: fx.Node) -> bool:
     return frame_of(a) == frame_of(b)
-
-
-def gated_value(flow: Flow, fork: fx.Node, branch: fx.Node) -> fx.Node:
-    """The value to gate on the way back from the add (R8)."""
-    operations = flow.operations
-    gated = step = branch
-    while step is not fork:
-        sources = operations.sources(step)
-        if len(sources) != 1 or not isinstance(value_of(sources[0]), torch.Tensor) or sources[0] is fork:
-            break
-        if _is_mean(flow, step):
-            break
-        if (
-            operations.is_gain(step)
-            or (operations.is_slice(step) and value_of(step).dim() == value_of(sources[0]).dim())
-            or operations.leaves_type_of_weights(step)
-        ):
-            gated = sources[0]
-        elif not operations.is_rearrangement(step):
-            break
-        step = sources[0]
-    return gated
-
-
-def _is_mean(flow: Flow, node: fx.Node) -> bool:
-    """Whether the node is a sum of two values, times a number or divided by one."""
-    operations = flow.operations
-    (source,) = operations.sources(node)
-    summed = operations.adds_maps(source) and len(operations.sources(source)) == 2
-    return summed and operations.is_gain(node) and any(isinstance(a, int | float) for a in node.args)

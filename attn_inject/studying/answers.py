@@ -98,7 +98,7 @@ class Answers:
             raise AttnInjectError(
                 f"the loss does not take the model's outputs and the targets: {first_line(error)}"
             ) from error
-        if isinstance(made, torch.Tensor) and made.dim() > 1 and made[0].numel() == 1:
+        if isinstance(made, torch.Tensor) and made.dim() > 1 and made.numel() == len(made):
             made = made.flatten()
         if not isinstance(made, torch.Tensor) or made.dim() > 1:
             got = (

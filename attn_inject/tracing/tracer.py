@@ -312,8 +312,7 @@ class Tracer(fx.Tracer):
         proxy = super().create_proxy(*args, **kwargs)
         if has_value(proxy.node):
             held = value_of(proxy.node)
-            read = proxy.node.all_input_nodes
-            if type(held) is str and read and isinstance(value_of(read[0]), torch.device):
+            if type(held) is str and any(isinstance(value_of(n), torch.device) for n in proxy.node.all_input_nodes):
                 # The kind of a device, by which code decides: it may run on another one.
                 return self.decide(proxy.node, str)
             # Facts: code asks for None by `is`, and looks things up by a name (a dict's key) or in it (`x.type()`).

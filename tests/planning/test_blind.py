@@ -42,6 +42,7 @@ NORMS = {
     "with weights": nn.InstanceNorm2d(16, affine=True),
     "groups of one": nn.GroupNorm(16, 16),
     "function": F.instance_norm,
+    "function, groups of one": lambda x: F.group_norm(x, 16),
 }
 
 
@@ -63,7 +64,9 @@ def test_attention_that_sees_more_is_not(attention: str) -> None:
     assert _said(NORMS["with weights"], attention) == []
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(16), nn.GroupNorm(4, 16), nn.Identity(), torch.relu])
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(16), nn.GroupNorm(4, 16), lambda x: F.group_norm(x, 4), nn.Identity(), torch.relu]
+)
 def test_nor_is_any_behind_another_norm(norm: Callable[[torch.Tensor], torch.Tensor]) -> None:
     assert _said(norm, "se") == []
 

@@ -12,7 +12,7 @@ from torch import nn
 from attn_inject import find_sites
 from attn_inject.sites.reasons import OUTPUTS
 
-from ..toys import conv
+from ..toys import SPELLINGS, Block, conv
 from .graphs import same_at_identity
 
 SIZE = (16, 8, 8)
@@ -98,15 +98,8 @@ def test_a_group_is_a_block_though_its_blocks_are_read_elsewhere() -> None:
     assert [site.node for site in sites] == [*(f"blocks_{number}_residual" for number in range(3)), "last"]
 
 
-class Plain(nn.Module):
-    """x + f(x), all in one class."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.f = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.f(x)
+def _body() -> nn.Module:
+    return nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16))
 
 
 class Exits(nn.Module):
@@ -114,7 +107,7 @@ class Exits(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = (nn.ModuleList(Plain() for _ in range(3)) for _ in range(2))
+        self.a, self.b = (nn.ModuleList(Block(SPELLINGS["+"]) for _ in range(3)) for _ in range(2))
         self.merge, self.exit, self.back = conv(16, 16, 1), conv(16, 4, 1), conv(4, 16, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -134,7 +127,7 @@ class Momentum(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.f, self.start = nn.ModuleList(Plain().f for _ in range(4)), conv(16, 16)
+        self.f, self.start = nn.ModuleList(_body() for _ in range(4)), conv(16, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         v = self.start(x)
@@ -149,7 +142,7 @@ class Pair(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.f, self.g = (nn.ModuleList(Plain().f for _ in range(3)) for _ in range(2))
+        self.f, self.g = (nn.ModuleList(_body() for _ in range(3)) for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = b = x
@@ -164,6 +157,6 @@ def test_sums_that_the_network_goes_on_from_are_none_of_these(model: nn.Module) 
     sites = find_sites(model, input_size=SIZE)
     assert OUTPUTS not in [skipped.reason for skipped in sites.skipped]
     blocks = [site.block for site in sites]
-    assert {name for name, part in model.named_modules() if isinstance(part, Plain)} <= set(blocks)
+    assert {name for name, part in model.named_modules() if isinstance(part, Block)} <= set(blocks)
     if not isinstance(model, Exits):
         assert len(blocks) == {Momentum: 8, Pair: 6}[type(model)]
