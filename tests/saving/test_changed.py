@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from attn_inject import CheckpointError, attach, inject, load, save
 
-from ..toys import SPELLINGS, Block, Toy
+from ..toys import SPELLINGS, Block, Toy, gates_run
 
 
 def _narrower(gate: nn.Module) -> None:
@@ -66,4 +66,6 @@ def test_masks_and_parametrizations_that_are_permanent_are_saved(
     parametrize.remove_parametrizations(gate.fc2, "weight")
     save(patched, tmp_path / "x.pt")
     x = torch.randn(2, *model.size)
-    assert torch.equal(load(tmp_path / "x.pt", model=model).eval()(x), patched(x))
+    loaded = load(tmp_path / "x.pt", model=model).eval()
+    assert torch.equal(loaded(x), patched(x))
+    assert gates_run(loaded, x) == 1

@@ -323,6 +323,7 @@ def test_attached_model_that_takes_other_images_now_says_so() -> None:
     one = torch.randn(2, 1, 16, 16)
     again = attach(detach(attached), "se", reduction=4, example_inputs=one)
     assert torch.allclose(optimize(again.eval())(one), again(one), atol=1e-5)
+    assert gates_run(again, one) == gates_run(as_graph(again), one) == 2
 
 
 @pytest.mark.parametrize("form", [_attached, lambda model: inject(model, "se", reduction=4, input_size=SMALL)])

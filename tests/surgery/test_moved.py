@@ -11,7 +11,7 @@ from torch import nn
 
 from attn_inject import GuardError, attach, inject
 
-from ..toys import SPELLINGS, Block, conv
+from ..toys import SPELLINGS, Block, conv, gates_run
 
 SIZE = (3, 8, 8)
 Asks = Callable[[nn.Module, torch.Tensor], torch.Tensor]
@@ -55,6 +55,7 @@ def test_a_patched_model_that_is_cast_runs_as_the_original_does(asks: str, dtype
     x = torch.randn(2, *SIZE)
     assert torch.equal(patched(x), model(x))
     assert torch.equal(patched.to(dtype)(x), model.to(dtype)(x))
+    assert gates_run(patched, x) == 1
 
 
 @pytest.mark.parametrize("asks", FOLLOWS)
@@ -62,6 +63,7 @@ def test_a_patched_model_that_is_moved_runs_there(asks: str) -> None:
     patched = inject(Asking(FOLLOWS[asks]), "eca", input_size=SIZE).to("meta")
     out = patched(torch.randn(2, *SIZE, device="meta"))
     assert (out.device.type, out.shape) == ("meta", (2, 16))
+    assert gates_run(patched, torch.randn(2, *SIZE, device="meta")) == 1
 
 
 DECIDES: dict[str, tuple[Asks, str]] = {
@@ -89,6 +91,7 @@ def test_code_that_decides_on_a_type_is_checked_and_says_what_to_do(asks: str) -
     )
     followed = attach(model, "eca", input_size=SIZE, init="identity", copy=True)
     assert torch.equal(followed.double()(x.double()), model.double()(x.double()))
+    assert gates_run(followed, x.double()) == 1
 
 
 ON_DEVICES: dict[str, tuple[Asks, list[str]]] = {
@@ -137,6 +140,7 @@ def test_code_that_does_the_same_on_every_device_has_no_guard_and_can_be_moved(a
     x = torch.randn(2, *SIZE)
     assert torch.equal(patched(x), model(x))
     assert patched.to("meta")(x.to("meta")).device.type == "meta"
+    assert gates_run(patched, x.to("meta")) == 1
 
 
 def test_whether_two_are_on_one_device_is_checked_and_stays_so_when_both_move() -> None:
@@ -146,6 +150,7 @@ def test_whether_two_are_on_one_device_is_checked_and_stays_so_when_both_move() 
     assert guard.outcome == "True"
     moved = patched.to("meta")
     assert moved(torch.randn(2, *SIZE, device="meta")).device.type == "meta"
+    assert gates_run(moved, torch.randn(2, *SIZE, device="meta")) == 1
     with pytest.raises(GuardError, match="came to True, and it comes to False now"):
         moved(torch.randn(2, *SIZE))
 

@@ -13,7 +13,7 @@ from torch import nn
 from attn_inject import attach, find_sites, inject, make_plan
 
 from ..before_after import check_surgery, every_gate_runs
-from ..toys import Toy, conv
+from ..toys import Toy, conv, gates_run
 
 SMALL = (3, 16, 16)
 IMAGE = torch.randn(2, *SMALL, generator=torch.Generator().manual_seed(0))
@@ -193,6 +193,7 @@ def test_a_block_is_read_on_what_its_dict_was_before_it_wrote_into_it(by_name: b
     patched = form(model, "eca", init="identity", input_size=SMALL)
     assert [insertion.module for insertion in patched.injection.plan.insertions] == ["blocks.0.eca", "blocks.1.eca"]
     assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+    assert gates_run(patched, IMAGE) == 2
 
 
 class Deciding(Counted):
@@ -208,3 +209,4 @@ def test_a_class_may_have_any_name(name: str) -> None:
     patched = attach(model, "eca", init="identity", input_size=SMALL)
     assert [insertion.module for insertion in patched.injection.plan.insertions] == ["1.eca"]
     assert torch.equal(patched.eval()(IMAGE), model(IMAGE))
+    assert gates_run(patched, IMAGE) == 1

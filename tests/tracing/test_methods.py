@@ -14,7 +14,7 @@ from torch import nn
 from attn_inject import inject
 from attn_inject.tracing.methods import methods_for_graph
 
-from ..toys import conv
+from ..toys import conv, gates_run
 
 
 def decorated(method: Any) -> Any:
@@ -208,6 +208,7 @@ def test_methods_that_are_marked_and_that_ask_for_names_and_tensors() -> None:
     assert not {"marked_run", "wrapped"} & set(found)
     patched: Any = inject(Marked(), "eca", input_size=(3, 8, 8))
     assert patched.no_weight_decay() == {"net.0.bias", "net.2.bias"}
+    assert gates_run(patched, torch.randn(2, 3, 8, 8)) == 1
     patched.frozen()
     assert not any(parameter.requires_grad for parameter in patched.parameters())
 
