@@ -6,7 +6,7 @@ from torch import nn
 
 from ..attention.base import Attention
 from ..attention.gating import unmixed
-from ..sites.reasons import TRAIN_DIFFERS
+from ..sites.reasons import NOT_TRAINED, TRAIN_DIFFERS
 from ..types import Insertion, Site, Sites, block_name
 from .choices import Choices
 
@@ -33,12 +33,16 @@ def recording_note(sites: Sites) -> list[str]:
 
 
 def unread_note(sites: Sites) -> list[str]:
-    """The blocks in which no site is looked for (R12), or that are blocks in eval mode alone."""
+    """The blocks in which no site is looked for (R12), that are blocks in eval mode alone, or that nothing trains."""
     unread = [block_name(skipped.block) for skipped in sites.skipped if skipped.operation == "function"]
-    differing = [block_name(skipped.block) for skipped in sites.skipped if skipped.reason == TRAIN_DIFFERS]
+    differing, untrained = (
+        [block_name(skipped.block) for skipped in sites.skipped if skipped.reason == reason]
+        for reason in (TRAIN_DIFFERS, NOT_TRAINED)
+    )
     notes = {
         "not looked into, since a function runs it by itself": unread,
         "left out, since the model computes something else there in train mode": differing,
+        "left out, since no gradient comes back to them (no_grad, detach or indices)": untrained,
     }
     return [f"{note}: {_first(blocks)}" for note, blocks in notes.items() if blocks]
 

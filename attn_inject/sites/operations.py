@@ -46,8 +46,8 @@ def name_of(node: fx.Node) -> str:
     return "module"
 
 
-def _read(node: fx.Node) -> list[fx.Node]:
-    """The inputs of a node whose numbers it may read."""
+def numbers_read(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node whose numbers it may read: not what it only takes a type or a shape from."""
     if node.op in ("call_function", "call_method") and name_of(node) in AS_ANOTHER:
         return [arg for arg in node.args[:1] if isinstance(arg, fx.Node)]
     return node.all_input_nodes
@@ -76,11 +76,11 @@ class Operations:
             return False
         if not _holds_tensor(value_of(node)):
             return node.op == "output"
-        return any(self.carries[source] for source in _read(node))
+        return any(self.carries[source] for source in numbers_read(node))
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """The inputs of a node that carry the network's data."""
-        return [source for source in _read(node) if self.carries[source]]
+        return [source for source in numbers_read(node) if self.carries[source]]
 
     def module(self, node: fx.Node) -> nn.Module:
         return self.root.get_submodule(str(node.target))

@@ -31,6 +31,8 @@ RUNS_MODULES = "it runs modules by itself (an autograd function): what is in the
 
 TRAIN_DIFFERS = "not a site in train mode, where the model computes something else: R13"
 
+NOT_TRAINED = "no gradient comes back to it (no_grad, detach or indices), so its gate would never be trained: R15"
+
 OUTPUTS = "adds up what several blocks put out, and ends none of them (skip outputs): R14"
 
 RULES = {
@@ -48,6 +50,7 @@ RULES = {
     "R12": "modules that a function with a backward of its own runs are not looked into: a gate would not be in it",
     "R13": "what is a site in eval mode alone is none: its gate would never be trained",
     "R14": "what blocks put out beside their ends, added up, ends no block (WaveNet, Conv-TasNet)",
+    "R15": "what no gradient comes back to is none: its gate would never be trained (a frozen teacher)",
     "M1": "a mixed block joins at least two feature maps along the channel axis",
     "M2": "its parts come from one fork",
     "M3": "its parts are parallel: none of them is on the way to another, and none is the fork",

@@ -20,6 +20,7 @@ R11. An operand that is normal numbers drawn at each position, scaled, is the sp
      R10 are in `agreement`, R14 is in `outputs`, R8 (which value is gated) in `gated`.
 R12. Modules that a function runs by itself, with a backward of its own (a reversible network's), are not looked into.
 R13. What is no site in train mode is none in eval mode (`select`).
+R15. What no gradient comes back to is none (`trained`).
 """
 
 from __future__ import annotations

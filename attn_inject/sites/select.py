@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import fx, nn
 
@@ -19,9 +19,10 @@ from .found import GraphSites, Key, Located
 from .layout import gateable_axes
 from .operations import name_of
 from .plain import find_plain
-from .reasons import RUNS_MODULES, TRAIN_DIFFERS
+from .reasons import NOT_TRAINED, RUNS_MODULES, TRAIN_DIFFERS
 from .residual import cells_of, find_residual
 from .stage import find_stages, spatial_size, stage_number
+from .trained import with_gradients
 
 
 def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
@@ -72,6 +73,8 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
         for key in [key for key in first.anatomies if key not in other.anatomies]:
             operation = {"residual": "add", "mixed": "concat"}.get(key[0], "block")
             first.refusals.extend(Refusal(one.join, operation, TRAIN_DIFFERS) for one in first.anatomies.pop(key))
+    if not trace.recorded:
+        _leave_what_is_not_trained(first, graphs.get("train", first), trace.graphs)
     extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
     items = tuple(_site(first, key, calls, extent) for key, calls in first.anatomies.items())
     skipped = tuple(
@@ -79,6 +82,14 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
         for r in sorted(first.refusals, key=lambda r: first.flow.order[r.node])
     )
     return Located(Sites(items, skipped, trace.guards, trace.any_size, trace.recorded), graphs)
+
+
+def _leave_what_is_not_trained(first: GraphSites, train: GraphSites, graphs: Mapping[str, fx.Graph]) -> None:
+    """R15."""
+    trained = with_gradients(graphs.get("train") or next(iter(graphs.values())))
+    for key in [key for key in first.anatomies if not any(one.gated in trained for one in train.anatomies[key])]:
+        operation = {"residual": "add", "mixed": "concat"}.get(key[0], "block")
+        first.refusals.extend(Refusal(one.join, operation, NOT_TRAINED, one) for one in first.anatomies.pop(key))
 
 
 def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Site:
