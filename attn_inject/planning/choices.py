@@ -137,10 +137,7 @@ def selected(sites: Sites, choices: Choices) -> list[Site]:
     include, exclude = _patterns(choices.include), _patterns(choices.exclude)
     stages = (choices.stages,) if isinstance(choices.stages, int) else choices.stages
     for pattern in (*include, *exclude):
-        if not any(fnmatchcase(site.block, pattern) for site in sites):
-            close = resembling(pattern, [site.block for site in sites], count=2)
-            hint = f"did you mean {', '.join(close)}?" if close else f"blocks are {listing(s.block for s in sites)}"
-            raise PlanError(f"pattern {pattern!r} matches no block; {hint}")
+        _must_match(pattern, sites, left_out_will_do=pattern not in include)
     if stages is not None and (missing := sorted(set(stages) - {site.stage for site in sites})):
         there = ", ".join(map(str, sorted({site.stage for site in sites})))
         raise PlanError(f"no sites in stage {', '.join(map(str, missing))}: the stages with sites are {there}")
@@ -153,6 +150,22 @@ def selected(sites: Sites, choices: Choices) -> list[Site]:
         and site.channels >= choices.min_channels
     ]
     return kept[:: choices.every]
+
+
+def _must_match(pattern: str, sites: Sites, *, left_out_will_do: bool) -> None:
+    """Refuse a pattern that matches no site's block; one that matches what is left out anyway may do."""
+    if any(fnmatchcase(site.block, pattern) for site in sites):
+        return
+    refused = next((skipped for skipped in sites.skipped if fnmatchcase(skipped.block, pattern)), None)
+    if refused is not None:
+        if left_out_will_do:
+            return
+        hint = f"the {refused.operation} in {block_name(refused.block)} is no site: {refused.reason}"
+    elif close := resembling(pattern, [site.block for site in sites], count=2):
+        hint = f"did you mean {', '.join(close)}?"
+    else:
+        hint = f"blocks are {listing(site.block for site in sites)}"
+    raise PlanError(f"pattern {pattern!r} matches no block; {hint}")
 
 
 def _patterns(value: str | Sequence[str] | None) -> tuple[str, ...]:

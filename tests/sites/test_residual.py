@@ -108,7 +108,8 @@ def test_the_flow_goes_on_behind_numbers_that_it_decides(look_up: str) -> None:
     assert [site.block for site in sites] == ["after"]
     assert [skipped.block for skipped in sites.skipped if skipped.reason.endswith(": R15")] == ["before"]
     for put_in in (inject, attach):
-        (note,) = put_in(net, "se", input_size=size).injection.plan.notes
+        patched: Any = put_in(net, "se", input_size=size)
+        (note,) = patched.injection.plan.notes
         assert note == "left out, since no gradient comes back to them (no_grad, detach or indices): before"
     x = torch.randn(2, *size)
     patched = inject(net.eval(), "se", input_size=size, init="identity")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from attn_inject import attach, find_sites, inject
+from attn_inject import PlanError, attach, find_sites, inject
 from tests.toys import Block
 
 
@@ -130,3 +130,12 @@ def test_a_concat_under_no_grad_is_no_site() -> None:
     sites = find_sites(Model(), input_size=16)
     assert [(site.block, site.kind) for site in sites] == [("trained", "mixed")]
     assert ("frozen", "concat") in [(one.block, one.operation) for one in sites.skipped if ": R15" in one.reason]
+
+
+def test_a_pattern_that_matches_only_what_is_left_out() -> None:
+    with pytest.raises(
+        PlanError, match=r"'teacher\*' matches no block; the add in teacher.0 is no site: no gradient .*: R15"
+    ):
+        inject(Frozen(), "se", input_size=16, include="teacher*")
+    patched: Any = inject(Frozen(), "se", input_size=16, exclude="teacher*", reduction=2)
+    assert [one.site.block for one in patched.injection.plan.insertions] == STUDENT
