@@ -92,7 +92,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An add or a concat that is not a site, or a function within which none is looked for, and why."""
+    """An add, a subtraction or a concat that is not a site, or a function within which none is looked for, and why."""
 
     node: str
     block: str

@@ -29,6 +29,7 @@ from .vocabulary import (
     SCALED_ADDITIONS,
     SHAPE_ONLY,
     SLICES,
+    SUBTRACTIONS,
     UPSAMPLINGS,
     WIDENINGS,
 )
@@ -182,6 +183,15 @@ class Operations:
             node.op in ("call_function", "call_method")
             and name_of(node) in ADDITIONS
             and isinstance(value_of(node), torch.Tensor)
+        )
+
+    def subtracts(self, node: fx.Node) -> bool:
+        """`a - b` in its usual spellings, where both carry the input's data."""
+        return (
+            self.carries[node]
+            and node.op in ("call_function", "call_method")
+            and name_of(node) in SUBTRACTIONS
+            and len(self.sources(node)) == 2
         )
 
     def is_multiplication(self, node: fx.Node) -> bool:

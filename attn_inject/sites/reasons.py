@@ -11,6 +11,7 @@ FUSION = "both operands are nonlinear in their fork (a fusion): R4"
 SPLIT_SCALE = "adds two different slices of one split (split-scale): R5"
 # A block whose activation comes after its add looks like this too: R10.
 REPARAMETERISED = "both operands are affine in their fork (re-parameterised branches): R4"
+DIFFERENCE = "subtracts one map from another (an error, a difference), and adds none: R1"
 SAMPLE = "adds drawn numbers, scaled (a sample around the other operand): R11"
 MULTI_RESOLUTION = "adds maps of several resolutions (multi-resolution fusion): R6"
 CELL_COMBINATION = "a part of a concat of sums (cell combination): R7"

@@ -37,7 +37,16 @@ from .anatomy import Anatomy, Refusal
 from .flow import Flow
 from .gated import gated_value
 from .operations import is_map, parts_of
-from .reasons import CELL_COMBINATION, FUSION, MULTI_RESOLUTION, OTHER_INPUTS, REPARAMETERISED, SAMPLE, SPLIT_SCALE
+from .reasons import (
+    CELL_COMBINATION,
+    DIFFERENCE,
+    FUSION,
+    MULTI_RESOLUTION,
+    OTHER_INPUTS,
+    REPARAMETERISED,
+    SAMPLE,
+    SPLIT_SCALE,
+)
 from .resolution import climbs, is_multi_resolution
 from .sampling import is_spread
 
@@ -63,6 +72,15 @@ def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Ana
             else:
                 ends[node] = outcome
     return list(ends.values()), refusals
+
+
+def find_differences(flow: Flow, axes: dict[fx.Node, int | None], ends: Ends) -> list[Refusal]:
+    """Every subtraction that would be a block's end if it were an add."""
+    return [
+        Refusal(node, "subtraction", DIFFERENCE)
+        for node in flow.order
+        if flow.operations.subtracts(node) and isinstance(_judge(flow, axes, node, ends), Anatomy)
+    ]
 
 
 def cells_of(refusals: list[Refusal]) -> set[str]:

@@ -20,7 +20,7 @@ from .layout import gateable_axes
 from .operations import name_of
 from .plain import find_plain
 from .reasons import NOT_TRAINED, RUNS_MODULES, TRAIN_DIFFERS
-from .residual import cells_of, find_residual
+from .residual import cells_of, find_differences, find_residual
 from .stage import find_stages, spatial_size, stage_number
 from .trained import with_gradients
 
@@ -31,6 +31,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     axes = gateable_axes(flow.operations, graph)
     residual, adds = agreed(flow, axes, *find_residual(flow, axes))
     mixed, concats = find_mixed(flow, axes, residual, cells_of(adds))
+    differences = find_differences(flow, axes, {site.join: site for site in residual})
     output = next(iter(reversed(graph.nodes)))
     stages = find_stages(flow, axes, output) if "stage" in kinds else []
     plain = find_plain(flow, axes, residual, mixed, [*adds, *concats]) if "plain" in kinds else []
@@ -51,7 +52,7 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
             counters[frame] += 1
             sites.setdefault(key, []).append(anatomy)
     unread += [Refusal(node, "function", RUNS_MODULES) for node in flow.order if flow.operations.runs_modules(node)]
-    return GraphSites(flow, sites, [*adds, *concats, *unread], gates, axes)
+    return GraphSites(flow, sites, [*adds, *concats, *differences, *unread], gates, axes)
 
 
 def _live(output: fx.Node) -> set[fx.Node]:

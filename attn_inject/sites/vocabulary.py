@@ -25,6 +25,7 @@ ADDITIONS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
 # input + number * first * second: with one factor that is no map, an addition that scales its branch. So is
 # input + weight * (end - input).
 SCALED_ADDITIONS = {"addcmul", "addcmul_", "lerp", "lerp_"}
+SUBTRACTIONS = {"sub", "sub_", "isub", "subtract", "subtract_", "rsub"}
 CONCATENATIONS = {"cat", "concat", "concatenate"}
 # Random or deterministic scalings that pass the map through: the gate goes before them.
 DROPS = {
@@ -52,9 +53,9 @@ WITH_MORE = {
     "native_group_norm", "native_dropout", "max_pool2d_with_indices", "max_pool3d_with_indices",
 }  # fmt: skip
 AFFINE = (
-    WITH_MORE | CONVOLUTIONS | UPSAMPLINGS | ADDITIONS | CONCATENATIONS | DROPS | REARRANGEMENTS | SLICES
+    WITH_MORE | CONVOLUTIONS | UPSAMPLINGS | ADDITIONS | SUBTRACTIONS | CONCATENATIONS | DROPS | REARRANGEMENTS | SLICES
     | {
-        "sub", "sub_", "isub", "neg", "linear", "addmm", "batch_norm", "layer_norm", "group_norm", "instance_norm",
+        "neg", "linear", "addmm", "batch_norm", "layer_norm", "group_norm", "instance_norm",
         "rms_norm", "local_response_norm", "normalize", "avg_pool1d", "avg_pool2d", "avg_pool3d",
         "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d",
         "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "lp_pool2d", "pad", "pixel_unshuffle",

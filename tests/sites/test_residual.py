@@ -589,3 +589,27 @@ def test_the_axis_is_the_branchs_own_where_it_is_known() -> None:
     net = Net(lambda m, x: x.transpose(1, 3) + (2.0 * _branch(m, x)).transpose(1, 3), **_layers())
     ((site,),) = analysed(net, (2, 16, 16, 16)).anatomies.values()
     assert (site.gated.name, site.channel_axis) == ("b", 1)
+
+
+def test_a_map_that_is_subtracted_is_named() -> None:
+    """DnCNN's noise, the error of a back-projection: no skip add, and not passed over in silence."""
+    layers = {"a": toys.conv(16, 16), "b": toys.conv(16, 16)}
+    for subtract in (
+        lambda x, y: x - y,
+        torch.sub,
+        torch.subtract,
+        lambda x, y: torch.rsub(y, x),
+        lambda x, y: y.sub_(x),
+    ):
+        net = Net(lambda m, x, by=subtract: read_on(by(x, m.b(torch.relu(m.a(x))))), **layers)
+        sites = find_sites(net, input_size=(16, 16, 16))
+        assert list(sites) == []
+        (skipped,) = sites.skipped
+        assert (skipped.operation, skipped.reason) == (
+            "subtraction",
+            "subtracts one map from another (an error, a difference), and adds none: R1",
+        )
+    # What an add would not be either is not named.
+    net = Net(lambda m, x: read_on(x - x.mean((2, 3), keepdim=True) + m.b(torch.relu(m.a(x)))), **layers)
+    assert [site.block for site in find_sites(net, input_size=(16, 16, 16))] == [""]
+    assert find_sites(net, input_size=(16, 16, 16)).skipped == ()
