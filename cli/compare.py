@@ -81,7 +81,10 @@ def command(
 
         _show(SweepTable.read(table).comparison(), files)
         return
-    models, attention, recipes = models or [], attention or [], recipe or []
+    # What is named twice is measured once.
+    models, attention, recipes, placement = (
+        list(dict.fromkeys(named or [])) for named in (models, attention, recipe, placement)
+    )
     plain = [model for model in models if not model.endswith(_OF_FILES)]
     # A recipe has its model, and a file both.
     if not models and not recipes:

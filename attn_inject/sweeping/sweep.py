@@ -75,7 +75,7 @@ def sweep(
         train: "file.py:function", "package.module:function", or a function: called as `train(model, seed=0)`, it trains
             the model and gives its accuracy, or a dict with "accuracy". Every seed has a model of its own, with random
             weights (or, with `pretrained`, the zoo's) and new modules from that seed.
-        seeds: how many, from 0 on.
+        seeds: how many, from 0 on; more than one wants `train`.
         latency: whether to measure speed, for at most `bench_seconds` each row.
         processes: of this machine. By default as many as it has processors, but one where latency is measured, since
             clocks want the machine for themselves (rows say when it was busy); 0 is this process, and must be where
@@ -93,6 +93,8 @@ def sweep(
     """
     if seeds < 1:
         raise AttnInjectError(f"seeds must be a whole number from 1, not {seeds}")
+    if seeds > 1 and train is None:
+        raise AttnInjectError("seeds are how often a model is trained: give train, or leave them out")
     if processes is not None and processes < 0:
         raise AttnInjectError(f"processes must be a whole number from 0, not {processes}")
     sets = [options] if isinstance(options, Mapping) else list(options) or [{}]

@@ -105,6 +105,7 @@ def test_an_unexpected_error_is_named(nets: Path, monkeypatch: pytest.MonkeyPatc
         ({"attentions": "none", "options": {"existing": "replace", "reduction": 4}}, PlanError, "has no options"),
         ({"train": "nets.py:nothing"}, AttnInjectError, "there is no 'nothing' in nets.py"),
         ({"seeds": 0}, AttnInjectError, "seeds"),
+        ({"seeds": 2}, AttnInjectError, "give train, or leave them out"),
         ({"processes": -1}, AttnInjectError, "processes"),
         ({"out": "folder.csv"}, AttnInjectError, "folder.csv is a folder"),
         ({"out": "table.xls"}, AttnInjectError, ".csv or .parquet"),
