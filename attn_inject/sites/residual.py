@@ -9,7 +9,8 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
      projection is still a shortcut (pre-activation, DPN) where the branch goes on being nonlinear after a convolution.
  R4. The *branch* is nonlinear on its way and holds a convolution of positions: `x + x * gate(x)` convolves pooled
      values only, and is attention itself. Both affine: re-parameterised branches. Both nonlinear: a fusion.
- R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net).
+ R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net), unless their block hands over
+     the sum itself, joined to the other slices (a reversible block).
  R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution
      fusion (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or
      if one of its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block, as
@@ -250,7 +251,7 @@ def _refusal(flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch
     rank = value_of(node).dim()
     if rank == 3 and not _is_sequence_network(flow, branch, fork):
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
-    if _is_split_scale(flow, fork, shortcut, branch):
+    if _is_split_scale(flow, fork, shortcut, branch) and not _is_joined(flow, node):
         return SPLIT_SCALE
     if is_multi_resolution(flow, node, fork, shortcut, branch, ends):
         return MULTI_RESOLUTION
@@ -276,6 +277,17 @@ def _is_split_scale(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Nod
         return False
     entries = flow.entries(branch, fork)
     return first not in entries and all(flow.operations.is_slice(entry) for entry in entries)
+
+
+def _is_joined(flow: Flow, node: fx.Node) -> bool:
+    """Whether the sum as it is, or scaled, is a part of what its own block joins: a half of a reversible block."""
+    steps = [node]
+    for step in steps:
+        readers = [user for user in step.users if same_frame(user, node)]
+        if any(flow.operations.is_concatenation(user) for user in readers):
+            return True
+        steps += [user for user in readers if flow.operations.is_gain(user)]
+    return False
 
 
 def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:

@@ -91,12 +91,7 @@ def sweep(
         CheckpointError: `out` cannot be written.
 
     """
-    if seeds < 1:
-        raise AttnInjectError(f"seeds must be a whole number from 1, not {seeds}")
-    if seeds > 1 and train is None:
-        raise AttnInjectError("seeds are how often a model is trained: give train, or leave them out")
-    if processes is not None and processes < 0:
-        raise AttnInjectError(f"processes must be a whole number from 0, not {processes}")
+    _must_be_numbers(seeds, processes, train)
     sets = [options] if isinstance(options, Mapping) else list(options) or [{}]
     wishes = _wishes(_models(models, pretrained=pretrained), _listed(attentions), sets, train)
     if isinstance(train, str):
@@ -135,6 +130,15 @@ def sweep(
     if path is not None:
         table.write(path)
     return table
+
+
+def _must_be_numbers(seeds: int, processes: int | None, train: Any) -> None:
+    if seeds < 1:
+        raise AttnInjectError(f"seeds must be a whole number from 1, not {seeds}")
+    if seeds > 1 and train is None:
+        raise AttnInjectError("seeds are how often a model is trained: give train, or leave them out")
+    if processes is not None and processes < 0:
+        raise AttnInjectError(f"processes must be a whole number from 0, not {processes}")
 
 
 def _made(

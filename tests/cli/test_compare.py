@@ -93,4 +93,4 @@ def test_what_is_named_twice_is_one_row(cli: Callable) -> None:
     model, se = "cifar:resnet20", "se:reduction=4"
     ran = cli("compare", model, model, "-a", se, "-a", se, "--no-bench", "--input-size", "32", "--json", "-")
     assert ran.code == 0, ran.err
-    assert [row[1] for row in _rows(ran.out)] == ["none", "se"]
+    assert [row[1] for row in _rows(ran.out)] == ["none", se]

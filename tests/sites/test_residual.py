@@ -613,3 +613,36 @@ def test_a_map_that_is_subtracted_is_named() -> None:
     net = Net(lambda m, x: read_on(x - x.mean((2, 3), keepdim=True) + m.b(torch.relu(m.a(x)))), **layers)
     assert [site.block for site in find_sites(net, input_size=(16, 16, 16))] == [""]
     assert find_sites(net, input_size=(16, 16, 16)).skipped == ()
+
+
+HALVES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "chunk": lambda x: x.chunk(2, 1),
+    "split": lambda x: torch.split(x, x.shape[1] // 2, dim=1),
+    "slices": lambda x: (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]),
+}
+
+
+@pytest.mark.parametrize("halves", HALVES)
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_the_halves_of_a_reversible_block_are_sites(halves: str, scale: float | None) -> None:
+    """R5: split and joined in the block, each half is a block's end; the sums of a Res2Net are convolved first."""
+
+    class Reversible(nn.Module):
+        def __init__(self, c: int) -> None:
+            super().__init__()
+            self.f, self.g = (nn.Sequential(toys.conv(c, c), nn.ReLU(), toys.conv(c, c)) for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a, b = HALVES[halves](x)
+            a = a + self.f(b)
+            b = b + self.g(a)
+            if scale is not None:
+                a, b = scale * a, scale * b
+            return torch.cat([a, b], 1)
+
+    model = toys.Toy(nn.Sequential(Reversible(8), Reversible(8)))
+    sites = find_sites(model, input_size=(3, 16, 16))
+    assert [(site.block, site.kind, site.index, site.channels) for site in sites] == [
+        (f"body.{block}", "residual", half, 8) for block in (0, 1) for half in (0, 1)
+    ]
+    same_at_identity(model, (3, 16, 16))
