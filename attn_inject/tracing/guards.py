@@ -22,17 +22,20 @@ from torch import fx
 
 from ..errors import GuardError
 from ..types import Guard
+from .lengths import size_split
 from .nodes import value_of
 from .writes import index_assign
 
 # What runs between a line of the model's code and us. With the separator: torchvision is not torch.
 MACHINERY = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
-PLACES = "type or device"
+PLACES, ARGUMENTS = "type or device", "argument"
 _PLAIN = (bool, int, float, complex, str, type(None))
 
 
 def guarded(outcome: Any, traced: Any, line: str, about: str = "") -> None:
-    """Compare what a decision came to with what it came to in the trace; `about` is `PLACES` if that is of types.
+    """Compare what a decision came to with what it came to in the trace.
+
+    `about` is `PLACES` if that is of types, `ARGUMENTS` if it is of what the caller gives beside tensors.
 
     Raises:
         GuardError: another outcome; names the line of the model's code and the two ways out.
@@ -46,9 +49,10 @@ def guarded(outcome: Any, traced: Any, line: str, about: str = "") -> None:
             "model after it is moved or cast, or use attach(), which runs the model's own code"
         )
     if decided != traced:
+        such = "with such an argument" if about == ARGUMENTS else "of this size"
         raise GuardError(
             f"the network was traced where {line} came to {traced}, and this input makes it {outcome}: "
-            "pass example_inputs of this size when injecting, or use attach(), which runs the model's own code"
+            f"pass example_inputs {such} when injecting, or use attach(), which runs the model's own code"
         )
 
 
@@ -157,9 +161,24 @@ def _read_for(guard: fx.Node) -> set[fx.Node]:
 
 
 def idle_guards(graph: fx.Graph, other: fx.Graph) -> list[fx.Node]:
-    """The guards of `graph` that came out differently in the same graph `other`: here they decide nothing."""
+    """The guards of `graph` that decide nothing: in the same graph `other` they came out differently.
+
+    Or they are of the parts of a split whose axis has the same size there, such as the channels, where other sizes do
+    not.
+    """
     pairs = zip(_guarded(graph), _guarded(other), strict=True)
-    return [mine for mine, its in pairs if mine.args[1] != its.args[1]]
+    return [mine for mine, its in pairs if mine.args[1] != its.args[1] or _splits_what_stays(mine, its)]
+
+
+def _splits_what_stays(guard: fx.Node, other: fx.Node) -> bool:
+    sizes = [_size_counted(node) for node in (guard, other)]
+    return sizes[0] is not None and sizes[0] == sizes[1]
+
+
+def _size_counted(guard: fx.Node) -> int | None:
+    """The size of the axis whose parts are counted; None where something else is."""
+    number = guard.all_input_nodes[0]
+    return size_split(number.all_input_nodes[0]) if number.target is len else None
 
 
 def needs_more_sizes(idle: fx.Node) -> bool:

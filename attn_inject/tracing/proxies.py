@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from .lengths import is_given, split_axis
 from .nodes import has_value, value_of
 from .writes import index_assign, written
 
@@ -145,16 +146,23 @@ def _is_whole_number(part: Any) -> bool:
 
 
 class DictProxy(FollowingProxy):
-    """A dict whose keys are facts and whose values are not."""
+    """A dict whose keys are facts and whose values are not; which keys the model is given is decided."""
 
     @property
     def __iter__(self) -> Callable[[], Iterator[Any]]:
         return lambda: iter(self.keys())
 
+    def __len__(self) -> int:
+        return len(self.keys())
+
     def __contains__(self, item: Any) -> bool:
+        if is_given(self.node):
+            return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
         return item in value_of(self.node)
 
     def keys(self) -> Any:
+        if is_given(self.node):
+            return list(self.tracer.hold(self.node, tuple))  # type: ignore[attr-defined]
         return list(value_of(self.node))
 
     def values(self) -> list[Any]:
@@ -164,12 +172,18 @@ class DictProxy(FollowingProxy):
         return [(key, self[key]) for key in self.keys()]
 
     def get(self, key: Any, default: Any = None) -> Any:
-        known = value_of(self.node).keys()
-        return self[key] if key in known else default
+        if key in self:
+            return self[key]
+        return default
 
 
 class SequenceProxy(FollowingProxy):
-    """A tuple or a list: sizes, parts of a split, what a module gives."""
+    """A tuple or a list: sizes, parts of a split, what a module gives; how many there are may be decided by sizes."""
+
+    def __len__(self) -> int:
+        if has_value(self.node) and (is_given(self.node) or split_axis(self.node) is not None):
+            return int(self.tracer.hold(self.node, len))  # type: ignore[attr-defined]
+        return super().__len__()
 
 
 # What `match` asks before it takes something apart.

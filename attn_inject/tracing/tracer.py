@@ -40,11 +40,12 @@ from .compiled import as_written
 from .draws import Draws
 from .factories import factories_followed
 from .frames import CallStack, as_handed_over, values_in, with_nodes
-from .guards import PLACES, asks_for_places, guarded, line_of_code
+from .guards import ARGUMENTS, PLACES, asks_for_places, guarded, line_of_code
 from .held_weights import HeldWeights
 from .hooks import Hooks
 from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
+from .lengths import is_given
 from .modes import Modes
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
@@ -301,10 +302,15 @@ class Tracer(fx.Tracer):
         if self.open_modules and self.leaves.checks_ranks_alone(self.open_modules[-1]):
             # One that code has put into another mode; elsewhere it is a single call, which is no guard.
             return outcome
+        return self.hold(node, convert)
+
+    def hold(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
+        """What `convert` makes of the value of `node`, which the graph holds for: a guard."""
+        outcome = convert(value_of(node))
         if (node, convert) not in self._decided:
             self._decided[node, convert] = outcome
             number = node if outcome is value_of(node) else self.create_node("call_function", convert, (node,), {})
-            about = (PLACES,) if asks_for_places(node) else ()
+            about = (PLACES,) if asks_for_places(node) else (ARGUMENTS,) if is_given(node) else ()
             self.create_node("call_function", guarded, (number, outcome, line_of_code(), *about), {})
         return outcome
 
@@ -336,7 +342,7 @@ class Tracer(fx.Tracer):
 
         def call(_root: nn.Module, *values: Any) -> Any:
             for node, text in self._texts:
-                self.create_node("call_function", guarded, (node, text, f"the argument {node.target}"), {})
+                self.create_node("call_function", guarded, (node, text, f"the argument {node.target}", ARGUMENTS), {})
             given = zip((name for name, _ in signature.named), values[len(positional) :], strict=True)
             return forward(*values[: len(positional)], **dict(given), **chosen)
 
