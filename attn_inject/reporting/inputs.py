@@ -38,7 +38,7 @@ def report_inputs(
         if given is not None:
             given = replace(given, fixed=chosen_arguments(original.forward, part.fixed))
     if given is not None and input_size is None:
-        return given.map_tensors(lambda x: x.to("meta", dtype if x.is_floating_point() else x.dtype))
+        return given.on_meta().map_tensors(lambda x: x.to(dtype) if x.is_floating_point() else x)
     if given is not None and len(given.tensors) > 1:
         raise AttnInjectError("input_size is for models with one input: give example_inputs, with one value for each")
     one = image(*_size(original, plan, input_size), dtype=dtype)

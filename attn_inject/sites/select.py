@@ -22,7 +22,7 @@ from .plain import find_plain
 from .reasons import NOT_TRAINED, RUNS_MODULES, TRAIN_DIFFERS
 from .residual import cells_of, find_differences, find_residual
 from .stage import find_stages, spatial_size, stage_number
-from .trained import with_gradients
+from .trained import with_gradients, written_by_the_model
 
 
 def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSites:
@@ -87,8 +87,11 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
 
 def _leave_what_is_not_trained(first: GraphSites, train: GraphSites, graphs: Mapping[str, fx.Graph]) -> None:
     """R15."""
-    trained = with_gradients(graphs.get("train") or next(iter(graphs.values())))
-    for key in [key for key in first.anatomies if not any(one.gated in trained for one in train.anatomies[key])]:
+    graph = graphs.get("train") or next(iter(graphs.values()))
+    trained, is_written = with_gradients(graph), written_by_the_model(graph)
+    for key in list(first.anatomies):
+        if any(one.gated in trained for one in train.anatomies[key]) or is_written(key[1]):
+            continue
         operation = {"residual": "add", "mixed": "concat"}.get(key[0], "block")
         first.refusals.extend(Refusal(one.join, operation, NOT_TRAINED, one) for one in first.anatomies.pop(key))
 

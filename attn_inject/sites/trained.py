@@ -3,11 +3,14 @@
 R15. A value that no gradient comes back to is no site: it is computed under `no_grad` (a frozen teacher), or only what
 is detached from it, or its indices, reach the outputs.
 
-Asked of the train graph. The data flow of a run does not say where gradients were switched off.
+Asked of the train graph. The data flow of a run does not say where gradients were switched off. A teacher whose weights
+the model's own forward writes (an average of the student's) is left a site: attention in the student alone would part
+the two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +20,15 @@ from torch.utils._pytree import tree_leaves
 from ..tracing.nodes import value_of
 from ..tracing.regions import SET_GRAD_MODE
 from .operations import name_of, numbers_read
+from .written import tensors_written
 
 _CUTS = frozenset({"detach", "argmax", "argmin"})
+
+
+def written_by_the_model(graph: fx.Graph) -> Callable[[str], bool]:
+    """Whether the graph writes into the weights of the block at a path."""
+    paths = set(tensors_written(graph))
+    return lambda block: any(path.startswith(f"{block}.") or not block for path in paths)
 
 
 def with_gradients(graph: fx.Graph) -> set[fx.Node]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..sites.operations import name_of
+from ..sites.written import tensors_written
 from ..tracing.alias import alias, copied, own_once
 from ..tracing.checkpoints import quiet_checkpoints
 from ..tracing.draws import Draws, own_generators, reseed
@@ -18,13 +18,8 @@ from ..tracing.hooks import Hooks
 from ..tracing.injected import InjectedModule
 from ..tracing.onlookers import shielded
 from ..tracing.restoring import as_it_was, aside_in_mode, written_with_modes
-from ..tracing.spelled import is_writing
 from ..tracing.trace import MODES
 from ..tracing.values import fetch
-
-# Beside the functions that say so by their name.
-_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem", "index_assign"}
-_WITH_STATISTICS = {"batch_norm", "instance_norm"}
 
 
 class Runs:
@@ -116,21 +111,4 @@ def alone_in_eval(part: InjectedModule) -> nn.Module:
 
 def writes_weights(model: nn.Module, graphs: Iterable[fx.Graph]) -> bool:
     """Whether one of its graphs changes a parameter, or a view of it, in place, as forced weight norms do."""
-    for graph in graphs:
-        of_weights: set[Any] = set()
-        for node in graph.nodes:
-            if node.op == "get_attr" and isinstance(fetch(model, str(node.target)), nn.Parameter):
-                of_weights.add(node)
-            elif node.op in ("call_method", "call_function"):
-                # Those of `torch.nn.init` are called by name.
-                first = next(iter((*node.args, *node.kwargs.values())), None)
-                into = {*(first if isinstance(first, (list, tuple)) else [first]), node.kwargs.get("out")} & of_weights
-                name = name_of(node)
-                if into and (name in _IN_PLACE or is_writing(name) or node.kwargs.get("out") in into):
-                    return True
-                # Somebody's statistics may be parameters that want no gradient.
-                statistics = (*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var"))
-                if name in _WITH_STATISTICS and not of_weights.isdisjoint(statistics):
-                    return True
-                of_weights.update([node] if into else ())
-    return False
+    return any(isinstance(fetch(model, path), nn.Parameter) for graph in graphs for path in tensors_written(graph))

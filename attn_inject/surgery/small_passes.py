@@ -17,8 +17,12 @@ TRIAL_EXTENTS = (32, 64, 128, 192)
 
 
 def doubled(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same in a batch of two of each: statistics need more than one value."""
-    return tuple(torch.cat([x, x.flip(-1)]) if isinstance(x, torch.Tensor) and x.dim() else x for x in inputs)
+    """The same in a batch of two of each: statistics need more than one value. A map comes again mirrored."""
+    return tuple(torch.cat([x, _mirrored(x)]) if isinstance(x, torch.Tensor) and x.dim() else x for x in inputs)
+
+
+def _mirrored(x: torch.Tensor) -> torch.Tensor:
+    return x.flip(-1) if x.is_floating_point() and x.dim() > 2 else x
 
 
 def size_of(inputs: tuple[Any, ...]) -> str:

@@ -64,9 +64,20 @@ def _version(tensor: torch.Tensor) -> int | None:
 def shapes(value: Any) -> Any:
     """`to_meta`; a tensor whose kind has no shape (nested, quantized) is a tensor still, but no map."""
     try:
-        return to_meta(value)
+        return to_meta(unpacked(value))
     except (NotImplementedError, RuntimeError):
         return torch.empty(0, device="meta")
+
+
+def unpacked(structure: Any) -> Any:
+    """The same with plain tuples in the place of those whose class checks what it is made of (`PackedSequence`)."""
+    kind = type(structure)
+    if kind is dict:
+        return {key: unpacked(part) for key, part in structure.items()}
+    if kind in (tuple, list):
+        return kind(map(unpacked, structure))
+    checks = isinstance(structure, tuple) and hasattr(kind, "_fields") and "__new__" in vars(kind)
+    return tuple(structure) if checks and "_fields" not in vars(kind) else structure
 
 
 def read_out(result: Any) -> Any:

@@ -28,10 +28,17 @@ class SizeError(TraceError):
         super().__init__(f"{self.reason}; pass another input_size, or example_inputs")
 
 
+# "1D meta Long tensor" is one, too.
+_OF_META = re.compile(r"\bmeta (\w+ )?(tensor|device)")
+
+
 def is_data_dependent(error: Exception) -> bool:
     """Whether what is missing is data, which no other input size would bring."""
-    return isinstance(error, (Unfollowable, NotImplementedError)) or any(
-        words in str(error) for words in ("meta tensor", "meta device", _NO_GRADIENT)
+    said = str(error)
+    return (
+        isinstance(error, (Unfollowable, NotImplementedError))
+        or _NO_GRADIENT in said
+        or _OF_META.search(said) is not None
     )
 
 

@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from types import MethodType
 from typing import Any
 
 from torch import fx, nn
@@ -116,8 +117,9 @@ def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any]) -
     >>> parameters_of(Net, ["x"], {"scale": 2.0, "deep": False})
     "self, x, scale=inj_fixed['scale'], *, deep=inj_fixed['deep']"
     """
-    own = inspect.signature(face.forward).parameters  # type: ignore[attr-defined]
-    order = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"]
+    # Called on an object, so that its first parameter, whatever its name, is none of them.
+    own = inspect.signature(MethodType(face.forward, object())).parameters  # type: ignore[attr-defined]
+    order = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     leading = _leading(own, order, places, fixed)
     following = order[len(leading) :] if leading else []
     by_position: list[str] = []

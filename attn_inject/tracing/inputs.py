@@ -12,7 +12,6 @@ from torch import fx, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from .nodes import has_value, is_named, value_of
-from .values import to_meta
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Inputs:
         def sized(tensor: torch.Tensor) -> torch.Tensor:
             is_batched = tensor.dim() > 0 and tensor.shape[0] == batch
             shape = (number, *tensor.shape[1:]) if is_batched else tensor.shape
-            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+            return with_numbers(torch.empty(shape, dtype=tensor.dtype, device="meta"), numbers_of(tensor, batch))
 
         return self.map_tensors(sized)
 
@@ -80,8 +79,9 @@ class Inputs:
         return self.map(fresh)
 
     def on_meta(self) -> Inputs:
-        """The same on the meta device."""
-        return self.map(to_meta)
+        """The same on the meta device, which knows the numbers of those that are not floating-point."""
+        batch = self.batch
+        return self.map_tensors(lambda tensor: with_numbers(tensor.detach().to("meta"), numbers_of(tensor, batch)))
 
     def resized(self, times: int, plus: int) -> Inputs:
         """One image more in the batch, each extent so many times what it was and so much more."""
@@ -110,21 +110,67 @@ def image(*size: int, dtype: torch.dtype = torch.float32) -> Inputs:
     return Inputs((torch.empty(1, *size, dtype=dtype, device="meta"),))
 
 
-def real_values(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
-    """Values of the same sizes to run on: floating-point tensors are normal, in `dtype` if given, others are zero.
+@dataclass(frozen=True)
+class Numbers:
+    """The whole numbers or truth values that a caller gave, and with how many images."""
 
-    Zeros are indices, masks and switches that every model takes. The same sizes give the same values.
+    held: torch.Tensor
+    images: int
+
+    def in_shape(self, shape: torch.Size, images: int) -> torch.Tensor | None:
+        """Row by row, and from the first on again; None in another shape, or with fewer images.
+
+        One that a number stands for may be among those that are left out.
+        """
+        if images < self.images or shape[1:] != self.held.shape[1:] or len(shape) != self.held.dim():
+            return None
+        return self.held if shape == self.held.shape else self.held[torch.arange(shape[0]) % len(self.held)]
+
+
+def numbers_of(tensor: torch.Tensor, images: int) -> Numbers | None:
+    """Those of a tensor that came with so many images; None of floating-point ones, and of many."""
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.numel() > _MOST_NUMBERS:
+        return None
+    if tensor.is_meta:
+        known: Numbers | None = getattr(tensor, "_numbers", None)
+        return known
+    return Numbers(tensor.detach().clone(), images)
+
+
+def with_numbers(shaped: torch.Tensor, numbers: Numbers | None) -> torch.Tensor:
+    """A tensor on the meta device that knows them."""
+    if numbers is not None:
+        shaped._numbers = numbers  # type: ignore[attr-defined]
+    return shaped
+
+
+_MOST_NUMBERS = 2**20
+
+
+def real_values(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
+    """Values of the same sizes to run on: normal ones for maps, in `dtype` if given; the caller's own whole numbers.
+
+    Of whole numbers that nobody gave, zeros are indices, masks and switches that every model takes; and in floating
+    point numbers below 1, for what is no map: code may make indices of them, which compiled code does not check. The
+    same sizes give the same values.
     """
     generator = torch.Generator().manual_seed(0)
+    images = Inputs(values).batch
 
     def real(value: torch.Tensor) -> torch.Tensor:
         if value.is_floating_point():
-            return torch.randn(value.shape, generator=generator, device="cpu").to(
-                device=device, dtype=dtype or value.dtype
-            )
-        return torch.zeros(value.shape, dtype=value.dtype, device=device)
+            draw = torch.randn if value.dim() > 2 else torch.rand
+            return draw(value.shape, generator=generator, device="cpu").to(device=device, dtype=dtype or value.dtype)
+        return whole_numbers(value, images).to(device, copy=True)
 
     return tuple(tree_map_only(torch.Tensor, real, value) for value in values)
+
+
+def whole_numbers(tensor: torch.Tensor, images: int) -> torch.Tensor:
+    """Those that a caller gave, for so many images; zeros where nobody did."""
+    numbers = numbers_of(tensor, images)
+    held = None if numbers is None else numbers.in_shape(tensor.shape, images)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu") if held is None else held
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

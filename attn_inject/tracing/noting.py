@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_map_only
 
-from .contents import LEVELS, Versions, changed, parts, shapes, tensors_given, tensors_held, unchanged
+from .contents import LEVELS, Versions, changed, parts, shapes, tensors_given, tensors_held, unchanged, unpacked
 from .frames import CallStack
 from .nodes import Frame, leaves_torch, note_return, set_frame, set_place, set_value
 from .origins import Origins
@@ -104,7 +104,7 @@ class Notes:
         `before` are the tensors that it was given: one that it gives back as it was, among other things, stays known as
         what it was.
         """
-        given, named = map_aggregate((args, kwargs), self._argument)
+        given, named = map_aggregate(unpacked((args, kwargs)), self._argument)
         node = self.graph.create_node(op, target, given, named)
         set_frame(node, self.stack.innermost)
         if op in ("call_function", "call_method"):
@@ -130,7 +130,7 @@ class Notes:
         return self.node_of(value) if isinstance(value, torch.Tensor) else value
 
     def as_nodes(self, structure: Any) -> Any:
-        return tree_map_only(torch.Tensor, self.node_of, structure)
+        return tree_map_only(torch.Tensor, self.node_of, unpacked(structure))
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that gives a tensor: noted, a weight's, of what is known to have gone into it, or a constant's."""

@@ -12,7 +12,7 @@ from .caches import nothing_kept
 from .explain import SizeError
 from .inputs import Inputs
 from .nodes import has_value, set_value, value_of
-from .values import Values, to_meta
+from .values import Values
 
 
 def propagate(
@@ -38,13 +38,13 @@ def propagate(
 
 
 def _propagated(values: Values, graph: fx.Graph, inputs: tuple[Any, ...], known: fx.Graph | None) -> Any:
-    given = iter(inputs)
+    given = iter(Inputs(inputs).on_meta().values)
     twins = {} if known is None else {node.name: node for node in known.nodes}
     for node in graph.nodes:
         twin = twins.get(node.name)
         try:
             if node.op == "placeholder":
-                set_value(node, to_meta(next(given)))
+                set_value(node, next(given))
             elif twin is not None and _does_as(node, twin):
                 set_value(node, value_of(twin))
             else:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from ..errors import TraceError
 from .explain import CodeError
-from .inputs import Inputs
+from .inputs import Inputs, whole_numbers
 from .shapes import inputs_to_try
 from .trace import Subject, Trace
 
@@ -62,18 +62,18 @@ def _with_weights(model: nn.Module) -> nn.Module:
 def real_inputs(inputs: Inputs, model: nn.Module) -> Inputs:
     """The values that `model` is recorded on, which has shapes as `inputs` has them."""
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    return inputs.map(lambda value: _real(value, device))
+    return inputs.map(lambda value: _real(value, device, inputs.batch))
 
 
-def _real(value: object, device: torch.device) -> object:
-    """Random values of the same shapes, on the model's device; the same every time."""
+def _real(value: object, device: torch.device, images: int) -> object:
+    """Random values of the same shapes, on the model's device; the same every time. Whole numbers are as given."""
     generator = torch.Generator().manual_seed(0)
 
     def filled(part: object) -> object:
         if not isinstance(part, torch.Tensor):
             return part
         if not part.is_floating_point():
-            return torch.zeros(part.shape, dtype=part.dtype, device=device)
+            return whole_numbers(part, images).to(device)
         return torch.rand(part.shape, generator=generator, device="cpu").to(device=device, dtype=part.dtype)
 
     return tree_map(filled, value)
