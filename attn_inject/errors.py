@@ -83,5 +83,8 @@ def nearest(word: str, known: Iterable[str], *, count: int = 1) -> str:
 
 def resembling(word: str, known: Iterable[str], *, count: int) -> list[str]:
     """The at most `count` known words that `word` is most likely a slip of, best first."""
+    words = list(known)
+    # Small or capital letters are the commonest slip.
+    same = [each for each in words if each.lower() == word.lower()]
     # The comparison takes time that grows with the product of the lengths, and a word may come from a file.
-    return difflib.get_close_matches(word[:60], list(known), count)
+    return same[:count] or difflib.get_close_matches(word[:60], words, count)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..errors import AttentionError, nearest
+from .option_types import must_fit
 
 # Arguments that the plan decides, not the user.
 _RESERVED = ("init", "ndim", "self")
@@ -61,8 +62,10 @@ class Attention:
             )
         return replace(self, given={}), {**self.given, **options}
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Refuse options that the attention does not take.
+    def check_options(self, options: Mapping[str, Any], *, numbers: bool = False) -> None:
+        """Refuse options that the attention does not take, and values of another kind than the library's own take.
+
+        With `numbers`, also what is no finite number, as the attention's own code would say in its words.
 
         Raises:
             AttentionError: names the right ones.
@@ -71,10 +74,14 @@ class Attention:
         for name in options:
             if name in self.options or (self.open_options and name not in _RESERVED):
                 continue
+            if name == "init":
+                raise AttentionError(f"{self.name} takes init by itself, as in init='identity', and as no option")
             known = ", ".join(self.options) or "none"
             raise AttentionError(
                 f"{self.name} has no option {name!r}{nearest(name, self.options)}; its options: {known}"
             )
+        if str(getattr(self.factory, "__module__", "")).startswith(f"{__package__}."):
+            must_fit(self.name, self.factory, options, numbers=numbers)
 
 
 def foreign(name: str, factory: Callable[..., Any]) -> Attention:

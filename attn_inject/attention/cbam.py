@@ -1,11 +1,11 @@
 """Convolutional Block Attention Module: Woo, Park, Lee, Kweon, "CBAM", https://arxiv.org/abs/1807.06521
 
     F'  = F * M_c(F),    M_c(F) = sigma(MLP(avg F) + MLP(max F)), over the spatial axes     (equations 1 and 2)
-    F'' = F' * M_s(F'),  M_s(F) = sigma(conv_k([max F; avg F])), over the channels          (equations 1 and 3)
+    F'' = F' * M_s(F'),  M_s(F) = sigma(conv_k([avg F; max F])), over the channels          (equations 1 and 3)
 
 one MLP C -> C/r -> C for both pools, r = 16; k = 7. The authors' code differs from the text: the MLP's layers have
 biases, a batch norm (momentum 0.01) follows the convolution, and the maximum comes first in the concatenation. That is
-the default; `bias=False, norm=False` is the text.
+the default; `bias=False, norm=False` is the text, but for that order, which is one of the weights alone.
 
 ultralytics' module of that name has the spatial gate and, for the channels, one layer over the average alone.
 

@@ -20,7 +20,10 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
     whole_number("channels", channels)
     if not gamma:
         raise AttentionError("gamma must not be 0")
-    t = int(abs((math.log2(channels) + b) / gamma))
+    wanted = abs((math.log2(channels) + b) / gamma)
+    if wanted > 2 * channels + 1:
+        raise AttentionError(f"gamma {gamma} and b {b} ask for a kernel of {wanted:.3g} over {channels} channels")
+    t = int(wanted)
     return t if t % 2 else t + 1
 
 

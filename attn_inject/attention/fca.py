@@ -66,7 +66,14 @@ def frequencies_of(wanted: str | Sequence[Sequence[int]], ndim: int) -> list[lis
     given = [list(each) for each in wanted]
     if not given or any(len(each) != ndim for each in given):
         raise AttentionError(f"frequencies must be tuples of {ndim}, one number for each axis; got {wanted!r}")
-    return [[whole_number("frequencies", number, 0) for number in each] for each in given]
+    numbers = [[whole_number("frequencies", number, 0) for number in each] for each in given]
+    if any(number > _HIGHEST for each in numbers for number in each):
+        # Beyond the grid of 7 they are the lower ones again, or their negatives.
+        raise AttentionError(f"frequencies go from 0 to {_HIGHEST}; got {wanted!r}")
+    return numbers
+
+
+_HIGHEST = 6
 
 
 def basis(frequency: torch.Tensor, extent: int, orthonormal: bool) -> torch.Tensor:  # noqa: FBT001  # for torch.jit

@@ -81,6 +81,6 @@ class GAM(nn.Module):
         spatial = torch.sigmoid(self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))))
         if self.groups > 1:
             flat = positions(spatial)
-            grouped = flat.reshape(flat.shape[0], self.groups, -1, flat.shape[2])
+            grouped = flat.reshape(flat.shape[0], self.groups, flat.shape[1] // self.groups, flat.shape[2])
             spatial = shaped_like(grouped.transpose(1, 2).flatten(1, 2), x)
         return x * spatial

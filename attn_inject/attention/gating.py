@@ -58,6 +58,18 @@ def whole_number(label: str, value: object, least: int = 1) -> int:
     return value
 
 
+def above_zero(label: str, value: object) -> float:
+    """`value` as a finite number above 0.
+
+    Raises:
+        AttentionError: it is not.
+
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise AttentionError(f"{label} must be a number above 0, got {value!r}")
+    return float(value)
+
+
 def _gain(gain: float | None, init: str) -> float:
     """g, the factor of the gate.
 
@@ -67,11 +79,10 @@ def _gain(gain: float | None, init: str) -> float:
     """
     if gain is None:
         return 2.0 if init == "identity" else 1.0
-    if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain < math.inf:
-        raise AttentionError(f"gain must be a number above 0, got {gain!r}")
-    if init == "identity" and gain != 2:
+    factor = above_zero("gain", gain)
+    if init == "identity" and factor != 2:
         raise AttentionError(f"init='identity' needs gain 2 (twice the gate's half), got {gain!r}")
-    return float(gain)
+    return factor
 
 
 @fx.wrap

@@ -1,4 +1,4 @@
-"""Gaussian Context Transformer: Ruan, Wang, Wen, Zheng, CVPR 2021,
+"""Gaussian Context Transformer: Ruan, Wang, Zheng, Zheng, Zheng, CVPR 2021,
 https://openaccess.thecvf.com/content/CVPR2021/html/Ruan_Gaussian_Context_Transformer_CVPR_2021_paper.html
 
     y  = mean of x over space
@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import AttentionError
-from .gating import ChannelGate, whole_number
+from .gating import ChannelGate, above_zero, whole_number
 from .layers import at_least_float32
 from .statistics import deviation
 
@@ -60,7 +60,7 @@ class GaussianGCT(ChannelGate):
         # No sigmoid: rewrites that work one out themselves leave it alone.
         self.gate_name = "exp"
         self.c, self.alpha, self.beta = _above_zero("c", c), _above_zero("alpha", alpha), _above_zero("beta", beta)
-        self.eps = eps
+        self.eps = above_zero("eps", eps)
         self.theta = nn.Parameter(torch.zeros(())) if learn else None
 
     def squeeze(self, pooled: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from .gating import ChannelGate, choice, whole_number
+from .gating import ChannelGate, above_zero, choice, whole_number
 from .layers import at_least_float32
 from .statistics import positions
 
@@ -47,7 +47,7 @@ class GCT(ChannelGate):
         super().__init__(init=init, gain=2.0)
         whole_number("channels", channels)
         self.squared = choice({"l2": True, "l1": False}, "norm", norm)
-        self.eps = eps
+        self.eps = above_zero("eps", eps)
         self.eps_of_mean = eps / channels if choice({"code": False, "text": True}, "form", form) else eps
         self.alpha = nn.Parameter(torch.ones(channels))
         self.gamma = nn.Parameter(torch.zeros(channels))

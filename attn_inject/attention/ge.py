@@ -203,6 +203,10 @@ def gather_excite(
     rectified: bool = choice({"code": True, "text": False}, "form", form)
     if whole_number("extent", extent, 0) & (extent - 1) or extent == 1:
         raise AttentionError(f"extent must be 0 (global) or a power of two from 2, got {extent}")
+    if size is not None and variant == "theta-minus":
+        raise AttentionError(
+            "size is for the variants with parameters, theta and theta-plus: leave it out, or choose one"
+        )
     width, fitted, unmet = fitted_width(channels, reduction)
     hidden = {"theta-minus": None, "theta": 0, "theta-plus": width}[variant]
     if hidden is None:

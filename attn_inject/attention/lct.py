@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from .gating import ChannelGate, largest_divisor, whole_number
+from .gating import ChannelGate, above_zero, largest_divisor, whole_number
 from .layers import at_least_float32
 
 fx.wrap("at_least_float32")
@@ -47,7 +47,7 @@ class LCT(ChannelGate):
         self.groups = largest_divisor(most, channels)
         fitted = f"with groups {groups} fitted to {self.groups}"
         self.adjustments: tuple[str, ...] = (fitted,) if self.groups != groups else ()
-        self.eps = eps
+        self.eps = above_zero("eps", eps)
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels) if init == "identity" else torch.ones(channels))
 

@@ -1,4 +1,4 @@
-"""Mixed Local Channel Attention: Wan, Lu, Shen, Xu, Zhang, "Mixed local channel attention for object detection",
+"""Mixed Local Channel Attention: Wan, Lu, Shen, Xu, Lang, Ren, "Mixed local channel attention for object detection",
 Engineering Applications of Artificial Intelligence 123, 2023, https://doi.org/10.1016/j.engappai.2023.106442
 
     L = x pooled to s x s patches;   g = mean of L

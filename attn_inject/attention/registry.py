@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AttentionError, nearest
+from ..errors import AttentionError, first_line, nearest
 from ..files.imported import own_code, raised
 from ..types import Init, Insertion, Plan
 from .base import Attention, foreign, options_of, parameters_of
@@ -163,6 +163,7 @@ def build(
 
     attention, arguments = resolve(attention).settled(options or {})
     attention.check_options(arguments)
+    arguments_given = dict(arguments)
     if attention.ndim not in (None, ndim):
         named = ", ".join(PAPERS)
         raise AttentionError(
@@ -178,9 +179,10 @@ def build(
         module = attention.factory(channels, **arguments)
     except AttentionError:
         raise
-    except (TypeError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError) as error:
+        attention.check_options(arguments_given, numbers=True)
         raise AttentionError(
-            f"{attention.name} cannot be made for {channels} channels: {str(error) or type(error).__name__}; "
+            f"{attention.name} cannot be made for {channels} channels: {first_line(error) or type(error).__name__}; "
             "give it other options, or leave such sites out (exclude, min_channels)"
         ) from error
     if not isinstance(module, nn.Module):
@@ -205,7 +207,7 @@ def _by_name(name: str) -> Attention:
         from .timm_made import timm_attention
 
         return timm_attention(name)
-    if ":" in name:
+    if all(name.partition(":")):
         return foreign(name, _imported(name))
     if name == "none":
         raise AttentionError("'none' takes attention out: it has no options, and makes no module")
@@ -251,5 +253,9 @@ def _imported(name: str) -> Callable[..., Any]:
 def _mend(name: str) -> str:
     head, _, rest = name.partition(":")
     if head in names():
-        return f"; options of {head} are key=value, as in {head}:{(*resolve(head).options, 'key')[0]}={rest or 'VALUE'}"
+        options = resolve(head).options
+        key, _, value = rest.partition("=")
+        option = key if key in options else (*options, "key")[0]
+        shown = (value if key in options else rest).strip("=") or "VALUE"
+        return f"; options of {head} are key=value, as in {head}:{option}={shown}"
     return "; give package.module:Class or file.py:Class, or use register_attention"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from .gating import choice, largest_divisor, whole_number
+from .gating import above_zero, choice, largest_divisor, whole_number
 from .layers import at_least_float32
 from .statistics import deviation, positions, shaped_like
 
@@ -45,7 +45,7 @@ class SGE(nn.Module):
         self.groups = largest_divisor(whole_number("groups", groups), whole_number("channels", channels))
         fitted = f"with groups {groups} fitted to {self.groups}"
         self.adjustments: tuple[str, ...] = (fitted,) if self.groups != groups else ()
-        self.eps = eps
+        self.eps = above_zero("eps", eps)
         self.unbiased: bool = choice({"code": True, "text": False}, "form", form)
         self.weight = nn.Parameter(torch.zeros(self.groups, 1))
         self.bias = nn.Parameter(torch.ones(self.groups, 1))

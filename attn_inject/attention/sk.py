@@ -11,7 +11,7 @@ In SKNet it *replaces* the 3x3 convolution of every bottleneck (placement `repla
 follow that convolution stay, where SKNet has none.
 
 timm's SelectiveKernel gives each branch a part of the channels unless `split_input=False`, does not group, and rounds
-d.
+d, which has no least width there.
 
 Parameters for C -> D, with g groups and n spatial axes: M (D (C/g) 3^n + 2 D) + D d + 2 d + M d D.
 """

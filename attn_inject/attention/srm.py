@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from .gating import ChannelGate, choice, whole_number
+from .gating import ChannelGate, above_zero, choice, whole_number
 from .layers import Norm, at_least_float32
 from .statistics import deviation, positions
 
@@ -45,7 +45,7 @@ class SRM(ChannelGate):
     ) -> None:
         super().__init__(gate=gate, init=init)
         whole_number("channels", channels)
-        self.eps = eps
+        self.eps = above_zero("eps", eps)
         self.unbiased: bool = choice({"code": True, "text": False}, "form", form)
         self.weight = nn.Parameter(torch.zeros(channels, 2))
         self.norm = Norm(channels)

@@ -22,12 +22,12 @@ _LEAST = {int: 1, bool: 0}
 # How timm's default of a name differs from the library's own of that name, in its code.
 _UNLIKE_OURS = {
     "se": "biases, and a hidden width rounded to a multiple of 8: what --preset timm gives se",
-    "eca": "the same function",
+    "eca": "the same function, but a kernel of 3 at least (for fewer than 8 channels)",
     "cbam": "no biases in its MLP, and the mean before the maximum",
     "coord": "no biases, and a hidden width of C/24 rounded to a multiple of 8",
     "ela": "a convolution for each direction, a SiLU before each sigmoid, and norms of one group",
-    "ge": "gathers by one mean over the whole map, without weights of its own",
-    "gc": "multiplies by a gate, where gc adds the context",
+    "ge": "gathers by one mean over the whole map, as ge does, and then has an MLP C -> C/16 -> C",
+    "gc": "multiplies by a gate, where gc adds the context, and a hidden width of C/8 rounded to a multiple of 8",
     "sk": "each branch gets a part of the channels, and does not group them",
 }
 # Divisible by 7 and by 8, the blocks that timm's windowed attentions cut a map into.

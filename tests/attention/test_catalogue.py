@@ -66,12 +66,14 @@ def test_where_timm_has_the_name_too_it_is_said_how_it_differs() -> None:
         if name in library_names():
             assert both[f"timm:{name}"]
             assert not both[name]
-    # The one that is said to be the same is.
+    # The one that is said to be the same is, but where it is said not to be.
     ours, theirs = build("eca", 64), build("timm:eca", 64)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 64, 5, 7)
-    assert both["timm:eca"] == "the same function"
+    assert both["timm:eca"] == "the same function, but a kernel of 3 at least (for fewer than 8 channels)"
     assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+    kernels = {c: [build(name, c).conv.kernel_size for name in ("eca", "timm:eca")] for c in (7, 8)}
+    assert kernels == {7: [(1,), (3,)], 8: [(3,), (3,)]}
 
 
 def test_what_is_kept_is_made_anew_when_the_code_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
