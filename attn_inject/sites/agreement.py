@@ -7,7 +7,8 @@ R9. Adds that the same code makes at the same place get one verdict.
        operands: the innermost turn of an hourglass, or of a U-Net's decoder, looks like a block for the lack of a
        deeper one.
     b. In a loop, an add is no block's if no more of its turns are than are fusions: the first of several summed maps
-       looks like a shortcut.
+       looks like a shortcut. Nor if one of its turns adds to what is no value of the network: a state that starts from
+       nothing and is refined (the flow of RAFT).
     c. An add whose block convolves the branch but does not bend it is none if no more of its brothers are than are
        fusions: only what came before the first block (a stem that parts into two streams) made it look like one.
     d. An add is a site where its brothers are though its shortcut is bent (a projection with an activation of its own),
@@ -35,6 +36,7 @@ from .flow import Flow
 from .outputs import sums_of_outputs
 from .reasons import (
     BENDS_ELSEWHERE,
+    CONSTANT,
     FUSION,
     MULTI_RESOLUTION,
     ONE_OF_A_LOOP,
@@ -42,6 +44,7 @@ from .reasons import (
     OUTPUTS,
     REPARAMETERISED,
     SPLIT_SCALE,
+    STATE,
 )
 from .residual import site_at
 from .resolution import climbs
@@ -100,6 +103,10 @@ def _leave_first_turns(group: list[fx.Node], taken: Taken, refused: Refused) -> 
     for node in group:
         turns[frame_of(node)].append(node)
     for loop in turns.values():
+        if any(refused.get(node) == CONSTANT for node in loop):
+            for node in [node for node in loop if node in taken]:
+                del taken[node]
+                refused[node] = STATE
         _leave_unless_more([node for node in loop if node in taken], loop, taken, refused, ONE_OF_A_LOOP)
 
 

@@ -15,6 +15,8 @@ DIFFERENCE = "subtracts one map from another (an error, a difference), and adds 
 SAMPLE = "adds drawn numbers, scaled (a sample around the other operand): R11"
 MULTI_RESOLUTION = "adds maps of several resolutions (multi-resolution fusion): R6"
 CELL_COMBINATION = "a part of a concat of sums (cell combination): R7"
+CONSTANT = "adds a parameter or a constant (position embedding, bias): R1"
+STATE = "a turn of its loop adds to no value of the network: the loop refines a state: R9"
 ONE_OF_A_LOOP = "the other adds of its loop are no block's, so this one is none: R9"
 BENDS_ELSEWHERE = "its block bends no branch, and the same add is a fusion elsewhere: R9"
 
@@ -34,6 +36,8 @@ TRAIN_DIFFERS = "not a site in train mode, where the model computes something el
 
 NOT_TRAINED = "no gradient comes back to it (no_grad, detach or indices), so its gate would never be trained: R15"
 
+MODULATION = "scales and shifts one map by what another gives (a condition): R16"
+
 OUTPUTS = "adds up what several blocks put out, and ends none of them (skip outputs): R14"
 
 RULES = {
@@ -52,6 +56,7 @@ RULES = {
     "R13": "what is a site in eval mode alone is none: its gate would never be trained",
     "R14": "what blocks put out beside their ends, added up, ends no block (WaveNet, Conv-TasNet)",
     "R15": "what no gradient comes back to is none: its gate would never be trained (a frozen teacher)",
+    "R16": "a map that is scaled and shifted by convolutions of a condition (SPADE) ends no block there",
     "M1": "a mixed block joins at least two feature maps along the channel axis",
     "M2": "its parts come from one fork",
     "M3": "its parts are parallel: none of them is on the way to another, and none is the fork",

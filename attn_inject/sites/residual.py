@@ -21,7 +21,7 @@ R11. An operand that is normal numbers drawn at each position, scaled, is the sp
      R10 are in `agreement`, R14 is in `outputs`, R8 (which value is gated) in `gated`.
 R12. Modules that a function runs by itself, with a backward of its own (a reversible network's), are not looked into.
 R13. What is no site in train mode is none in eval mode (`select`).
-R15. What no gradient comes back to is none (`trained`).
+R15. What no gradient comes back to is none (`trained`); R16, of what a condition scales, is in `modulation`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ from ..tracing.nodes import block_of, frame_of, value_of
 from .anatomy import Anatomy, Refusal
 from .flow import Flow
 from .gated import gated_value
+from .modulation import is_modulation
 from .operations import is_map, parts_of
 from .reasons import (
     CELL_COMBINATION,
+    CONSTANT,
     DIFFERENCE,
     FUSION,
+    MODULATION,
     MULTI_RESOLUTION,
     OTHER_INPUTS,
     REPARAMETERISED,
@@ -93,7 +96,7 @@ def _judge(flow: Flow, axes: dict[fx.Node, int | None], node: fx.Node, ends: End
     operations = flow.operations
     a, b = operations.addends(node)
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or not (operations.carries[a] and operations.carries[b]):
-        return "adds a parameter or a constant (position embedding, bias): R1"
+        return CONSTANT
     if a is b:
         return "adds a value to itself: R1"
     va, vb = value_of(a), value_of(b)
@@ -209,9 +212,10 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
     for _ in range(_SHORTCUT_REACH):
         region = [n for n in flow.region(branch, step) if n is not step]
         if any(step in flow.operations.sources(n) for n in region):
-            bends = any(flow.operations.is_nonlinear(n) for n in region)
-            convolves = _convolves_positions(flow, region, branch)
-            rises = not both_rise and any(climbs(flow, n) for n in region)
+            made = _made_from(flow, step, region)
+            bends = any(flow.operations.is_nonlinear(n) for n in made)
+            convolves = _convolves_positions(flow, made, branch)
+            rises = not both_rise and any(climbs(flow, n) for n in made)
             return step if bends and convolves and not rises else None
         before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None
         sums = before is not None
@@ -221,6 +225,15 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
         both_rise = both_rise or climbs(flow, step)
         step = before or sources[0]
     return None
+
+
+def _made_from(flow: Flow, start: fx.Node, region: list[fx.Node]) -> list[fx.Node]:
+    """Those of the nodes that `start` is on the way to: a region of several inputs holds others too."""
+    made = {start}
+    for node in sorted(region, key=flow.order.__getitem__):
+        if not made.isdisjoint(flow.operations.sources(node)):
+            made.add(node)
+    return [node for node in region if node in made]
 
 
 def _is_preactivated(flow: Flow, shortcut: fx.Node, fork: fx.Node) -> bool:
@@ -253,6 +266,8 @@ def _refusal(flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
     if _is_split_scale(flow, fork, shortcut, branch) and not _is_joined(flow, node):
         return SPLIT_SCALE
+    if is_modulation(flow, fork, shortcut, branch):
+        return MODULATION
     if is_multi_resolution(flow, node, fork, shortcut, branch, ends):
         return MULTI_RESOLUTION
     if _is_cell_combination(flow, node):

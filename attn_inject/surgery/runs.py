@@ -85,13 +85,13 @@ def from_one_seed(model: nn.Module) -> Iterator[None]:
 
 
 def without_onlookers(aliased: nn.Module) -> nn.Module:
-    """Keep from the caller's hooks on an alias what runs in it, but for those that change something.
+    """Keep from the caller's hooks on an alias what runs in it, but for those that change something, or keep it there.
 
     What is on the alias itself runs around all of it, whatever is patched.
     """
     for path, module in aliased.named_modules():
         for hooks in hook_tables(module, FORWARD if path else ()):
-            hooks.update({key: shielded(hook) for key, hook in hooks.items()})
+            hooks.update({key: shielded(hook, aliased) for key, hook in hooks.items()})
         for hooks in hook_tables(module, BACKWARD if path else (*BACKWARD, *FORWARD)):
             hooks.clear()
     return aliased

@@ -18,27 +18,28 @@ from .caches import as_if_unheard
 from .contents import changed, versions
 from .hook_tables import FORWARD, hook_tables
 from .reach import names_in
-from .restoring import private_tensors
+from .restoring import private_tensors, taken_back
 
 Hook = Callable[..., Any]
 
 
-def changes_something(hook: Hook, given: tuple[Any, ...]) -> bool:
+def changes_something(hook: Hook, given: tuple[Any, ...], kept: Callable[[], None] = lambda: None) -> bool:
     """Whether a hook changes something, asked aside.
 
-    `given` are its module, and in the places of arguments, and perhaps results, values that nobody else has.
+    `given` are its module, and in the places of arguments, and perhaps results, values that nobody else has. `kept` is
+    called before what it keeps is taken back.
     """
     module: nn.Module = given[0]
     held = dict(vars(module))
     try:
         with private_tensors(module, "_parameters", "_buffers"):
-            return _changes(hook, given)
+            return _changes(hook, given, kept)
     finally:
         vars(module).clear()
         vars(module).update(held)
 
 
-def _changes(hook: Hook, given: tuple[Any, ...]) -> bool:
+def _changes(hook: Hook, given: tuple[Any, ...], kept: Callable[[], None]) -> bool:
     """Whether a hook changes something. One that does not run on what it is given changes nothing."""
     module: nn.Module = given[0]
     own = [tensor for table in (module._parameters, module._buffers) for tensor in table.values()]
@@ -49,6 +50,7 @@ def _changes(hook: Hook, given: tuple[Any, ...]) -> bool:
         except Exception:
             # It may want what a run of the whole has shown it before, or numbers of another kind.
             return False
+        kept()
     named = {name for name, value in _held(module).items() if value is not held.get(name)} & _names_of(type(module))
     return result is not None or bool(named or changed(before))
 
@@ -105,14 +107,23 @@ def copies_of(shown: Any) -> Any:
     return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), shown)
 
 
-def shielded(hook: Hook) -> Hook:
-    """`hook` for runs of ours: if its first call in a mode tells that it only looks on, it is shown no other."""
+def shielded(hook: Hook, model: nn.Module) -> Hook:
+    """`hook` for runs of ours: if its first call in a mode tells that it only looks on, it is shown no other.
+
+    One that keeps something on `model`, an alias, is heard: the model's code may go on with what its hooks collect.
+    """
     works: dict[bool, bool] = {}
+    keeps: dict[bool, bool] = {}
 
     def shielding(*given: Any) -> Any:
         training = given[0].training
         if training not in works:
-            works[training] = changes_something(hook, (given[0], *copies_of(given[1:])))
+            with taken_back(model) as noted:
+                works[training] = changes_something(
+                    hook, (given[0], *copies_of(given[1:])), lambda: keeps.update({training: noted()})
+                )
+        if keeps.get(training):
+            return hook(*given)
         return unheard(hook, given) if works[training] else None
 
     return shielding

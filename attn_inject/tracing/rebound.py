@@ -1,5 +1,5 @@
 """Functions that a model holds and that reach its modules by themselves: by a closure, or by a name in their file.
-And weak references to modules, such as a part's to the whole.
+And weak references to modules, such as a part's to the whole. So with lists and dicts that modules hold.
 
 `model.forward = lambda x: model.head(model.body(x))` runs the same model whatever copy of it is called. What an alias
 holds runs the alias.
@@ -14,7 +14,7 @@ from weakref import ref
 
 from torch import nn
 
-from .reach import contents_of, is_foreign_home, names_in
+from .reach import TABLES, contents_of, is_foreign_home, names_in
 
 
 def rebound(value: Any, twins: Mapping[int, Any]) -> Any:
@@ -37,7 +37,7 @@ class Rebinding:
 
     def of(self, value: Any) -> Any:
         """`value`, or its twin."""
-        if isinstance(value, nn.Module):
+        if isinstance(value, nn.Module) or type(value) in TABLES:
             return self._twins.get(id(value), value)
         if not self._reaches(value):
             return value
@@ -56,7 +56,7 @@ class Rebinding:
         return found
 
     def _leads_to_one(self, value: Any, seen: dict[int, FunctionType]) -> bool:
-        if isinstance(value, nn.Module):
+        if isinstance(value, nn.Module) or type(value) in TABLES:
             return id(value) in self._twins
         if type(value) is ref:
             return self._leads_to_one(value(), seen)

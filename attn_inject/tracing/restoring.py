@@ -50,6 +50,14 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
 
     Gives whether it has noted something by now.
     """
+    with taken_back(skeleton) as noted:
+        in_mode(skeleton, mode)
+        yield noted
+
+
+@contextmanager
+def taken_back(skeleton: nn.Module) -> Iterator[Callable[[], bool]]:
+    """`as_it_was` in the mode that it is in."""
     attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
     # A module has a score of attributes that every module has: looking through them would take most of the time.
     own = [held[name] for _, held in attributes for name in held.keys() - _BOOKKEEPING]
@@ -58,7 +66,6 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
         attributes.append((helper, dict(vars(helper))))
         own += vars(helper).values()
     tables = [(table, copy.copy(table)) for value in own if type(value) in TABLES for table in tables_in(value)]
-    in_mode(skeleton, mode)
 
     def noted() -> bool:
         return any(not _holds(vars(owner), held) for owner, held in attributes) or any(
