@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from ..attention.base import Attention
@@ -30,6 +32,16 @@ def _first(places: list[str], limit: int = 3) -> str:
 def recording_note(sites: Sites) -> list[str]:
     """That the sites are those of one run of the model, and why."""
     return [f"the sites are those of one run: {sites.recorded}"] if sites.recorded else []
+
+
+def unrun_note(part: nn.Module, sites: Sites, called: Collection[str]) -> list[str]:
+    """The modules of the sites' classes that did not run in the one run that `sites` are of: its code chose others."""
+    if not sites.recorded:
+        return []
+    modules = dict(part.named_modules())
+    kinds = {type(modules[site.block]) for site in sites if site.block}
+    idle = [path for path, module in modules.items() if type(module) in kinds and path not in called]
+    return [f"without attention, since they did not run in that run: {_first(idle)}"] if idle else []
 
 
 def unread_note(sites: Sites) -> list[str]:

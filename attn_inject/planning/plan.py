@@ -31,7 +31,7 @@ from ..types import (
 from .blind import blind_note
 from .choices import Choices, explaining_choices, listing, no_sites, selected
 from .homes import free_name, place_of
-from .notes import adjustment_notes, cost_note, recording_note, stacking_note, unread_note
+from .notes import adjustment_notes, cost_note, recording_note, stacking_note, unread_note, unrun_note
 from .presets import PresetSettings, preset_settings
 from .trials import Trials
 
@@ -134,6 +134,7 @@ def plan_for(located: LocatedModel, choices: Choices) -> Plan:
     for options in (choices.options, *(choices.stage_options or {}).values()):
         attention.check_options(options)
     insertions, notes = _insertions(located, attention, chosen, choices)
+    called = next(iter(located.trace.calls.values()), {})
     return Plan(
         insertions=(*located.earlier, *insertions),
         attention=attention.name,
@@ -142,7 +143,13 @@ def plan_for(located: LocatedModel, choices: Choices) -> Plan:
         scope=located.scope,
         kinds=_kinds(located),
         input_shape=located.trace.input_shape,
-        notes=(*recording_note(located.sites), *unread_note(located.sites), *stacking_note(chosen, choices), *notes),
+        notes=(
+            *recording_note(located.sites),
+            *unrun_note(located.part, located.sites, {path for path, _ in called}),
+            *unread_note(located.sites),
+            *stacking_note(chosen, choices),
+            *notes,
+        ),
         factory=choices.attention if callable(choices.attention) else None,
     )
 

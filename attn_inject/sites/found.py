@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from ..errors import PlanError
 from ..tracing.nodes import block_of, frame_of, owner_of, value_of
-from ..types import Site, Sites
+from ..types import Site, Sites, block_name
 from .anatomy import Anatomy, Refusal
 from .existing import ExistingGate
 from .flow import Flow
@@ -36,7 +37,7 @@ class GraphSites:
         changes of the rules.
 
         Raises:
-            KeyError: there is none.
+            PlanError: there is none.
 
         """
         if site.key in self.anatomies:
@@ -49,7 +50,8 @@ class GraphSites:
             if block_of(anatomy.join) == site.block != anatomy.block:
                 stood.setdefault(frame_of(anatomy.join)[1], []).append(anatomy)
         if not stood:
-            raise KeyError(site.key)
+            # Code that draws which of its blocks to run has others another time.
+            raise PlanError(f"the model has no {site.kind} site {site.index} in block {block_name(site.block)}")
         return [those[min(site.index, len(those) - 1)] for those in stood.values()]
 
     def _once(self, refusal: Refusal, site: Site) -> Anatomy | None:

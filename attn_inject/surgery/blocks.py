@@ -18,6 +18,7 @@ from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel
 from ..tracing.alias import has_own_forward
 from ..tracing.calls import inputs_of_call
+from ..tracing.explain import CodeError
 from ..tracing.inputs import Inputs
 from ..tracing.nodes import Frame
 from ..tracing.shapes import trace_at_a_size
@@ -79,7 +80,8 @@ class Blocks:
             try:
                 self._traces[path] = self._traced(path)
             except AttnInjectError as error:
-                self._traces[path] = str(error)
+                # What else traces has paths from this module on, and is no way out of it.
+                self._traces[path] = error.stopped if isinstance(error, CodeError) else str(error)
         traced = self._traces[path]
         if isinstance(traced, str):
             raise AttnInjectError(traced)

@@ -29,7 +29,7 @@ from ..tracing.alias import alias
 from ..tracing.frames import ROOT
 from ..tracing.injected import InjectedModule
 from ..tracing.nodes import Frame, mark_attention, set_frame, value_of
-from ..types import Injection, Insertion, Plan, Site, block_name
+from ..types import Injection, Insertion, Plan, block_name
 from .provenance import original_fingerprint, versions
 
 
@@ -66,7 +66,7 @@ def rewrite(located: LocatedModel, plan: Plan, not_kept: tuple[str, ...] = ()) -
                 making.apply(_copied(change.edit, copied), module, (change.anatomy.block, change.anatomy.call))
             _supersede_all(graph, placeholders)
         for site in plan.removals:
-            for anatomy in _anatomies(found, site):
+            for anatomy in found.of_plan(site):
                 gate = found.existing[anatomy.gated]
                 _supersede(graph, copied[gate.product], copied[gate.features])
     for path in sorted(called_before - _called(graphs.values())):
@@ -92,7 +92,7 @@ class _Change:
 
 def _edits(found: GraphSites, insertion: Insertion) -> Iterator[_Change]:
     """The edit of an insertion in every call of its block."""
-    for anatomy in _anatomies(found, insertion.site):
+    for anatomy in found.of_plan(insertion.site):
         edit = edit_for(found, anatomy, insertion.placement)
         if isinstance(edit, str):
             raise PlanError(f"{block_name(insertion.site.block)}: {edit}")
@@ -103,13 +103,6 @@ def _edits(found: GraphSites, insertion: Insertion) -> Iterator[_Change]:
                     f"the plan is for {planned} channels at {block_name(insertion.site.block)}, the model has {actual}"
                 )
         yield _Change(edit, anatomy)
-
-
-def _anatomies(found: GraphSites, site: Site) -> list[Anatomy]:
-    try:
-        return found.of_plan(site)
-    except KeyError:
-        raise PlanError(f"the model has no {site.kind} site {site.index} in block {block_name(site.block)}") from None
 
 
 def _without_attention(located: LocatedModel) -> tuple[dict[str, fx.Graph], dict[str, nn.Module]]:

@@ -24,6 +24,7 @@ What plain `torch.fx.symbolic_trace` would lose or break, and what is done here:
 from __future__ import annotations
 
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -395,6 +396,10 @@ class Tracer(fx.Tracer):
             return self.create_node(
                 "call_function", type(a), (), {name: self.create_arg(getattr(a, name)) for name in members}
             )
+        if type(a) is OrderedDict:
+            # So here.
+            pairs = [(key, self.create_arg(part)) for key, part in a.items()]
+            return self.create_node("call_function", OrderedDict, (pairs,), {})
         if type(a).__module__ == "numpy" and callable(getattr(a, "item", None)) and not getattr(a, "shape", None):
             return a.item()
         return super().create_arg(a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -147,3 +148,21 @@ def test_a_text_is_a_decision(put: Any, by_name: bool) -> None:
                 GuardError, match="where the argument head came to large, and this input makes it small"
             ):
                 patched(x, head="small")
+
+
+def test_an_ordered_dict_stays_one() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = toys.Block(toys.SPELLINGS["+"], 8, 8)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return OrderedDict(out=self.block(x), parts=[OrderedDict(x=x), {"x": x}])
+
+    model = Named().eval()
+    patched = inject(model, "eca", init="identity", input_size=(8, 8, 8)).eval()
+    x = torch.randn(2, 8, 8, 8)
+    expected, given = model(x), patched(x)
+    assert (type(given), list(given)) == (OrderedDict, ["out", "parts"])
+    assert [type(part) for part in given["parts"]] == [OrderedDict, dict]
+    assert torch.equal(given["out"], expected["out"])
