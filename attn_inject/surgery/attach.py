@@ -51,6 +51,7 @@ from .learning import learning
 from .likeness import likeness
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
+from .surroundings import must_run_around
 from .ways import ways_of
 from .wrong_traces import wrong_trace
 
@@ -195,6 +196,8 @@ def attach_plan(located: LocatedModel, plan: Plan, *, keeping: bool = False) -> 
     like = likeness(located.part, located.trace.inputs, part, new, graph)
     if like.check is not None and not like.check.passed:
         raise RewriteError(f"what attach made is not what was planned: {like.check.figure}")
+    if located.scope:
+        must_run_around(located.model, outer)
     learns = None if graph is None else learning(graph, new)
     if learns is not None and not learns.passed:
         raise RewriteError(f"verification of {learns.name} failed: {learns.figure}")

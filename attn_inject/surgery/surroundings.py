@@ -80,6 +80,30 @@ def in_surroundings(located: LocatedModel, patched: InjectedModule, *, compared:
     return outer
 
 
+def must_run_around(original: nn.Module, outer: nn.Module) -> None:
+    """Refuse a model `outer` that does not run with new modules in a part of it, where `original` does.
+
+    Raises:
+        PlanError: with what it ends in.
+
+    """
+    for mode in ("eval", "train"):
+        before, after = (aside_in_mode(alias(model).to("meta"), mode) for model in (original, outer))
+        for inputs in usual_inputs(before):
+            try:
+                run_on_meta(before, inputs)
+            except Exception:  # What it minds in these, it may not mind in the next.
+                continue
+            try:
+                run_on_meta(after, inputs)
+            except Exception as error:
+                raise PlanError(
+                    f"the model does not run with attention in that part alone, in {mode} mode: {first_line(error)} "
+                    "(code that goes over the weights of two parts in pairs wants attention in both)"
+                ) from error
+            break
+
+
 def _untried(located: LocatedModel, patched: InjectedModule, outer: nn.Module, *, compared: bool) -> Iterator[str]:
     """Try the whole in both modes; what could not be, and why. What the original refuses says nothing."""
     has_weights = not any(t.is_meta for t in (*located.model.parameters(), *located.model.buffers()))

@@ -15,7 +15,7 @@ from .alias import alias
 from .caches import nothing_kept
 from .draws import Draws
 from .face import is_plain
-from .inputs import Inputs, tensors_in
+from .inputs import Inputs, Signature, tensors_in
 from .restoring import aside_in_mode
 from .shapes import inputs_to_try
 
@@ -25,8 +25,16 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def usual_inputs(model: nn.Module) -> Iterator[Inputs]:
-    """Images of the few sizes that are tried where nobody says which one a model takes, on the meta device."""
-    return (inputs.on_meta() for inputs in itertools.islice(inputs_to_try(model), _TRIALS))
+    """Images of the few sizes that are tried where nobody says which one a model takes, on the meta device.
+
+    A model that wants several inputs gets an image for each: two views, two frames.
+    """
+    signature = Signature.of(model.forward, None)
+    names = [name for name, _ in signature.named]
+    for inputs in itertools.islice(inputs_to_try(model), _TRIALS):
+        image = inputs.on_meta().values[0]
+        several = len(signature.positional) + len(names) > 1
+        yield Inputs((image,) * len(signature.positional), dict.fromkeys(names, image)) if several else inputs.on_meta()
 
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:
