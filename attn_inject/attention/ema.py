@@ -10,8 +10,8 @@ The channels are cut into G groups, and each of them goes the same three ways:
 G = 32 and a group norm of one channel per group, as in the authors' code. (Such a norm makes avg x_1 its own bias, so
 that the first softmax does not depend on the map; that is so in the authors' code too.)
 
-Trained under `torch.compile` at a second image size it ends in an error of torch 2.14's inductor, as the authors' module
-does; with `dynamic=False` it does not.
+Trained under `torch.compile` at a second image size it ends in an error of torch 2.14's inductor, as the authors'
+module does; with `dynamic=False` it does not.
 
 Parameters, with c = C/G and n spatial axes: c c + c (1x1), 3^n c c + c (3x3), 2 c (norm).
 

@@ -9,8 +9,8 @@ With n spatial axes there are n + 1 gates, each a convolution over the n axes th
 (the authors' code turns one of its three maps the other way around: its kernel is ours transposed).
 `spatial=False` leaves out the gate that pools the channels, as the authors' `no_spatial`.
 
-Trained under `torch.compile` at a second image size it ends in an error of torch 2.14's inductor, as the authors' module
-does; with `dynamic=False` it does not.
+Trained under `torch.compile` at a second image size it ends in an error of torch 2.14's inductor, as the authors'
+module does; with `dynamic=False` it does not.
 
 Parameters: (n + 1) (2 k^n + 2); they do not depend on C.
 """

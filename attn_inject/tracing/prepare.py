@@ -185,4 +185,6 @@ def not_kept(
         losses += [f"method {name}(): it runs the class's own code" for name in methods]
         if replaced := [f"{name}()" for name in _replaced(face)]:
             losses.append(f"the class's own {', '.join(replaced)}: what is there is torch's")
+        if face.__call__ is not nn.Module.__call__:
+            losses.append("the class's own __call__(): a call gives what forward() gives; attach() keeps it")
     return tuple(losses)

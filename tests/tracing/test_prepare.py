@@ -9,9 +9,10 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from attn_inject import TraceError
+from attn_inject import TraceError, attach, inject
 from attn_inject.tracing.inputs import Inputs
 from attn_inject.tracing.prepare import materialised, must_have_forward, not_kept, unwrap
+from tests.toys import SPELLINGS, Block, Toy
 
 
 def test_wrappers_inside_one_another_are_taken_off() -> None:
@@ -163,3 +164,22 @@ def test_what_is_not_kept_is_named() -> None:
 def test_a_graph_module_has_no_methods_to_lose() -> None:
     traced = fx.symbolic_trace(Model())
     assert not_kept(traced, [traced.graph], {}) == ()
+
+
+def test_a_call_of_its_own_is_named_among_what_is_lost() -> None:
+    class Named(Toy):
+        def __call__(self, x: torch.Tensor) -> Any:
+            return {"logits": super().__call__(x)}
+
+    def made() -> nn.Module:
+        return Named(Block(SPELLINGS["+"]))
+
+    x = torch.randn(1, 3, 16, 16)
+    patched = inject(made(), "se", input_size=16)
+    assert isinstance(patched(x), torch.Tensor)
+    assert patched.injection.not_kept == (
+        "the class's own __call__(): a call gives what forward() gives; attach() keeps it",
+    )
+    attached: Any = attach(made(), "se", input_size=16)
+    assert list(attached(x)) == ["logits"]
+    assert inject(Toy(Block(SPELLINGS["+"])), "se", input_size=16).injection.not_kept == ()
