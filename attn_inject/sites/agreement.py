@@ -62,7 +62,7 @@ def agreed(
     for group in groups_of(flow, [*taken, *refused]):
         if len(group) > 1:
             _leave_what_comes_up(flow, group, taken, refused)
-            _leave_first_turns(group, taken, refused)
+            _leave_first_turns(flow, group, taken, refused)
             _leave_what_bends_elsewhere(flow, group, taken, refused)
             _take_bent_shortcuts(flow, axes, group, taken, refused)
             _take_affine_branches(flow, axes, group, taken, refused)
@@ -97,17 +97,32 @@ def _leave_what_comes_up(flow: Flow, group: list[fx.Node], taken: Taken, refused
                 refused[node] = MULTI_RESOLUTION
 
 
-def _leave_first_turns(group: list[fx.Node], taken: Taken, refused: Refused) -> None:
+def _leave_first_turns(flow: Flow, group: list[fx.Node], taken: Taken, refused: Refused) -> None:
     """R9b."""
     turns: dict[object, list[fx.Node]] = defaultdict(list)
     for node in group:
         turns[frame_of(node)].append(node)
     for loop in turns.values():
-        if any(refused.get(node) == CONSTANT for node in loop):
-            for node in [node for node in loop if node in taken]:
+        states = [node for node in loop if refused.get(node) == CONSTANT and _adds_tensors(flow, node)]
+        for node in [node for node in loop if node in taken and states]:
+            # Not one that only comes to the sum: its branch reads the state.
+            if all(_before_gains(flow, each) in states for each in (taken[node].shortcut, taken[node].fork)):
                 del taken[node]
                 refused[node] = STATE
+                states.append(node)
         _leave_unless_more([node for node in loop if node in taken], loop, taken, refused, ONE_OF_A_LOOP)
+
+
+def _adds_tensors(flow: Flow, node: fx.Node) -> bool:
+    """Whether both operands are tensors: the builtin `sum` starts with the number 0."""
+    return all(isinstance(each, fx.Node) for each in flow.operations.addends(node))
+
+
+def _before_gains(flow: Flow, node: fx.Node | None) -> fx.Node | None:
+    """The value that `node` is, perhaps scaled, detached or laid out in another way."""
+    while node is not None and (flow.operations.is_rearrangement(node) or flow.operations.is_gain(node)):
+        node = next(iter(flow.operations.sources(node)), None)
+    return node
 
 
 def _leave_what_bends_elsewhere(flow: Flow, group: list[fx.Node], taken: Taken, refused: Refused) -> None:

@@ -74,27 +74,32 @@ def test_a_branch_that_a_condition_gates_is_one() -> None:
 
 
 class Refining(nn.Module):
-    def __init__(self, start: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, start: Callable[[torch.Tensor], torch.Tensor], *, detaches: bool = False) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1),
             Residual(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)),
         )
         self.update = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
-        self.start = start
+        self.start, self.detaches = start, detaches
 
     def forward(self, x: torch.Tensor) -> Any:
         maps = self.stem(x)
         state, states = self.start(maps), []
         for _ in range(4):
+            if self.detaches:
+                state = state.detach()
             state = state + self.update(torch.cat([maps, state], 1))
             states.append(state)
         return states
 
 
-def test_a_state_that_a_loop_refines_from_nothing_is_no_block() -> None:
-    sites = find_sites(Refining(lambda maps: maps.new_zeros(maps.shape)), input_size=16)
+@pytest.mark.parametrize("detaches", [False, True])
+def test_a_state_that_a_loop_refines_from_nothing_is_no_block(detaches: bool) -> None:
+    sites = find_sites(Refining(lambda maps: maps.new_zeros(maps.shape), detaches=detaches), input_size=16)
     assert [site.block for site in sites] == ["stem.1"]
     assert sum("the loop refines a state: R9" in skipped.reason for skipped in sites.skipped) == 3
-    # From a map on, the turns are blocks.
+
+
+def test_from_a_map_on_the_turns_of_a_loop_are_blocks() -> None:
     assert [site.block for site in find_sites(Refining(lambda maps: maps), input_size=16)] == ["stem.1", "", "", "", ""]
