@@ -215,7 +215,9 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
             made = _made_from(flow, step, region)
             bends = any(flow.operations.is_nonlinear(n) for n in made)
             convolves = _convolves_positions(flow, made, branch)
-            rises = not both_rise and any(climbs(flow, n) for n in made)
+            # An input that is resized to the branch's size, a condition, is no coarser map of the network.
+            maps = [n for n in region if n in made or flow.holds_convolution(n, None)]
+            rises = not both_rise and any(climbs(flow, n) for n in maps)
             return step if bends and convolves and not rises else None
         before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None
         sums = before is not None
