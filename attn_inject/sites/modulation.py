@@ -12,9 +12,7 @@ from .flow import Flow
 
 
 def is_modulation(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Node) -> bool:
-    """Whether `shortcut` is a convolution of the condition `fork`, and `branch` another times what is not from it."""
-    if not _is_convolved(flow, shortcut, fork):
-        return False
+    """Whether `branch` is what a condition scales, and `shortcut` what the same condition shifts it by, or itself."""
     product = branch
     while flow.operations.is_rearrangement(product) or flow.operations.is_gain(product):
         product = flow.operations.sources(product)[0]
@@ -26,14 +24,18 @@ def is_modulation(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Node)
     factors = flow.operations.sources(product)
     if not flow.operations.is_multiplication(product) or len(factors) != 2:
         return False
-    return any(
-        not flow.descends(scaled, fork) and flow.descends(scale, fork) and _is_convolved(flow, scale, fork)
-        for scaled, scale in (factors, factors[::-1])
-    )
+    for scaled, scale in (factors, factors[::-1]):
+        if scaled is shortcut:
+            return not flow.descends(scale, scaled)
+        if not flow.descends(scaled, fork) and all(_is_convolved(flow, each, fork) for each in (scale, shortcut)):
+            return True
+    return False
 
 
 def _is_convolved(flow: Flow, node: fx.Node, fork: fx.Node) -> bool:
-    """Whether the way from `fork` to `node` convolves, and bends nowhere."""
+    """Whether there is a way from `fork` to `node`, which convolves, and bends nowhere."""
+    if not flow.descends(node, fork):
+        return False
     way = [step for step in flow.region(node, fork) if step is not fork]
     convolves = any(flow.operations.holds_convolution(step) for step in way)
     return convolves and not any(flow.operations.is_nonlinear(step) for step in way)

@@ -212,12 +212,11 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
     for _ in range(_SHORTCUT_REACH):
         region = [n for n in flow.region(branch, step) if n is not step]
         if any(step in flow.operations.sources(n) for n in region):
-            made = _made_from(flow, step, region)
-            bends = any(flow.operations.is_nonlinear(n) for n in made)
-            convolves = _convolves_positions(flow, made, branch)
+            bends = any(flow.operations.is_nonlinear(n) for n in region)
+            convolves = _convolves_positions(flow, region, branch)
             # An input that is resized to the branch's size, a condition, is no coarser map of the network.
-            maps = [n for n in region if n in made or flow.holds_convolution(n, None)]
-            rises = not both_rise and any(climbs(flow, n) for n in maps)
+            climbing = [n for n in region if climbs(flow, n)]
+            rises = any(flow.descends(n, step) or flow.holds_convolution(n, None) for n in climbing) and not both_rise
             return step if bends and convolves and not rises else None
         before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None
         sums = before is not None
@@ -227,15 +226,6 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
         both_rise = both_rise or climbs(flow, step)
         step = before or sources[0]
     return None
-
-
-def _made_from(flow: Flow, start: fx.Node, region: list[fx.Node]) -> list[fx.Node]:
-    """Those of the nodes that `start` is on the way to: a region of several inputs holds others too."""
-    made = {start}
-    for node in sorted(region, key=flow.order.__getitem__):
-        if not made.isdisjoint(flow.operations.sources(node)):
-            made.add(node)
-    return [node for node in region if node in made]
 
 
 def _is_preactivated(flow: Flow, shortcut: fx.Node, fork: fx.Node) -> bool:
