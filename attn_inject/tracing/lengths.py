@@ -27,6 +27,21 @@ def is_given(node: fx.Node) -> bool:
     return node.op == "placeholder" and not isinstance(value_of(node), torch.Tensor)
 
 
+def kind_of(value: Any) -> str:
+    """The name of a value's class."""
+    return type(value).__name__
+
+
+def form_of(value: Any) -> str:
+    """The same, where lists and tuples are one."""
+    return "list" if isinstance(value, (list, tuple)) else kind_of(value)
+
+
+def is_none(value: Any) -> bool:
+    """Whether a value is none."""
+    return value is None
+
+
 def split_axis(node: fx.Node) -> tuple[fx.Node, int] | None:
     """(what is split, the axis whose size says into how many parts) of a value that is such parts, or some of them."""
     while node.target is operator.getitem and isinstance(node.args[1], slice):

@@ -108,6 +108,8 @@ class FollowingProxy(fx.Proxy):
             return super().__bool__()
         if isinstance(value_of(self.node), torch.Tensor):
             raise Unfollowable("symbolically traced variables cannot be used as inputs to control flow")
+        if is_given(self.node):
+            return bool(self.tracer.hold(self.node, bool))  # type: ignore[attr-defined]
         return bool(value_of(self.node))
 
     def __int__(self) -> int:

@@ -46,7 +46,7 @@ from .held_weights import HeldWeights
 from .hooks import Hooks
 from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
-from .lengths import is_given
+from .lengths import is_given, is_none
 from .modes import Modes
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
@@ -324,6 +324,9 @@ class Tracer(fx.Tracer):
                 return self.decide(proxy.node, str)
             # Facts: code asks for None by `is`, and looks things up by a name (a dict's key) or in it (`x.type()`).
             if type(held) is str or (held is None and proxy.node.target in (getattr, operator.getitem)):
+                if is_given(proxy.node):
+                    # Another caller may give another.
+                    self.hold(proxy.node, is_none if held is None else str)
                 return held
         return proxy
 

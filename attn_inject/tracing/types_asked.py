@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from types import FunctionType, ModuleType
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .lengths import form_of, is_given, kind_of
 from .nodes import has_value, value_of
 from .proxies import FollowingProxy
 from .reach import names_in
@@ -97,7 +98,14 @@ _NOBODYS = {"torch", "attn_inject", "numpy"} | (sys.stdlib_module_names - {"__ma
 
 
 def _is_instance(value: Any, kinds: Any) -> bool:
-    return isinstance(value, kinds) or (isinstance(value, FollowingProxy) and isinstance(_known(value), kinds))
+    if not isinstance(value, FollowingProxy):
+        return isinstance(value, kinds)
+    known = _known(value)
+    if isinstance(known, (list, tuple, Mapping)) and is_given(value.node):
+        # A caller may give a tensor, or the other of the two, where this is given.
+        same = isinstance([], kinds) == isinstance((), kinds)
+        value.tracer.hold(value.node, form_of if same else kind_of)  # type: ignore[attr-defined]
+    return isinstance(value, kinds) or isinstance(known, kinds)
 
 
 class _AsType(type):

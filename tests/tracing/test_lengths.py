@@ -145,6 +145,36 @@ STRUCTURES: dict[str, tuple[Callable[[Any, Any], Any], Any, list[Any], list[Any]
         [named("a", "b", size=12), named("b", "c", "a")],
         [named("a")],
     ),
+    "nothing that may be something": (
+        lambda net, given: net(given["a"]) if given["b"] is None else net(given["a"]) * given["b"],
+        {"a": images(1)[0], "b": None},
+        [{"a": images(1, 12)[0], "b": None}],
+        [{"a": images(1)[0], "b": torch.tensor(2.0)}],
+    ),
+    "a word": (
+        lambda net, given: net(given["a"]) * {"one": 1, "two": 2}[given["b"]],
+        {"a": images(1)[0], "b": "one"},
+        [{"a": images(1, 12)[0], "b": "one"}],
+        [{"a": images(1)[0], "b": "two"}],
+    ),
+    "whether there is any": (
+        lambda net, given: net(given["a"]) * 2 if given["more"] else net(given["a"]),
+        {"a": images(1)[0], "more": []},
+        [{"a": images(1, 12)[0], "more": []}],
+        [{"a": images(1)[0], "more": images(1)}],
+    ),
+    "a list or one": (
+        lambda net, given: net(given[0] if isinstance(given, (list, tuple)) else given),
+        images(2),
+        [images(1, 12), tuple(images(3))],
+        [images(1)[0]],
+    ),
+    "a list and no tuple": (
+        lambda net, given: net(given[0] if isinstance(given, list) else given[1]),
+        images(2),
+        [images(1, 12)],
+        [tuple(images(2))],
+    ),
     "handed on": (lambda net, given: net(torch.cat(given)), images(2), [images(3), images(1, 12)], []),
     "the first": (lambda net, given: net(given[0]), images(2), [images(3), images(1, 12)], []),
 }
