@@ -205,7 +205,7 @@ def gather_excite(
         raise AttentionError(f"extent must be 0 (global) or a power of two from 2, got {extent}")
     if size is not None and variant == "theta-minus":
         raise AttentionError(
-            "size is for the variants with parameters, theta and theta-plus: leave it out, or choose one"
+            "size is for the variants with parameters, theta and theta-plus: choose one, or leave it out"
         )
     width, fitted, unmet = fitted_width(channels, reduction)
     hidden = {"theta-minus": None, "theta": 0, "theta-plus": width}[variant]
