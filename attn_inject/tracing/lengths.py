@@ -37,6 +37,12 @@ def form_of(value: Any) -> str:
     return "list" if isinstance(value, (list, tuple)) else kind_of(value)
 
 
+def has_any(value: Any) -> bool:
+    """Whether there is anything in a value."""
+    # What `bool` says of a list, in words that torch 2.6's compiler knows.
+    return len(value) > 0 if isinstance(value, (list, tuple, dict)) else bool(value)
+
+
 def is_none(value: Any) -> bool:
     """Whether a value is none."""
     return value is None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .lengths import is_given, split_axis
+from .lengths import has_any, is_given, split_axis
 from .nodes import has_value, value_of
 from .writes import index_assign, written
 
@@ -109,7 +109,7 @@ class FollowingProxy(fx.Proxy):
         if isinstance(value_of(self.node), torch.Tensor):
             raise Unfollowable("symbolically traced variables cannot be used as inputs to control flow")
         if is_given(self.node):
-            return bool(self.tracer.hold(self.node, bool))  # type: ignore[attr-defined]
+            return bool(self.tracer.hold(self.node, has_any))  # type: ignore[attr-defined]
         return bool(value_of(self.node))
 
     def __int__(self) -> int:
