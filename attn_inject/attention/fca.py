@@ -41,6 +41,7 @@ _SETS = {
     "low": "00 01 10 11 02 20 21 12 22 03 30 40 04 13 31 05 14 23 32 41 50 06 15 24 33 42 51 60 16 25 34 43",
     "bot": "66 14 34 36 26 43 11 24 44 45 56 15 42 62 25 51 64 13 65 20 23 41 31 32 54 52 61 21 55 53 33 63",
 }
+_HIGHEST = 6
 _COUNTS = (1, 2, 4, 8, 16, 32)
 
 
@@ -71,9 +72,6 @@ def frequencies_of(wanted: str | Sequence[Sequence[int]], ndim: int) -> list[lis
         # Beyond the grid of 7 they are the lower ones again, or their negatives.
         raise AttentionError(f"frequencies go from 0 to {_HIGHEST}; got {wanted!r}")
     return numbers
-
-
-_HIGHEST = 6
 
 
 def basis(frequency: torch.Tensor, extent: int, orthonormal: bool) -> torch.Tensor:  # noqa: FBT001  # for torch.jit

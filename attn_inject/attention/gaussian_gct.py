@@ -13,12 +13,9 @@ here it is the paper's.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import fx, nn
 
-from ..errors import AttentionError
 from .gating import ChannelGate, above_zero, whole_number
 from .layers import at_least_float32
 from .statistics import deviation
@@ -59,7 +56,7 @@ class GaussianGCT(ChannelGate):
         whole_number("channels", channels)
         # No sigmoid: rewrites that work one out themselves leave it alone.
         self.gate_name = "exp"
-        self.c, self.alpha, self.beta = _above_zero("c", c), _above_zero("alpha", alpha), _above_zero("beta", beta)
+        self.c, self.alpha, self.beta = above_zero("c", c), above_zero("alpha", alpha), above_zero("beta", beta)
         self.eps = above_zero("eps", eps)
         self.theta = nn.Parameter(torch.zeros(())) if learn else None
 
@@ -81,9 +78,3 @@ class GaussianGCT(ChannelGate):
     def open(self, logits: torch.Tensor) -> torch.Tensor:
         """(N, C) -> (N, C): exp."""
         return torch.exp(logits)
-
-
-def _above_zero(label: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise AttentionError(f"{label} must be a number above 0, got {value!r}")
-    return float(value)

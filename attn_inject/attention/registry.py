@@ -182,7 +182,7 @@ def build(
     except (TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError) as error:
         attention.check_options(arguments_given, numbers=True)
         raise AttentionError(
-            f"{attention.name} cannot be made for {channels} channels: {first_line(error) or type(error).__name__}; "
+            f"{attention.name} cannot be made for {channels} channels: {first_line(error)}; "
             "give it other options, or leave such sites out (exclude, min_channels)"
         ) from error
     if not isinstance(module, nn.Module):

@@ -15,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from ..errors import AttentionError
-from .gating import choice, whole_number
+from .gating import above_zero, choice, whole_number
 from .layers import at_least_float32
 
 
@@ -48,9 +47,7 @@ class SimAM(nn.Module):
     def __init__(self, channels: int, e_lambda: float = 1e-4, *, variance: str = "sample") -> None:
         super().__init__()
         whole_number("channels", channels)
-        if isinstance(e_lambda, bool) or not isinstance(e_lambda, (int, float)) or not e_lambda > 0:
-            raise AttentionError(f"e_lambda must be a number above 0, got {e_lambda!r}")
-        self.e_lambda = float(e_lambda)
+        self.e_lambda = above_zero("e_lambda", e_lambda)
         self.spare: int = choice({"sample": 1, "population": 0}, "variance", variance)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,6 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
      projection is still a shortcut (pre-activation, DPN) where the branch goes on being nonlinear after a convolution.
  R4. The *branch* is nonlinear on its way and holds a convolution of positions: `x + x * gate(x)` convolves pooled
      values only, and is attention itself. Both affine: re-parameterised branches. Both nonlinear: a fusion.
- R5. Two different slices of one split are a split-scale add, inside a branch (Res2Net), unless their block hands over
-     the sum itself, joined to the other slices (a reversible block).
  R6. A branch that comes back from a coarser map by upsampling, where the shortcut does not, is a multi-resolution
      fusion (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or
      if one of its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block, as
@@ -18,7 +16,7 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
      that is resampled last, to the size that it has, is such a fusion too if one of its values is read elsewhere.
  R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
 R11. An operand that is normal numbers drawn at each position, scaled, is the spread of a sample (`sampling`); R9 and
-     R10 are in `agreement`, R14 is in `outputs`, R8 (which value is gated) in `gated`.
+     R10 are in `agreement`, R14 is in `outputs`, R8 (which value is gated) in `gated`, R5 in `split_scale`.
 R12. Modules that a function runs by itself, with a backward of its own (a reversible network's), are not looked into.
 R13. What is no site in train mode is none in eval mode (`select`).
 R15. What no gradient comes back to is none (`trained`); R16, of what a condition scales, is in `modulation`.
@@ -53,6 +51,7 @@ from .reasons import (
 )
 from .resolution import climbs, is_multi_resolution
 from .sampling import is_spread
+from .split_scale import is_split_scale
 
 # A shortcut is a handful of operations; the search for one that the dominator tree does not show stops here.
 _SHORTCUT_REACH = 48
@@ -215,8 +214,9 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
             bends = any(flow.operations.is_nonlinear(n) for n in region)
             convolves = _convolves_positions(flow, region, branch)
             # An input that is resized to the branch's size, a condition, is no coarser map of the network.
-            climbing = [n for n in region if climbs(flow, n)]
-            rises = any(flow.descends(n, step) or flow.holds_convolution(n, None) for n in climbing) and not both_rise
+            rises = not both_rise and any(
+                climbs(flow, n) and (flow.descends(n, step) or flow.holds_convolution(n, None)) for n in region
+            )
             return step if bends and convolves and not rises else None
         before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None
         sums = before is not None
@@ -256,7 +256,7 @@ def _refusal(flow: Flow, node: fx.Node, fork: fx.Node, shortcut: fx.Node, branch
     rank = value_of(node).dim()
     if rank == 3 and not _is_sequence_network(flow, branch, fork):
         return "adds token sequences (rank 3 among maps of a higher rank): R1"
-    if _is_split_scale(flow, fork, shortcut, branch) and not _is_joined(flow, node):
+    if is_split_scale(flow, node, fork, shortcut, branch):
         return SPLIT_SCALE
     if is_modulation(flow, fork, shortcut, branch):
         return MODULATION
@@ -274,27 +274,6 @@ def _is_sequence_network(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:
         for step in flow.region(branch, fork)
         if flow.operations.holds_convolution(step)
     )
-
-
-def _is_split_scale(flow: Flow, fork: fx.Node, shortcut: fx.Node, branch: fx.Node) -> bool:
-    if shortcut is fork:
-        return False
-    first = list(flow.mainline(shortcut, fork))[-1]
-    if not flow.operations.is_slice(first):
-        return False
-    entries = flow.entries(branch, fork)
-    return first not in entries and all(flow.operations.is_slice(entry) for entry in entries)
-
-
-def _is_joined(flow: Flow, node: fx.Node) -> bool:
-    """Whether the sum as it is, or scaled, is a part of what its own block joins: a half of a reversible block."""
-    steps = [node]
-    for step in steps:
-        readers = [user for user in step.users if same_frame(user, node)]
-        if any(flow.operations.is_concatenation(user) for user in readers):
-            return True
-        steps += [user for user in readers if flow.operations.is_gain(user)]
-    return False
 
 
 def _is_cell_combination(flow: Flow, node: fx.Node) -> bool:

@@ -44,8 +44,8 @@ def analyse(root: nn.Module, graph: fx.Graph, kinds: Sequence[Kind]) -> GraphSit
     live = _live(output)
     for anatomy in everything:
         if anatomy.kind in kinds and anatomy.join not in live:
-            operation = {"residual": "add", "mixed": "concat"}.get(anatomy.kind, "block")
-            unread.append(Refusal(anatomy.join, operation, "its value reaches no output of the network"))
+            reason = "its value reaches no output of the network"
+            unread.append(Refusal(anatomy.join, _operation(anatomy.kind), reason))
         elif anatomy.kind in kinds:
             frame = (anatomy.kind, anatomy.block, anatomy.call)
             key = (anatomy.kind, anatomy.block, counters[frame])
@@ -72,8 +72,9 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
     first = graphs.get("eval") or next(iter(graphs.values()))
     for other in graphs.values():
         for key in [key for key in first.anatomies if key not in other.anatomies]:
-            operation = {"residual": "add", "mixed": "concat"}.get(key[0], "block")
-            first.refusals.extend(Refusal(one.join, operation, TRAIN_DIFFERS) for one in first.anatomies.pop(key))
+            first.refusals.extend(
+                Refusal(one.join, _operation(key[0]), TRAIN_DIFFERS) for one in first.anatomies.pop(key)
+            )
     if not trace.recorded:
         _leave_what_is_not_trained(first, graphs.get("train", first), trace.graphs)
     extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
@@ -92,8 +93,13 @@ def _leave_what_is_not_trained(first: GraphSites, train: GraphSites, graphs: Map
     for key in list(first.anatomies):
         if any(one.gated in trained for one in train.anatomies[key]) or is_written(key[1]):
             continue
-        operation = {"residual": "add", "mixed": "concat"}.get(key[0], "block")
-        first.refusals.extend(Refusal(one.join, operation, NOT_TRAINED, one) for one in first.anatomies.pop(key))
+        first.refusals.extend(
+            Refusal(one.join, _operation(key[0]), NOT_TRAINED, one) for one in first.anatomies.pop(key)
+        )
+
+
+def _operation(kind: str) -> str:
+    return {"residual": "add", "mixed": "concat"}.get(kind, "block")
 
 
 def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Site:

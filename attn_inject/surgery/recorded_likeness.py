@@ -25,9 +25,7 @@ from ..tracing.recording import real_inputs
 from ..types import Check, Insertion, block_name
 from .learning import weighted_sum
 from .runs import Runs, without_onlookers
-from .sameness import KEEPS, equal_to_the_bit, same_values
-
-_PAIRS = "code that goes over the weights of two parts in pairs wants attention in both"
+from .sameness import KEEPS, PAIRS, equal_to_the_bit, same_values
 
 
 class _Watched(nn.Module):
@@ -61,11 +59,9 @@ def as_recorded(
     gates: list[tuple[str, _Watched]] = []
     for insertion in new:
         home, _, child = insertion.module.rpartition(".")
-        places = ours.get_submodule(home)._modules
-        gates.append(
-            (block_name(insertion.site.block), _Watched(seen, insertion.module, ours.get_submodule(insertion.module)))
-        )
-        places[child] = gates[-1][1]
+        gate = _Watched(seen, insertion.module, ours.get_submodule(insertion.module))
+        gates.append((block_name(insertion.site.block), gate))
+        ours.get_submodule(home)._modules[child] = gate
     real = real_inputs(inputs, before)
     gradients = False
     try:
@@ -77,8 +73,7 @@ def as_recorded(
         try:
             given = _ran(ours, real, gradients=True)
         except Exception as error:
-            figure = f"with the new modules in it its own code ends in {first_line(error)} ({_PAIRS})"
-            return Check("calls", passed=False, figure=figure), "", ""
+            return Check("calls", passed=False, figure=f"eval: {_ending(error)}"), "", ""
     wanted = {(insertion.module, insertion.channels): insertion.site.calls for insertion in new}
     wrong = [f"{name} ran {seen[name, width]} times" for (name, width), n in wanted.items() if seen[name, width] != n]
     untried = ""
@@ -92,14 +87,9 @@ def as_recorded(
         *(_ran(each, real, gradients=gradients, calls=2).outputs for each in (before, ours))
     ):
         wrong.append(f"eval: {KEEPS}")
-    if not wrong and not untried and not (trained := _alike_in_train_mode(before, ours, real, gradients=gradients)):
-        one, other = (without_onlookers(alias(original)) for _ in range(2))
-        if trained is None:
-            untried = "in train mode its own code does not run on what it was recorded on"
-        elif not _alike_in_train_mode(one, other, real, gradients=gradients):
-            untried = "in train mode its own code gives something else each time"
-        else:
-            wrong.append(f"it does something else in train mode where no gate does anything ({_PAIRS})")
+    if not wrong and not untried:
+        unlike, untried = _trained(original, before, ours, real, gradients=gradients)
+        wrong += [f"train: {unlike}"] if unlike else []
     figure = "; ".join(wrong[:4]) or f"{len(wanted)} modules run as planned in eval mode"
     if not expected.outputs and not wrong:
         figure += " (it gives no tensors to compare)"
@@ -109,22 +99,44 @@ def as_recorded(
     return check, untried, "" if wrong else _not_reached(ours, real, gates)
 
 
-def _alike_in_train_mode(one: nn.Module, other: nn.Module, real: Inputs, *, gradients: bool) -> bool | None:
-    """Whether both give the same, outputs and statistics; None where the first does not run, as without targets."""
+def _ending(error: Exception) -> str:
+    return f"with the new modules in it its own code ends in {first_line(error)} ({PAIRS})"
+
+
+def _trained(
+    original: nn.Module, before: nn.Module, ours: nn.Module, real: Inputs, *, gradients: bool
+) -> tuple[str, str]:
+    """(how `ours` differs from `before` in train mode, why that was not seen)."""
+    unlike = _unlike_in_train_mode(before, ours, real, gradients=gradients)
+    if unlike is None:
+        return "", "in train mode its own code does not run on what it was recorded on"
+    one, other = (without_onlookers(alias(original)) for _ in range(2))
+    if unlike and _unlike_in_train_mode(one, other, real, gradients=gradients):
+        return "", "in train mode its own code gives something else each time"
+    return unlike, ""
+
+
+def _unlike_in_train_mode(one: nn.Module, other: nn.Module, real: Inputs, *, gradients: bool) -> str | None:
+    """How the other's outputs, statistics and weights differ; empty if they do not.
+
+    None where the first does not run, as without targets.
+    """
     try:
         expected = _ran(one, real, "train", gradients=gradients)
     except Exception:
         return None
     try:
         given = _ran(other, real, "train", gradients=gradients)
-    except Exception:
-        return False
+    except Exception as error:
+        return _ending(error)
+    unlike = f"it does something else where no gate does anything ({PAIRS})"
     statistics = [(held, given.statistics[name]) for name, held in expected.statistics.items()]
     if not same_values(expected.outputs, given.outputs) or not all(equal_to_the_bit(*pair) for pair in statistics):
-        return False
+        return unlike
     if not expected.keeps:
-        return True
-    return same_values(*(_ran(each, real, "train", gradients=gradients, calls=2).outputs for each in (one, other)))
+        return ""
+    again = (_ran(each, real, "train", gradients=gradients, calls=2).outputs for each in (one, other))
+    return "" if same_values(*again) else unlike
 
 
 def _not_reached(ours: nn.Module, real: Inputs, gates: Sequence[tuple[str, _Watched]]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+PAIRS = "code that goes over the weights of two parts in pairs wants attention in both"
 KEEPS = "a second call gives something else than the model's own code, which keeps something from call to call"
 
 

@@ -24,13 +24,14 @@ from ..tracing.calls import calls_of, run_on_meta, usual_inputs
 from ..tracing.hook_tables import FORWARD, hook_tables
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, tensors_in
+from ..tracing.onlookers import nothing_kept_by_hooks
 from ..tracing.parts import put_in_place, record_of
 from ..tracing.restoring import aside_in_mode
 from ..tracing.rewritten import writing_of
 from .attachment import attachments_of
 from .pristine import without_attention
 from .runs import Runs, without_onlookers
-from .sameness import equal_to_the_bit
+from .sameness import PAIRS, equal_to_the_bit
 from .small_passes import TRIAL_EXTENTS
 
 _MEND = "use attach(), which keeps the part's own class, or inject without a scope"
@@ -87,8 +88,9 @@ def must_run_around(original: nn.Module, outer: nn.Module) -> None:
         PlanError: with what it ends in.
 
     """
-    for mode in ("eval", "train"):
-        before, after = (aside_in_mode(alias(model).to("meta"), mode) for model in (original, outer))
+    for training in (False, True):
+        way = _Way(training, hooked=False)
+        before, after = (way.alias_of(model).to("meta") for model in (original, outer))
         for inputs in usual_inputs(before):
             try:
                 run_on_meta(before, inputs)
@@ -98,8 +100,8 @@ def must_run_around(original: nn.Module, outer: nn.Module) -> None:
                 run_on_meta(after, inputs)
             except Exception as error:
                 raise PlanError(
-                    f"the model does not run with attention in that part alone, in {mode} mode: {first_line(error)} "
-                    "(code that goes over the weights of two parts in pairs wants attention in both)"
+                    f"the model does not run with attention in that part alone, in {'train' if training else 'eval'} "
+                    f"mode: {first_line(error)} ({PAIRS})"
                 ) from error
             break
 
@@ -161,7 +163,8 @@ class _Way:
         """What an alias of `model` gives, with statistics and generators of its own."""
         aliased = self.alias_of(model)
         # Nobody has looked whether the rest of the model writes into its weights when it trains.
-        with Runs(aliased, writes=self.training).run("train" if self.training else "eval"):
+        run = Runs(aliased, writes=self.training).run("train" if self.training else "eval")
+        with run, nothing_kept_by_hooks(aliased):
             own = inputs.fresh()
             return list(tensors_in(aliased(*own.positional, **own.named)))
 

@@ -16,6 +16,7 @@ from .caches import nothing_kept
 from .draws import Draws
 from .face import is_plain
 from .inputs import Inputs, Signature, tensors_in
+from .onlookers import nothing_kept_by_hooks
 from .restoring import aside_in_mode
 from .shapes import inputs_to_try
 
@@ -30,16 +31,19 @@ def usual_inputs(model: nn.Module) -> Iterator[Inputs]:
     A model that wants several inputs gets an image for each: two views, two frames.
     """
     signature = Signature.of(model.forward, None)
-    names = [name for name, _ in signature.named]
+    count, names = len(signature.positional), [name for name, _ in signature.named]
     for inputs in itertools.islice(inputs_to_try(model), _TRIALS):
-        image = inputs.on_meta().values[0]
-        several = len(signature.positional) + len(names) > 1
-        yield Inputs((image,) * len(signature.positional), dict.fromkeys(names, image)) if several else inputs.on_meta()
+        (image,) = inputs.on_meta().values
+        yield Inputs((image,) * count, dict.fromkeys(names, image)) if count + len(names) > 1 else Inputs((image,))
 
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:
-    """What `model`, which is on the meta device, gives: shapes without arithmetic, and no number is drawn by it."""
-    with torch.no_grad(), torch.device("meta"), Draws.of(model).undone(), nothing_kept(model):
+    """What `model`, which is on the meta device, gives: shapes without arithmetic, and no number is drawn by it.
+
+    Its hooks keep nothing of it.
+    """
+    undone = Draws.of(model).undone()
+    with torch.no_grad(), torch.device("meta"), undone, nothing_kept(model), nothing_kept_by_hooks(model):
         return inputs.given_to(model)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
+from .given_numbers import numbers_of, whole_numbers, with_numbers
 from .nodes import has_value, is_named, value_of
 
 
@@ -110,43 +111,6 @@ def image(*size: int, dtype: torch.dtype = torch.float32) -> Inputs:
     return Inputs((torch.empty(1, *size, dtype=dtype, device="meta"),))
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """The whole numbers or truth values that a caller gave, and with how many images."""
-
-    held: torch.Tensor
-    images: int
-
-    def in_shape(self, shape: torch.Size, images: int) -> torch.Tensor | None:
-        """Row by row, and from the first on again; None in another shape, or with fewer images.
-
-        One that a number stands for may be among those that are left out.
-        """
-        if images < self.images or shape[1:] != self.held.shape[1:] or len(shape) != self.held.dim():
-            return None
-        return self.held if shape == self.held.shape else self.held[torch.arange(shape[0]) % len(self.held)]
-
-
-def numbers_of(tensor: torch.Tensor, images: int) -> Numbers | None:
-    """Those of a tensor that came with so many images; None of floating-point ones, and of many."""
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.numel() > _MOST_NUMBERS:
-        return None
-    if tensor.is_meta:
-        known: Numbers | None = getattr(tensor, "_numbers", None)
-        return known
-    return Numbers(tensor.detach().clone(), images)
-
-
-def with_numbers(shaped: torch.Tensor, numbers: Numbers | None) -> torch.Tensor:
-    """A tensor on the meta device that knows them."""
-    if numbers is not None:
-        shaped._numbers = numbers  # type: ignore[attr-defined]
-    return shaped
-
-
-_MOST_NUMBERS = 2**20
-
-
 def real_values(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
     """Values of the same sizes to run on: normal ones for maps, in `dtype` if given; the caller's own whole numbers.
 
@@ -164,13 +128,6 @@ def real_values(values: tuple[Any, ...], device: torch.device, dtype: torch.dtyp
         return whole_numbers(value, images).to(device, copy=True)
 
     return tuple(tree_map_only(torch.Tensor, real, value) for value in values)
-
-
-def whole_numbers(tensor: torch.Tensor, images: int) -> torch.Tensor:
-    """Those that a caller gave, for so many images; zeros where nobody did."""
-    numbers = numbers_of(tensor, images)
-    held = None if numbers is None else numbers.in_shape(tensor.shape, images)
-    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu") if held is None else held
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

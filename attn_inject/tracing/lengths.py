@@ -1,7 +1,6 @@
-"""How many parts a value has, and what that hangs on: the size of an axis, or what the caller gives.
+"""Into how many parts a split goes, which hangs on the size of an axis.
 
-Code that goes over the parts of a split, or over a list that is an input, is unrolled in a graph, which holds for so
-many parts.
+Code that goes over the parts is unrolled in a graph, which holds for so many.
 """
 
 from __future__ import annotations
@@ -16,36 +15,6 @@ from .nodes import value_of
 
 # With a number: their place in the arguments is that of the axis, less one.
 _BY_SIZE = {"split": 2, "chunk": 2, "unsafe_split": 2, "unsafe_chunk": 2, "unbind": 1}
-
-
-def is_given(node: fx.Node) -> bool:
-    """Whether the value is an input that is no tensor, or is taken out of one: a list, a dict, a number."""
-    while node.op == "call_function" and node.target in (operator.getitem, getattr, operator.contains):
-        if isinstance(value_of(node.args[0]), torch.Tensor):  # type: ignore[arg-type]
-            return False
-        node = node.args[0]  # type: ignore[assignment]
-    return node.op == "placeholder" and not isinstance(value_of(node), torch.Tensor)
-
-
-def kind_of(value: Any) -> str:
-    """The name of a value's class."""
-    return type(value).__name__
-
-
-def form_of(value: Any) -> str:
-    """The same, where lists and tuples are one."""
-    return "list" if isinstance(value, (list, tuple)) else kind_of(value)
-
-
-def has_any(value: Any) -> bool:
-    """Whether there is anything in a value."""
-    # What `bool` says of a list, in words that torch 2.6's compiler knows.
-    return len(value) > 0 if isinstance(value, (list, tuple, dict)) else bool(value)
-
-
-def is_none(value: Any) -> bool:
-    """Whether a value is none."""
-    return value is None
 
 
 def split_axis(node: fx.Node) -> tuple[fx.Node, int] | None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -17,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from .caches import as_if_unheard
 from .contents import changed, versions
 from .hook_tables import FORWARD, hook_tables
-from .reach import names_in
+from .reach import TABLES, contents_of, is_helper, names_in
 from .restoring import private_tensors, taken_back
 
 Hook = Callable[..., Any]
@@ -102,6 +105,43 @@ def unheard(hook: Hook, given: tuple[Any, ...]) -> Any:
         return hook(*given)
 
 
+def _keepers(hook: Hook, model: nn.Module) -> list[nn.Module]:
+    """The modules of `model` on which a hook may keep something: those that it reaches, or whose tables."""
+    reached = list(_reached_by(hook, set()))
+    tables = {id(part) for part in reached if not isinstance(part, nn.Module)}
+    own = {id(part) for part in reached if isinstance(part, nn.Module)}
+    if not (tables or own):
+        return []
+    return [
+        module
+        for module in model.modules()
+        if id(module) in own or any(id(value) in tables for value in vars(module).values())
+    ]
+
+
+def _reached_by(value: Any, seen: set[int]) -> Iterator[Any]:
+    """The modules and tables that a function has in its hands."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    parts: list[Any] = []
+    if isinstance(value, nn.Module) or type(value) in TABLES:
+        yield value
+    elif isinstance(value, partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, MethodType):
+        parts = [value.__self__, value.__func__]
+    elif isinstance(value, FunctionType):
+        cells = [part for cell in value.__closure__ or () for part in contents_of(cell).values()]
+        parts = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    elif isinstance(value, ref):
+        parts = [value()]
+    elif is_helper(value):
+        parts = list(vars(value).values())
+    for part in parts:
+        yield from _reached_by(part, seen)
+
+
 def copies_of(shown: Any) -> Any:
     """What a hook is shown, in memory of its own and without a history."""
     return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), shown)
@@ -114,11 +154,12 @@ def shielded(hook: Hook, model: nn.Module) -> Hook:
     """
     works: dict[bool, bool] = {}
     keeps: dict[bool, bool] = {}
+    keepers = _keepers(hook, model)
 
     def shielding(*given: Any) -> Any:
         training = given[0].training
         if training not in works:
-            with taken_back(model) as noted:
+            with taken_back(keepers) as noted:
                 works[training] = changes_something(
                     hook, (given[0], *copies_of(given[1:])), lambda: keeps.update({training: noted()})
                 )

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from .lengths import has_any, is_given, split_axis
+from .given import has_any, is_given
+from .lengths import split_axis
 from .nodes import has_value, value_of
 from .writes import index_assign, written
 

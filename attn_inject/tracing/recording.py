@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_map
 
 from ..errors import TraceError
 from .explain import CodeError
-from .inputs import Inputs, whole_numbers
+from .given_numbers import whole_numbers
+from .inputs import Inputs
 from .shapes import inputs_to_try
 from .trace import Subject, Trace
 

@@ -50,15 +50,15 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
 
     Gives whether it has noted something by now.
     """
-    with taken_back(skeleton) as noted:
+    with taken_back(skeleton.modules()) as noted:
         in_mode(skeleton, mode)
         yield noted
 
 
 @contextmanager
-def taken_back(skeleton: nn.Module) -> Iterator[Callable[[], bool]]:
-    """`as_it_was` in the mode that it is in."""
-    attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in skeleton.modules()]
+def taken_back(modules: Iterable[nn.Module]) -> Iterator[Callable[[], bool]]:
+    """Take back what code notes on these modules, or in their tables; gives whether it has noted something by now."""
+    attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in modules]
     # A module has a score of attributes that every module has: looking through them would take most of the time.
     own = [held[name] for _, held in attributes for name in held.keys() - _BOOKKEEPING]
     helpers = {id(value): value for value in own if is_helper(value)}

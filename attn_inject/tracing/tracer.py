@@ -41,12 +41,12 @@ from .compiled import as_written
 from .draws import Draws
 from .factories import factories_followed
 from .frames import CallStack, as_handed_over, values_in, with_nodes
+from .given import is_given, is_none
 from .guards import ARGUMENTS, PLACES, asks_for_places, guarded, line_of_code
 from .held_weights import HeldWeights
 from .hooks import Hooks
 from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
-from .lengths import is_given, is_none
 from .modes import Modes
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
 from .places import place_in_code
@@ -299,10 +299,9 @@ class Tracer(fx.Tracer):
         whole = next((m for m in reversed(self.open_modules) if self.leaves.can_close(m)), None)
         if whole is not None:
             raise StaysWhole(whole)
-        outcome = convert(value_of(node))
         if self.open_modules and self.leaves.checks_ranks_alone(self.open_modules[-1]):
             # One that code has put into another mode; elsewhere it is a single call, which is no guard.
-            return outcome
+            return convert(value_of(node))
         return self.hold(node, convert)
 
     def hold(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .lengths import form_of, is_given, kind_of
+from .given import form_of, is_given, kind_of
 from .nodes import has_value, value_of
 from .proxies import FollowingProxy
 from .reach import names_in

@@ -360,3 +360,22 @@ def test_the_class_is_forgotten_where_no_other_process_could_import_it() -> None
         _ = again.stride
     kept = pickle.loads(pickle.dumps(inject(Part(), "se", reduction=4, input_size=16)))
     assert kept.stride == 2
+
+
+@pytest.mark.parametrize("form", [inject, attach])
+def test_hooks_around_a_part_keep_nothing_of_our_trials(form: Any) -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part, self.head = nn.Sequential(conv(3, 16), Block()), conv(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.part(x))
+
+    model = Around()
+    seen: list[Any] = []
+    model.head.register_forward_hook(lambda *given: seen.append(given))
+    patched = form(model, "se", scope="part", input_size=32)
+    assert seen == []
+    patched(torch.randn(2, 3, 32, 32))
+    assert len(seen) == 1

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from attn_inject import attach, find_sites, inject, report
-from attn_inject.tracing.inputs import Inputs, numbers_of, real_values
+from attn_inject.tracing.given_numbers import numbers_of
+from attn_inject.tracing.inputs import Inputs, real_values
 from tests.toys import Residual
 
 
