@@ -56,7 +56,8 @@ def unread_note(sites: Sites) -> list[str]:
         "left out, since the model computes something else there in train mode": differing,
         "left out, since no gradient comes back to them (no_grad, detach or indices)": untrained,
     }
-    return [f"{note}: {_first(blocks)}" for note, blocks in notes.items() if blocks]
+    # A block that runs several times is left out each time.
+    return [f"{note}: {_first(list(dict.fromkeys(blocks)))}" for note, blocks in notes.items() if blocks]
 
 
 def stacking_note(chosen: list[Site], choices: Choices) -> list[str]:

@@ -139,3 +139,14 @@ def test_a_pattern_that_matches_only_what_is_left_out() -> None:
         inject(Frozen(), "se", input_size=16, include="teacher*")
     patched: Any = inject(Frozen(), "se", input_size=16, exclude="teacher*", reduction=2)
     assert [one.site.block for one in patched.injection.plan.insertions] == STUDENT
+
+
+def test_a_block_that_runs_twice_is_left_out_once() -> None:
+    class Twice(Frozen):
+        def taught(self, x: torch.Tensor) -> torch.Tensor:
+            return super().taught(x) * super().taught(x + 1)
+
+    patched: Any = inject(Twice(), "se", input_size=16, reduction=2)
+    assert patched.injection.plan.notes == (
+        "left out, since no gradient comes back to them (no_grad, detach or indices): teacher.0, teacher.1",
+    )
