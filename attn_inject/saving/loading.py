@@ -17,6 +17,7 @@ from ..surgery.attachment import attachments_of
 from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
+from ..tracing.inputs import Inputs
 from ..tracing.parts import patched_parts, record_of
 from ..tracing.restoring import in_mode
 from ..types import FORMS, Form, Verification
@@ -92,7 +93,8 @@ def load(
         model: the original model, for sources that only the caller has; it is left as it was. On the meta device it
         needs no weights: the result has those of the file.
         example_inputs: other sizes than those that the model was saved with, as for `inject`; where several submodules
-            were patched, a dict with those of each, by its path.
+            were patched, a dict with those of each, by its path. A model that runs on certain whole numbers alone
+            (lengths of sequences) and has no graph needs them here too: files keep sizes.
         trust_source: whether to import what the file names as code of somebody's own: a `package.module:factory` or
             `file.py` as its source, a `package.module:Class` as its attention (`register_attention` is the other way);
             and to build a source whose name or arguments make timm or torchvision read further files.
@@ -122,6 +124,13 @@ def load(
     return in_mode(patched, "train" if record.training else "eval")  # type: ignore[no-any-return]
 
 
+def _on_numbers(inputs: Any) -> str:
+    """What to do for a model that may mind which whole numbers it is given; empty where `inputs` are not the file's."""
+    if isinstance(inputs, Inputs) and any(each.is_meta and not each.is_floating_point() for each in inputs.tensors):
+        return "; a file keeps the sizes of inputs and not their numbers: give load() example_inputs that have those"
+    return ""
+
+
 def _attached(path: Path, original: nn.Module, record: Record, example_inputs: Any) -> nn.Module:
     """Carry out the record's plans in the model's own classes."""
     given = _inputs_by_part(path, record, example_inputs)
@@ -130,7 +139,8 @@ def _attached(path: Path, original: nn.Module, record: Record, example_inputs: A
         try:
             attached = attach_as_planned(attached, plan, given.get(plan.scope or ""))
         except AttnInjectError as error:
-            raise CheckpointError(f"{path} does not fit the model: {_line(error)}") from error
+            hint = _on_numbers(example_inputs)
+            raise CheckpointError(f"{path} does not fit the model: {_line(error)}{hint}") from error
         made = attachments_of(attached)[-1].injection.plan
         left_out = [note for note in made.notes if note.startswith("left out: ") and note not in plan.notes]
         if made.insertions != plan.insertions:

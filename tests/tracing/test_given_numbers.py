@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from attn_inject import attach, find_sites, inject, report
+from attn_inject import CheckpointError, attach, find_sites, inject, load, report, save
 from attn_inject.tracing.given_numbers import numbers_of
 from attn_inject.tracing.inputs import Inputs, real_values
 from tests.toys import Residual
@@ -71,7 +72,7 @@ class Packed(nn.Module):
         return nn.utils.rnn.pad_packed_sequence(self.recurrent(packed)[0], batch_first=True)[0]
 
 
-def test_sequences_are_packed_by_the_lengths_that_were_given() -> None:
+def test_sequences_are_packed_by_the_lengths_that_were_given(tmp_path: Path) -> None:
     inputs = torch.randn(2, 4, 12), torch.tensor([7, 12])
     sites = find_sites(Packed(), example_inputs=inputs)
     assert [site.block for site in sites] == ["block"]
@@ -80,6 +81,11 @@ def test_sequences_are_packed_by_the_lengths_that_were_given() -> None:
     attached: Any = attach(model, "eca", example_inputs=inputs, init="identity").eval()
     assert attached.injection.verification.passed
     assert torch.equal(attached(*inputs), model(*inputs))
+    save(attached, tmp_path / "packed.pt")
+    with pytest.raises(CheckpointError, match=r"a file keeps the sizes of inputs and not their numbers: give load\(\)"):
+        load(tmp_path / "packed.pt", model, form="module")
+    again: Any = load(tmp_path / "packed.pt", model, form="module", example_inputs=inputs)
+    assert torch.equal(again.eval()(*inputs), attached(*inputs))
 
 
 def test_a_report_goes_over_the_rows_again() -> None:
