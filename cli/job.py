@@ -78,12 +78,15 @@ def run(job: Job) -> None:
 
 
 def check_bench(settings: ReportSettings) -> None:
-    """Raise AttnInjectError for a device that is not there or a type that cannot be measured, before any work."""
-    if settings.bench and (settings.device != "auto" or settings.dtype is not None):
-        from attn_inject.cost.device import pick
+    """Raise AttnInjectError for a device that is not there or a type that cannot be measured, before any work.
+
+    Where nothing is measured, only for words that are neither.
+    """
+    if settings.device != "auto" or settings.dtype is not None:
+        from attn_inject.cost.device import pick, read
         from attn_inject.reporting.speed import bench_settings
 
-        pick(bench_settings(settings).device)
+        (pick if settings.bench else read)(bench_settings(settings).device)
 
 
 def check_attention(name: str, options: Mapping[str, Any]) -> None:

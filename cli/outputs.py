@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from attn_inject.errors import ONNX_NEEDS, CheckpointError
-from attn_inject.files.atomic import write_atomically
+from attn_inject.files.atomic import behind_links, write_atomically
 
 LOADED_ENDINGS = (".pt", ".safetensors")
 MODEL_ENDINGS = (*LOADED_ENDINGS, ".pt2", ".onnx")
@@ -63,6 +63,7 @@ def check_apart(*paths: Path | None) -> None:
 
 def _obstacle(path: Path, *, force: bool) -> str:
     """Why the path cannot be written; empty if it can."""
+    path = behind_links(path)
     if path.is_dir():
         return "this is a folder"
     if not path.parent.is_dir():

@@ -91,7 +91,7 @@ def event() -> torch.cuda.Event:
 
 def pick(device: str | torch.device) -> Device:
     """The device to measure on: `auto` is CUDA where there is one, else the CPU."""
-    kind = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else _parse(device)
+    kind = read(device)
     if kind.type == "cuda":
         if str(kind) != "cuda":
             raise AttnInjectError(f"{kind} cannot be asked for; use device='cuda' and set CUDA_VISIBLE_DEVICES")
@@ -115,7 +115,15 @@ def threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _parse(device: str | torch.device) -> torch.device:
+def read(device: str | torch.device) -> torch.device:
+    """The device of that name, there or not; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        AttnInjectError: no device of torch's has that name.
+
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.device(device)
     except RuntimeError as error:

@@ -17,13 +17,14 @@ from ..errors import CheckpointError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file next to `path`, then rename it to `path`.
+    """Let `write` fill a temporary file next to `path`, then rename it to `path`; a link is written through.
 
     Raises:
         CheckpointError: the folder or the file cannot be written, or the disk is full; nothing is left behind.
 
     """
-    path = Path(path)
+    # As `open` writes: a link may be there to put the file on another disk.
+    path = behind_links(Path(path))
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot write {path}: the folder {path.parent} does not exist")
     if path.is_dir():
@@ -45,6 +46,24 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def behind_links(path: Path) -> Path:
+    """Where a file goes that is written under this name.
+
+    Raises:
+        CheckpointError: it is a link that leads back to itself.
+
+    """
+    if not path.is_symlink():
+        return path
+    try:
+        led = path.resolve()
+    except RuntimeError:
+        led = path
+    if led.is_symlink():
+        raise CheckpointError(f"cannot write {path}: it is a link that leads back to itself")
+    return led
 
 
 def _mode(path: Path) -> int:

@@ -67,6 +67,8 @@ def test_settings_are_spelled_as_options(message: str, shown: str) -> None:
         (("resnet18", "-a", "se", "--kinds", "resid"), "got resid (did you mean residual?)"),
         (("resnet18", "-a", "se", "--dtype", "int8"), "'int8' is not a floating-point type"),
         (("resnet18", "-a", "se", "--device", "nonsense"), "is not a device"),
+        (("resnet18", "-a", "se", "--device", "nonsense", "--no-bench"), "is not a device"),
+        (("resnet18", "-a", "se", "--dtype", "int8", "--no-bench"), "is not a floating-point type"),
         (("resnet18", "-a", "se", "--device", "cuda"), "use --device cpu"),
         (("fac.py:Asking", "-a", "se", "--no-bench"), "(choose one, as in --scope "),
         (("seresnet18", "-a", "se", "--existing", "skip", "--no-bench"), "use --existing stack or --existing replace"),

@@ -111,6 +111,29 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
         save(model, tmp_path / "there.pt", force=False)
 
 
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    """Where a link leads, there or not, is where the file goes; the link stays."""
+    far = tmp_path / "far"
+    far.mkdir()
+    for name in ("old.txt", "new.txt"):
+        (tmp_path / name).symlink_to(far / name)
+    (far / "old.txt").write_text("before")
+    for name in ("old.txt", "new.txt"):
+        write_atomically(tmp_path / name, lambda path: path.write_text("after") and None)
+        assert (tmp_path / name).is_symlink()
+        assert (far / name).read_text() == "after"
+    assert sorted(path.name for path in far.iterdir()) == ["new.txt", "old.txt"]
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "away").symlink_to(tmp_path / "none" / "file")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for name in ("away", "round"):
+        with pytest.raises(CheckpointError, match="cannot write"):
+            write_atomically(tmp_path / name, lambda path: path.write_text("after") and None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "round"]
+
+
 def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
     def broken(path: Path) -> None:
         path.write_text("half")
