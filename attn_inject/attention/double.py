@@ -2,7 +2,7 @@
 https://arxiv.org/abs/1810.11579
 
     A = Wa x, of m channels;  B = softmax over positions of (Wb x), V = softmax over its n channels of (Wv x)
-    G = A B^T                  (m x n)    features gathered from all positions
+    G = A B^T                  (m x n)    features gathered from all positions    (equation 2, there without softmax)
     Z = G V                    (m, S)     and distributed to each
     out = x + Wo Z                        the double attention block, a residual branch
 

@@ -1,8 +1,8 @@
 """Global Attention Mechanism: Liu, Shao, Hoffmann, "Global Attention Mechanism: Retain Information to Enhance
 Channel-Spatial Interactions", https://arxiv.org/abs/2112.05561
 
-    F2 = F1 * Mc(F1),  Mc: C -> C/r -> C at every position, ReLU between
-    F3 = F2 * Ms(F2),  Ms = sigma(norm(conv 7x7(relu(norm(conv 7x7(F2)))))),  C -> C/r -> C
+    F2 = F1 * Mc(F1),  Mc: C -> C/r -> C at every position, ReLU between                         (equation 1)
+    F3 = F2 * Ms(F2),  Ms = sigma(norm(conv 7x7(relu(norm(conv 7x7(F2)))))),  C -> C/r -> C      (equation 2)
 
 Nothing is pooled. No code of the authors' was found: r = 4, the biases and no sigmoid in Mc are those of the code in
 circulation, which has been asked where its sigmoid is; `form="text"` puts one at the end of Mc. For large networks the

@@ -2,7 +2,7 @@
 https://arxiv.org/abs/1904.11492
 
     context = sum over positions j of x_j softmax over j of (Wk x_j)            or the mean: pool="mean"
-    out     = x + W2 relu(layer norm(W1 context)),   C -> C/r -> C
+    out     = x + W2 relu(layer norm(W1 context)),   C -> C/r -> C              (equation 5)
     out     = x sigma(W2 relu(layer norm(W1 context)))                          fusion="scale", the paper's ablation
 
 The last layer starts at zero, as in the released code: the added context is 0, and the scale one half.

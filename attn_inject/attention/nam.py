@@ -1,10 +1,10 @@
 """Normalization-based Attention Module: Liu, Shao, Teng, Hoffmann, "NAM", https://arxiv.org/abs/2111.12419
 
-    B   = batch norm of x, with weights gamma
-    out = x sigma(W B),  W_c = gamma_c / sum of gamma                   channel attention
+    B   = batch norm of x, with weights gamma                                                       (equation 1)
+    out = x sigma(W B),  W_c = gamma_c / sum of gamma                   channel attention           (its gate: 2)
 
     B'  = batch norm of the positions of x, each over all images and channels, with weights lambda
-    out = x sigma(W' B'),  W'_i = lambda_i / sum of lambda              spatial attention, behind it
+    out = x sigma(W' B'),  W'_i = lambda_i / sum of lambda              spatial attention, behind it (its gate: 3)
 
 Each position has a weight of its own, so that the first is no channel gate in spite of its name: there is no pool. The
 released code, followed here, takes absolute values of gamma and keeps gradients out of W.

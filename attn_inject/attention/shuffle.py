@@ -3,8 +3,8 @@ https://arxiv.org/abs/2102.00240
 
 The channels are cut into G groups, each into two halves x_1 and x_2:
 
-    x_1' = x_1 * sigma(w_1 avg(x_1) + b_1)            one weight and bias per channel
-    x_2' = x_2 * sigma(w_2 GN(x_2) + b_2)             a norm of each channel's map
+    x_1' = x_1 * sigma(w_1 avg(x_1) + b_1)            one weight and bias per channel      (equations 1 and 2)
+    x_2' = x_2 * sigma(w_2 GN(x_2) + b_2)             a norm of each channel's map         (equation 3)
 
 and [x_1', x_2'] of all groups are shuffled as by ShuffleNet with two groups. Weights and biases are shared by the
 groups; G = 64; w starts at 0 and b at 1, as in the authors' code.

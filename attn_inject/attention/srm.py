@@ -1,9 +1,9 @@
 """Style-based Recalibration Module: Lee, Kim, Nam, "SRM: A Style-based Recalibration Module for Convolutional Neural
 Networks", https://arxiv.org/abs/1903.10829
 
-    t_c = (mean, standard deviation) of x_c over space        style pooling
-    z_c = w_c . t_c                                           one pair of weights per channel
-    out = x sigma(batch norm of z)                            the rest of style integration
+    t_c = (mean, standard deviation) of x_c over space        style pooling                     (equations 1 to 3)
+    z_c = w_c . t_c                                           one pair of weights per channel   (equation 4)
+    out = x sigma(batch norm of z)                            the rest of style integration     (equations 5 to 9)
 
 The deviation of the released code, followed here, divides by one less than the number of positions, and has 1e-5 under
 the root; w starts at zero there. form="text" divides by that number, as a mean does.

@@ -22,7 +22,7 @@ _LEAST = {int: 1, bool: 0}
 # How timm's default of a name differs from the library's own of that name, in its code.
 _UNLIKE_OURS = {
     "se": "biases, and a hidden width rounded to a multiple of 8: what --preset timm gives se",
-    "eca": "the same function, but a kernel of 3 at least (for fewer than 8 channels)",
+    "eca": "the same function, but a kernel of 3 at least (for fewer than 8 channels), whatever its kernel_size says",
     "cbam": "no biases in its MLP, and the mean before the maximum",
     "coord": "no biases, and a hidden width of C/24 rounded to a multiple of 8",
     "ela": "a convolution for each direction, a SiLU before each sigmoid, and norms of one group",

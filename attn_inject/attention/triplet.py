@@ -3,7 +3,7 @@ https://arxiv.org/abs/2010.03045
 
     Z-pool over an axis: [max; mean]
     w_a = sigma(BN(conv_k(Z-pool over axis a))),  for each axis a of (C, H, W), k = 7
-    out = 1/3 (x w_C + x w_H + x w_W)
+    out = 1/3 (x w_C + x w_H + x w_W)                                                  (section 3.2)
 
 With n spatial axes there are n + 1 gates, each a convolution over the n axes that its pool leaves, in the map's order
 (the authors' code turns one of its three maps the other way around: its kernel is ours transposed).

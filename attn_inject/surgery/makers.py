@@ -8,6 +8,7 @@ from ..errors import PlanError
 from ..sites.found import GraphSites
 from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel
+from ..tracing.frames import Calls
 from ..tracing.nodes import returned_by, value_of
 from ..types import Insertion, block_name
 from .rewrite import channels_first
@@ -23,7 +24,7 @@ def maker(located: LocatedModel, insertion: Insertion, home: str | None = None) 
 
     """
     block = block_name(insertion.site.block)
-    places = {_place(graph, insertion) for graph in located.graphs.values()}
+    places = {_place(graph, insertion, located.trace.calls[mode]) for mode, graph in located.graphs.items()}
     if len(places) != 1:
         raise PlanError(f"{block}: another module makes the gated value in train mode")
     path, order = places.pop()
@@ -34,14 +35,14 @@ def maker(located: LocatedModel, insertion: Insertion, home: str | None = None) 
     return within, order
 
 
-def _place(graph: GraphSites, insertion: Insertion) -> tuple[str, tuple[int, ...] | None]:
+def _place(graph: GraphSites, insertion: Insertion, calls: Calls) -> tuple[str, tuple[int, ...] | None]:
     edits: list[Edit] = []
     for anatomy in graph.of_plan(insertion.site):
         edit = edit_for(graph, anatomy, insertion.placement)
         if isinstance(edit, str):
             raise PlanError(f"{block_name(insertion.site.block)}: {edit}")
         edits.append(edit)
-    path = _returned_by(edits)
+    path = _returned_by(edits, calls)
     if path is None:
         raise PlanError(
             f"{block_name(insertion.site.block)}: no module returns the value to gate there, or others read it too"
@@ -52,7 +53,7 @@ def _place(graph: GraphSites, insertion: Insertion) -> tuple[str, tuple[int, ...
     return path, channels_first(value_of(first.value).dim(), first.channel_axis)[0]
 
 
-def _returned_by(edits: list[Edit]) -> str | None:
+def _returned_by(edits: list[Edit], calls: Calls) -> str | None:
     """The innermost module whose outputs are exactly the edits' values, for all who read them.
 
     A module that also runs elsewhere (one activation for a whole network) would gate there too.
@@ -63,7 +64,7 @@ def _returned_by(edits: list[Edit]) -> str | None:
     values = {edit.value for edit in edits}
     first = edits[0].value
     paths = [str(first.target)] if first.op == "call_module" else []
-    paths += [path for path, _ in returned_by(first) if path]
+    paths += [path for path, call in returned_by(first) if path and not calls[path, call].is_bare]
     return next((path for path in paths if _outputs(first.graph, path) == values), None)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,12 +23,16 @@ ROOT: Frame = ("", 0)
 
 @dataclass(frozen=True)
 class Call:
-    """One call: the call that made it, its arguments and its result, with nodes in the place of values."""
+    """One call: the call that made it, its arguments and its result, with nodes in the place of values.
+
+    `is_bare` is that of a forward by its name, of which no hook hears.
+    """
 
     parent: Frame | None
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] | None = None
     result: Any = None
+    is_bare: bool = False
 
     @property
     def has_ended(self) -> bool:
@@ -59,11 +63,11 @@ class CallStack:
         return self._open[-1]
 
     @contextmanager
-    def within(self, path: str) -> Iterator[Frame]:
+    def within(self, path: str, *, is_bare: bool = False) -> Iterator[Frame]:
         """What runs in here runs in a call of the module at `path`, which is given."""
         frame = path, self._entries[path]
         # What it was given is noted when it has ended well: code may catch what it raises.
-        self.calls[frame] = Call(self.innermost)
+        self.calls[frame] = Call(self.innermost, is_bare=is_bare)
         self._open.append(frame)
         self._entries[path] += 1
         try:
@@ -73,7 +77,7 @@ class CallStack:
 
     def ended(self, frame: Frame, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """Note what a call made from here was given and gave."""
-        self.calls[frame] = Call(self.innermost, args, kwargs, result)
+        self.calls[frame] = replace(self.calls[frame], args=args, kwargs=kwargs, result=result)
 
 
 def as_handed_over(structure: Any) -> Any:

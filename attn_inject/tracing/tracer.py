@@ -34,6 +34,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from .bare import BareCalls
 from .bounds import Bounds
 from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
@@ -125,6 +126,7 @@ class Tracer(fx.Tracer):
         # Whether work that other threads do is in the graph.
         self.works_in_turn = False
         self._bounds = Bounds(strangers)
+        self._bare = BareCalls(self._call_by_name)
         self._held = HeldWeights(
             skeleton, self._names, self.constants, self.create_proxy, knows_values=inputs is not None
         )
@@ -158,7 +160,8 @@ class Tracer(fx.Tracer):
             # Code may read the statistics of a norm that is a single call elsewhere.
             before = dict(self.skeleton.named_buffers(remove_duplicate=False))
             self._index_buffers(before)
-            self.trace(self.skeleton)
+            with self._bare.told(self.skeleton, but_in=self.is_leaf_module):
+                self.trace(self.skeleton)
             self.leaves.modes.refuse_later_ones()
             self.has_noted = not put_back(self.skeleton, before, self.graph, self) or noted()
 
@@ -241,10 +244,33 @@ class Tracer(fx.Tracer):
             proxy = self.create_proxy("call_module", path, args, kwargs)
             self.hooks.see(m, "_forward_hooks", args, kwargs, proxy)
             return proxy
+        with self._bare.expected(m), self.hooks.around(m):
+            return self._follow(m, path, forward, args, kwargs)
+
+    def _call_by_name(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self._names[id(m)]
+        if self._bounds.are_left(with_a_part=True) or self.evaluated is not None or self.is_leaf_module(m, path):
+            return forward(*args, **kwargs)
+        self.leaves.modes.has_run(m, whole=False)
+        return self._follow(m, path, forward, args, kwargs, is_bare=True)
+
+    def _follow(
+        self,
+        m: nn.Module,
+        path: str,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_bare: bool = False,
+    ) -> Any:
+        """What a call of a module gives whose code is traced."""
         handed = as_handed_over((args, kwargs))
         opened = len(self.open_modules)
         self.open_modules.append(m)
-        with self.stack.within(path) as frame, self.hooks.around(m):
+        with self.stack.within(path, is_bare=is_bare) as frame:
             value = forward(*args, **kwargs)
         if isinstance(value, FollowingProxy):
             value.settle()

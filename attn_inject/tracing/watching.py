@@ -25,6 +25,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .bare import BareCalls
 from .bounds import Bounds
 from .branches import COND, both_run
 from .caches import nothing_kept
@@ -78,6 +79,7 @@ class Watch:
         # Whether something runs that is one node.
         self._within = False
         self._bounds = Bounds(strangers)
+        self._bare = BareCalls(self._called_by_name)
 
     def run(self) -> None:
         """Run the model; afterwards it is as it was, and so are the caller's generators.
@@ -98,6 +100,7 @@ class Watch:
             for module in self._skeleton.modules():
                 stack.enter_context(self.hooks.around(module))
             stack.enter_context(self._functions_whole())
+            stack.enter_context(self._bare.told(self._skeleton, but_in=self._leaves.is_one_call))
             stack.enter_context(self._watching())
             self._run()
 
@@ -201,9 +204,24 @@ class Watch:
                 self.notes.node("call_module", path, args, kwargs, output, before)
                 self.notes.written(before, output)
             return output
+        with self._bare.expected(module):
+            return self._followed(path, partial(call, module), args, kwargs)
+
+    def _called_by_name(
+        self, module: nn.Module, forward: _Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self._paths[id(module)]
+        hidden = self._bounds.are_left(with_a_part=True) or self._is_hidden()
+        if hidden or self._leaves.is_one_call(module, path):
+            return forward(*args, **kwargs)
+        return self._followed(path, forward, args, kwargs, is_bare=True)
+
+    def _followed(
+        self, path: str, run: _Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_bare: bool = False
+    ) -> Any:
         given, named = as_handed_over((args, kwargs))
-        with self.notes.stack.within(path) as frame:
-            output = call(module, *args, **kwargs)
+        with self.notes.stack.within(path, is_bare=is_bare) as frame:
+            output = run(*args, **kwargs)
         with self._aside():
             self.notes.ended(frame, given, named, output)
         return output

@@ -70,7 +70,10 @@ def test_where_timm_has_the_name_too_it_is_said_how_it_differs() -> None:
     ours, theirs = build("eca", 64), build("timm:eca", 64)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 64, 5, 7)
-    assert both["timm:eca"] == "the same function, but a kernel of 3 at least (for fewer than 8 channels)"
+    assert (
+        both["timm:eca"]
+        == "the same function, but a kernel of 3 at least (for fewer than 8 channels), whatever its kernel_size says"
+    )
     assert torch.allclose(ours(x), theirs(x), atol=1e-6)
     kernels = {c: [build(name, c).conv.kernel_size for name in ("eca", "timm:eca")] for c in (7, 8)}
     assert kernels == {7: [(1,), (3,)], 8: [(3,), (3,)]}
