@@ -25,14 +25,13 @@ of torch's own operations, on such a v too; so are those of maps in half precisi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
 from ..attention.gating import ChannelGate, for_each_position
-from ..tracing.alias import alias
 from .map_sums import sums_over_space
+from .rerun import gradients_through
 
 
 class Affine(NamedTuple):
@@ -64,13 +63,13 @@ class Affine(NamedTuple):
 
     def gradients(self, dv: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Those of z, gamma and beta, by torch's own operation."""
-        affine = self.gamma is not None
         mean, var = self._statistics()
+        wanted = [True, self.gamma is not None, self.beta is not None]
         made: tuple[torch.Tensor | None, ...] = torch.ops.aten.native_batch_norm_backward(
             dv.to(self.z.dtype), self.z, self.gamma, mean, var, mean, self.inverse.to(mean.dtype), self.of_batch, 0.0,
-            [True, affine, affine],
+            wanted,
         )  # fmt: skip
-        return made if affine else (made[0], None, None)
+        return tuple(gradient if asked else None for gradient, asked in zip(made, wanted, strict=True))
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """mu and sigma^2, in the type of gamma."""
@@ -123,7 +122,7 @@ class NormAndPool(torch.autograd.Function):
         affine = Affine(z, gamma, beta, center, inverse, ctx.of_batch, ctx.eps)
         others: tuple[torch.Tensor | None, ...] = ()
         if ctx.gate is not None:
-            share, of_parameters = _through_pool(ctx.gate, affine.value(), parameters, of_pool)
+            share, of_parameters = gradients_through(ctx.gate, _pool, affine.value(), parameters, of_pool)
             others = (None, *of_parameters)
         else:
             share = for_each_position(of_pool / affine.z[0, 0].numel(), affine.z)
@@ -160,23 +159,8 @@ def _in_one_pass(
     return (dz.addcmul_(z, for_each_position((scale * k)[None], z)) if affine.of_batch else dz), of_gamma, of_beta
 
 
-def _through_pool(
-    gate: ChannelGate, value: torch.Tensor, parameters: Sequence[torch.Tensor], outer: torch.Tensor
-) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """The gradients of v and of the gate's parameters through its pool, which runs again with the parameters it had."""
-    again = torch.is_grad_enabled()
-    gate = cast(ChannelGate, alias(gate))
-    for (path, _), parameter in zip(list(gate.named_parameters()), parameters, strict=True):
-        home, _, name = path.rpartition(".")
-        gate.get_submodule(home)._parameters[name] = parameter  # type: ignore[assignment]  # what was saved is a tensor
-    with torch.enable_grad():
-        value = value if again else value.detach().requires_grad_()
-        pooled = gate.pool(value)
-    wanted = [value, *(p for p in parameters if p.requires_grad)]
-    found = torch.autograd.grad(pooled, wanted, outer, create_graph=again, allow_unused=True)
-    share, rest = found[0], iter(found[1:])
-    share = torch.zeros_like(value) if share is None else share
-    return share, [next(rest) if p.requires_grad else None for p in parameters]
+def _pool(gate: ChannelGate, value: torch.Tensor) -> torch.Tensor:
+    return gate.pool(value)
 
 
 class GateAndAdd(torch.autograd.Function):

@@ -15,7 +15,7 @@ from ..sites.reading import read, shaped_graph
 from ..tracing.alias import alias
 from ..tracing.face import Faced, attributes_of, face_of, forward_of, portable_face
 from ..tracing.methods import bind
-from ..tracing.parts import patched_parts, put_in_place
+from ..tracing.parts import parts_to_change, put_in_place
 from ..tracing.portable import PortableGraph
 from ..tracing.restoring import aside_in_mode
 from .early_squeeze import split_gates, squeeze_early
@@ -93,7 +93,7 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
     unknown = [name for name in disable if name not in REWRITES]
     if unknown:
         raise PlanError(f"the rewrites are {', '.join(REWRITES)}; there is no {unknown[0]!r}")
-    parts = patched_parts(patched)
+    parts = parts_to_change(patched)
     if example_inputs is not None and "" not in parts:
         raise PlanError(f"example_inputs are for one part: optimize {' and '.join(parts)} by itself")
     fast = {

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ..attention.gating import ChannelGate, for_each_position, spatial_mean
 from .gated_norm import Affine, GateAndAdd, NormAndPool
 from .map_sums import sums_over_space
+from .rerun import GateAgain
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -46,8 +46,8 @@ def norm_and_pool(
     norm: nn.Module, z: torch.Tensor, gate: ChannelGate, conv: Any = None, x: torch.Tensor | None = None
 ) -> Normed:
     """norm(z) and its pool; the mean of z is that of conv(x), if they are given. z: (N, C, *spatial)."""
-    if not isinstance(norm, BATCH_NORMS) or torch.compiler.is_compiling():
-        # A compiler chooses itself what is kept, and works out again what is cheap.
+    if not isinstance(norm, BATCH_NORMS) or torch.compiler.is_compiling() or not z.numel():
+        # A compiler chooses itself what is kept, and works out again what is cheap. Of no image nothing is kept.
         value = norm(z)
         return Normed(value, gate.pool(value))
     tracked = norm.track_running_stats or not norm.training
@@ -80,7 +80,7 @@ def weights_of(gate: ChannelGate, pooled: torch.Tensor, x: torch.Tensor) -> torc
     Autocast keeps a copy of each layer's weights for the backward pass; vectors are cheap to work out again instead.
     """
     if _is_cast(x) and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        again: torch.Tensor = checkpoint(gate.gate, pooled, use_reentrant=False)
+        again: torch.Tensor = GateAgain.apply(gate, pooled, *gate.parameters())
         return for_each_position(again, x)
     return for_each_position(gate.gate(pooled), x)
 
@@ -101,7 +101,7 @@ def gate_and_add(given: Normed, weights: torch.Tensor, shortcut: torch.Tensor | 
 
 def scale_and_add(value: torch.Tensor, weights: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
     """The same for a value that is kept."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not value.numel():
         return value * weights if shortcut is None else torch.addcmul(shortcut, value, weights)
     out: torch.Tensor = _ScaleAndAdd.apply(value, weights, shortcut)
     return out

@@ -35,7 +35,7 @@ from ..errors import PlanError
 from ..sites.reading import shaped_graph
 from ..tracing.injected import InjectedModule
 from ..tracing.nodes import inherit
-from ..tracing.parts import patched_parts, with_parts
+from ..tracing.parts import parts_to_change, with_parts
 from .channel_scales import take_scales
 from .early_squeeze import commutes_with_pool
 from .gate_add import sole_add
@@ -47,7 +47,7 @@ from .train_steps import gate_and_add, norm_and_pool, pool_of, pooled_convolutio
 
 def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> InjectedModule:
     """What `surgery.faster.optimize_training` does with a graph; its arguments and errors."""
-    parts = patched_parts(patched)
+    parts = parts_to_change(patched)
     if example_inputs is not None and "" not in parts:
         raise PlanError(f"example_inputs are for one part: optimize {' and '.join(parts)} by itself")
     faster = {

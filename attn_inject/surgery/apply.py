@@ -14,7 +14,7 @@ from ..tracing.alias import alias
 from ..tracing.checkpoints import checkpoint_losses
 from ..tracing.compiled import as_written
 from ..tracing.injected import InjectedModule
-from ..tracing.parts import patched_parts, put_in_place
+from ..tracing.parts import parts_to_change, put_in_place
 from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.turns import turn_losses
@@ -96,7 +96,7 @@ def remove(patched: nn.Module) -> nn.Module:
     warn_of_what_stays(patched)
     if attachments_of(patched):
         return unfreeze_statistics(detached(patched))
-    bare = {path: without_attention(part) for path, part in patched_parts(patched).items()}
+    bare = {path: without_attention(part) for path, part in parts_to_change(patched).items()}
     if "" in bare:
         return unfreeze_statistics(bare[""])
     outer = put_in_place(alias(patched), bare)

@@ -25,7 +25,7 @@ from torch import fx, nn
 from ..sites.operations import name_of
 from ..tracing.alias import copied
 from ..tracing.injected import InjectedModule
-from ..tracing.parts import full_path, patched_parts, put_in_place, record_of
+from ..tracing.parts import full_path, parts_to_change, patched_parts, put_in_place, record_of
 from ..tracing.trace import MODES
 from ..types import Insertion, block_name
 from .records import records_of
@@ -75,6 +75,8 @@ def layer_before(part: InjectedModule, insertion: Insertion) -> Layer:
     """
     if insertion.placement == "replace" or insertion.replaces is not None:
         raise LookupError("it stands in the place of another module")
+    if any(any(_readers(part.graph_of(mode), insertion.module)) for mode in MODES):
+        raise LookupError("optimize_training() has taken it to pieces: fold first, and optimise what comes back")
     ways = {mode: [_way(call) for call in _calls(part.graph_of(mode), insertion.module)] for mode in MODES}
     layers = {_layer(part, way[-1], _axis(way)) for found in ways.values() for way in found}
     if len(layers) != 1:
@@ -99,6 +101,7 @@ def with_constants(patched: nn.Module, weights: Mapping[str, torch.Tensor]) -> n
         LookupError: one of C1 to C3 does not hold.
 
     """
+    parts_to_change(patched)
     whole = copied(patched)
     done = {}
     for path, part in patched_parts(whole).items():

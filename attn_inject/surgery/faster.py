@@ -31,8 +31,9 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
     True
 
     Args:
-        patched: what `inject` or `attach` returned; it stays as it is, and shares the weights that did not change. With
-            scopes, every patched part is optimized in its place, and the model around stays what it is.
+        patched: what `inject` or `attach` returned; it stays as it is, and shares the weights that did not change, so
+            that the result is spoilt once `patched` trains on or loads others: optimize what is trained, or a copy.
+            With scopes, every patched part is optimized in its place, and the model around stays what it is.
         example_inputs: for models with several inputs; shapes are otherwise those of the trace. Not with scopes.
         disable: names of rewrites to leave out: "identity_removal", "norm_folding", "early_squeeze", "gate_add" or
             "gate_kernel".
@@ -51,10 +52,12 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
     """A graph over the weights of `patched`, whose train mode does the same with less traffic and memory.
 
     Train it instead of `patched`; what it learns is in both. Only pure gates (SE, ECA and their like) change. A gate
-    after a batch norm, or before a layer scale, keeps no map for the backward pass that the plain network does not
-    keep. Gradients of gradients work, the transforms of `torch.func` do not; under `torch.compile` the compiler chooses
-    what is kept. Attention and norms that have hooks now stay as they are; hooks that come later do not fire in train
-    mode.
+    after a batch norm, or before a layer scale that is a product, keeps no map for the backward pass that the plain
+    network does not keep; one more is kept with `F.dropout` between the gate and the scale. Gradients of gradients
+    work; the transforms of `torch.func`, forward-mode derivatives, `torch.jit.script` and `fx.symbolic_trace` do not.
+    Under `torch.compile` the compiler chooses what is kept. Attention and norms that have hooks now stay as they are;
+    hooks that come later do not fire in train mode. Files keep the model and not this: call it again on what `load`
+    gives.
 
     >>> import torch
     >>> from attn_inject import inject, optimize_training

@@ -54,7 +54,12 @@ def _edits(part: InjectedModule, plan: Plan) -> Check:
             for insertion in plan.insertions
             for block in (insertion.site.block,)
         }
-        targets = Counter(str(node.target) for node in part.graph_of(mode).nodes if node.op == "call_module")
+        targets = Counter(
+            str(node.target)
+            for node in part.graph_of(mode).nodes
+            # `optimize_training` takes a gate to pieces, which read it.
+            if node.op == "call_module" or (node.op == "get_attr" and node.target in wanted)
+        )
         before = Counter(str(node.target) for node in part.pristine_graph_of(mode).nodes if node.op == "call_module")
         # A module that takes another's name counts as new.
         wrong += [f"{m} {targets[m]}x in {mode}" for m, calls in wanted.items() if targets[m] != calls]

@@ -27,6 +27,8 @@ from .rewritten import Writing, rewrite_forward
 from .unheard import hooks_of, say_unheard
 
 _MODES = {True: "train", False: "eval"}
+# What `module.compile()` made of this very module: torch's own copies leave it out, too.
+_COMPILED = "_compiled_call_impl"
 # What belongs to the graph module itself, not to the model it was made from.
 _OWN = (
     *("_inj_graphs", "_inj_codes", "_inj_pristine", "_inj_displaced", "_inj_face", "_inj_fixed", "_inj_methods"),
@@ -164,7 +166,7 @@ class InjectedModule(Faced, fx.GraphModule):
         memo[id(self)] = other
         for module in self.modules():
             memo.update(with_history(module))
-        state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection")}
+        state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "injection", _COMPILED)}
         other.__dict__.update(copy.deepcopy(state, memo))
         vars(other)["_inj_codes"] = dict(self._inj_codes)
         vars(other)["injection"] = self.injection
@@ -180,13 +182,14 @@ class InjectedModule(Faced, fx.GraphModule):
     def __copy__(self) -> InjectedModule:
         other = InjectedModule.__new__(InjectedModule)
         other.__dict__.update(vars(self))
+        vars(other).pop(_COMPILED, None)
         vars(other)["_load_state_dict_pre_hooks"] = hooks_before_a_load(other, self)
         _install_forward(other)
         return other
 
     def __reduce__(self) -> Any:
         # Another process gives hooks other numbers.
-        state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "_inj_seen")}
+        state = {key: value for key, value in vars(self).items() if key not in ("_inj_codes", "_inj_seen", _COMPILED)}
         state["_inj_graphs"] = {mode: PortableGraph(graph) for mode, graph in self._inj_graphs.items()}
         state["_inj_pristine"] = {mode: PortableGraph(graph) for mode, graph in self._inj_pristine.items()}
         state["_inj_face"] = portable_face(self._inj_face)

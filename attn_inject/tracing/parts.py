@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import PlanError
 from ..types import Injection
+from .compiled import is_compiled_wrapper
 from .injected import InjectedModule
 
 
@@ -26,6 +27,25 @@ def patched_parts(model: nn.Module) -> dict[str, InjectedModule]:
     parts = {path: module for path, module in model.named_modules() if isinstance(module, InjectedModule)}
     if not parts:
         raise PlanError(f"{type(model).__name__} is not a model that inject() or attach() returned")
+    return parts
+
+
+def parts_to_change(model: nn.Module) -> dict[str, InjectedModule]:
+    """The same, for who puts others in their places.
+
+    Raises:
+        PlanError: nothing is patched, or what leads to a part is compiled, and would go on with the old one's code.
+
+    """
+    parts = patched_parts(model)
+    for path in parts:
+        names = path.split(".") if path else []
+        around = (".".join(names[:depth]) for depth in range(len(names)))
+        if any(is_compiled_wrapper(model.get_submodule(outer)) for outer in around):
+            raise PlanError(
+                "torch.compile is around what was patched, and would go on with the code that it has made: pass the "
+                "module inside (its _orig_mod), and compile what comes back"
+            )
     return parts
 
 

@@ -32,6 +32,12 @@ class Spread(ChannelGate):
         return pooled * 1.5
 
 
+def _without(name: str) -> nn.Module:
+    norm = nn.BatchNorm2d(8)
+    setattr(norm, name, None)
+    return norm
+
+
 NORMS = {
     "batch": lambda: nn.BatchNorm2d(8),
     "no momentum": lambda: nn.BatchNorm2d(8, momentum=None),
@@ -39,6 +45,8 @@ NORMS = {
     "no statistics": lambda: nn.BatchNorm2d(8, track_running_stats=False),
     "frozen": lambda: nn.BatchNorm2d(8).eval(),
     "no statistics, eval": lambda: nn.BatchNorm2d(8, track_running_stats=False).eval(),
+    "no weight": lambda: _without("weight"),
+    "no bias": lambda: _without("bias"),
     "converted": lambda: nn.GroupNorm(2, 8),
 }
 

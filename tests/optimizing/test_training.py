@@ -14,11 +14,12 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
-from attn_inject import PlanError, inject
+from attn_inject import PlanError, fold, inject, verify
 from attn_inject.optimizing.norm_folding import is_batch_norm
 from attn_inject.optimizing.train_steps import gate_and_add, norm_and_pool, scale_and_add
 from attn_inject.optimizing.training import optimize_training
 from attn_inject.tracing.injected import InjectedModule
+from attn_inject.zoo import cifar
 
 from ..bench.memory import kept_by, kept_compiled, kept_under_autocast
 
@@ -208,6 +209,43 @@ def test_nothing_is_kept_for_the_gates_under_autocast(attention: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("attention", ["se", "srm"])
+def test_an_empty_batch(attention: str) -> None:
+    patched = inject(torchvision.models.resnet18(), attention)
+    for frozen in (False, True):
+        fast = optimize_training(patched).train()
+        for module in fast.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(not frozen)
+        out = fast(torch.zeros(0, *SIZE))
+        out.sum().backward()
+        assert out.shape == (0, 1000)
+
+
+def test_verified_like_what_it_was_made_of() -> None:
+    model = torchvision.models.resnet18()
+    patched = inject(model, "se", copy=True)
+    assert verify(model, optimize_training(patched)).passed
+    fast = optimize_training(patched)
+    (read, *_) = [node for node in fast.graph_of("train").nodes if node.target == "layer1.0.se"]
+    read.target = "layer1.1.se"
+    (edits,) = [check for check in verify(model, fast).checks if check.name == "edits"]
+    assert not edits.passed
+    assert "layer1.0.se 0x in train" in edits.figure
+
+
+def test_what_is_taken_to_pieces_is_not_folded() -> None:
+    """Its train graph would call what is no longer there."""
+    torch.manual_seed(0)
+    images = [torch.randn(2, *SIZE) for _ in range(2)]
+    patched = inject(cifar.models()["resnet20"](), "se")
+    folded = fold(optimize_training(patched), images, 1.0)
+    assert not folded.folding.folded
+    assert all("optimize_training() has taken it to pieces" in reason for _, reason in folded.folding.kept)
+    assert folded.train()(images[0]).shape == (2, 10)
+    assert fold(patched, images, 1.0).folding.folded
+
+
 def test_compiled_it_keeps_no_more() -> None:
     """A compiler chooses itself what to keep: less than runs of the code do, and no map for the gates."""
     model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])

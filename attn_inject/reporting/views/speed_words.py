@@ -23,6 +23,11 @@ def settings(speed: Speed) -> str:
     return ", ".join(parts)
 
 
+def kept(speed: Speed) -> str:
+    """What the bytes are called that training keeps: they are counted in eager steps, and a compiler keeps others."""
+    return "kept for backward, eager" if speed.compiled else "kept for backward"
+
+
 def ratio(speed: Speed) -> str:
     """1.065 times the time (95 % interval 1.041 to 1.090); what was not resolved is only its interval."""
     if not speed.resolved:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...cost.amounts import Cost
 from ..data import ReportData, Speed
-from . import words
+from . import speed_words, words
 from .alike import alike
 
 _AMOUNTS = ("params", "MACs", "FLOPs", "traffic")
@@ -94,6 +94,6 @@ def speed_rows(speed: Speed) -> list[tuple[str, str, str]]:
         rows.append(("peak memory", *(words.short(timing.peak_bytes or 0, unit="B") for timing in both)))
     if speed.memory is not None:
         kept = (speed.memory.before, speed.memory.after)
-        rows.append(("kept for backward", *(words.short(each.kept_bytes, unit="B") for each in kept)))
+        rows.append((speed_words.kept(speed), *(words.short(each.kept_bytes, unit="B") for each in kept)))
         rows.append(("largest batch", *(f"{each.largest_batch:,}" for each in kept)))
     return [(name, before, after) for name, before, after in rows]

@@ -14,7 +14,7 @@ def tiles(report: ReportData) -> list[Tile]:
     for speed in report.speeds:
         if speed.memory is not None:
             kept = speed.memory.before.kept_bytes, speed.memory.after.kept_bytes
-            found.append(_total(Quantity("kept for backward", "bytes", *kept), report))
+            found.append(_total(Quantity(speed_words.kept(speed), "bytes", *kept), report))
     found.extend(map(speed_words.short_ratio, report.speeds))
     return found
 
