@@ -6,7 +6,7 @@ its own among its attributes, which `super().forward(x)` does not ask for.
 
 from __future__ import annotations
 
-import functools
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +29,7 @@ class BareCalls:
         followed = [module for path, module in skeleton.named_modules() if path and not but_in(module, path)]
         own = [(module, vars(module).get("forward")) for module in followed]
         for module, _ in own:
-            vars(module)["forward"] = self._telling(module, module.forward)
+            vars(module)["forward"] = _Told(module, module.forward, self)
         try:
             yield
         finally:
@@ -49,12 +49,28 @@ class BareCalls:
         finally:
             self._expected[id(module)] = before
 
-    def _telling(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(forward)
-        def told(*args: Any, **kwargs: Any) -> Any:
-            if waiting := self._expected.get(id(module), 0):
-                self._expected[id(module)] = waiting - 1
-                return forward(*args, **kwargs)
-            return self._called(module, forward, args, kwargs)
+    def call(
+        self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """What a call of `forward` gives: one that was expected, or a bare one."""
+        if waiting := self._expected.get(id(module), 0):
+            self._expected[id(module)] = waiting - 1
+            return forward(*args, **kwargs)
+        return self._called(module, forward, args, kwargs)
 
-        return told
+
+class _Told:
+    """A module's forward that tells of its calls. For the rest it is that forward: fx asks it for its file's names."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any], calls: BareCalls) -> None:
+        self._module, self._calls, self.__wrapped__ = module, calls, forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._calls.call(self._module, self.__wrapped__, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copy of the module that code makes meanwhile has a forward of its own.
+        return copy.deepcopy(self.__wrapped__, memo)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)

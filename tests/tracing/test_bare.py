@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -143,6 +146,21 @@ def test_hooks_do_not_hear_of_them() -> None:
     model.blocks[0].register_forward_hook(lambda _module, _args, out: out * 0)
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(inject(model, "eca", example_inputs=x, init="identity").eval()(x), model(x))
+
+
+def test_what_else_code_asks_of_a_forward() -> None:
+    """Its file's names, by which functions of timm's stay whole; its signature; a copy of its own."""
+    graph = inject(timm.create_model("resnet50_clip", pretrained=False), "eca").graph
+    assert [node for node in graph.nodes if getattr(node.target, "__name__", "") == "resample_abs_pos_embed"]
+    net = Net()
+    with BareCalls(lambda *_: None).told(net, but_in=lambda module, _: not isinstance(module, Block)):
+        block: Any = net.blocks[0]
+        assert list(inspect.signature(block.forward).parameters) == ["x"]
+        assert block.forward.__func__ is Block.forward
+        assert block.forward(torch.zeros(1, 8, 4, 4)) is None
+        other = copy.deepcopy(block)
+    assert other.forward.__self__ is other
+    assert other.forward(torch.zeros(1, 8, 4, 4)).shape == (1, 8, 4, 4)
 
 
 def test_an_error_leaves_nothing() -> None:
