@@ -1,4 +1,7 @@
-"""What the code of a model is told where it asks for the type of a value that a trace has a proxy for."""
+"""What the code of a model is told where it asks for the type of a value that a trace has a proxy for, or its length.
+
+Python's own `len` wants a number, which would be decided: `x.view(len(x), -1)` would freeze the batch.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,20 @@ from .reach import names_in
 
 @contextmanager
 def types_answered(model: nn.Module) -> Iterator[None]:
-    """Let `isinstance`, `type`, `callable` in the code of `model`'s packages say of a proxy what they say of a value.
+    """Let `isinstance`, `type`, `callable`, `len` in the code of `model`'s packages say of a proxy what they say of a
+    value.
 
     The names are given to the packages' modules: a proxy that bore its value's class would be taken for a tensor by
     compiled code too, which then reads its memory, and torch's compiler knows the builtin by its identity.
     """
-    answers = {"isinstance": _is_instance, "callable": _is_callable, "type": _Type}
+    answers = {"isinstance": _is_instance, "len": _length, "callable": _is_callable, "type": _Type}
     packages = [vars(module) for module in modules_of(model)]
     homes = [(home, name) for home in packages for name in answers if name not in home]
     # Other threads may run the code of a library that compares `callable` and `type` with what it knows.
     known = {id(home) for home in packages}
     imported = [vars(module) for module in _modules_in(_imported_by(model))]
-    homes += [(home, "isinstance") for home in imported if "isinstance" not in home and id(home) not in known]
+    others = [home for home in imported if id(home) not in known]
+    homes += [(home, name) for home in others for name in ("isinstance", "len") if name not in home]
     is_tensor, of_script = torch.is_tensor, torch.jit.isinstance
     for home, name in homes:
         home[name] = answers[name]
@@ -44,6 +49,12 @@ def types_answered(model: nn.Module) -> Iterator[None]:
         for home, name in homes:
             # Somebody's code may have taken it out; what is left must go all the same.
             home.pop(name, None)
+
+
+def _length(value: Any) -> Any:
+    """The length, which of a tensor is the size of its first axis."""
+    held = value_of(value.node) if type(value) is FollowingProxy else None
+    return value.size(0) if isinstance(held, torch.Tensor) and held.dim() else len(value)
 
 
 def modules_of(model: nn.Module) -> list[ModuleType]:

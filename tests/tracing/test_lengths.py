@@ -225,3 +225,49 @@ def test_a_file_keeps_what_its_graphs_hold_for(tmp_path: Any) -> None:
     assert guard.outcome == "('a', 'b')"
     with pytest.raises(GuardError, match=r"\('a',\)"):
         loaded(named("a"))
+
+
+class OfTheBatch(nn.Module):
+    """Asks for the length of a tensor, which is how many images there are."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.head = nn.Linear(8, 4)
+        self.use = use
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.nn.functional.adaptive_avg_pool2d(x + self.body(x), 1)
+        if self.use == "view":
+            return self.head(x.view(len(x), -1))
+        if self.use == "factory":
+            return self.head(x.flatten(1)) + torch.zeros(len(x), 4)
+        if self.use == "number":
+            return self.head(x.flatten(1)) / len(x)
+        if self.use == "loop":
+            return torch.stack([self.head(x[index].flatten()) for index in range(len(x))])
+        assert len(x.shape) == 4
+        assert len(x) == 2
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize("use", ["view", "factory", "number"])
+def test_the_length_of_a_tensor_is_no_fact(use: str) -> None:
+    model = OfTheBatch(use).eval()
+    patched = inject(model, "eca", init="identity", example_inputs=torch.randn(2, 3, 8, 8)).eval()
+    assert patched.injection.any_size
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3, 8, 8)
+        assert torch.equal(patched(x), model(x))
+
+
+@pytest.mark.parametrize("use", ["loop", "assert"])
+def test_the_length_of_a_tensor_that_code_decides_on_is_a_guard(use: str) -> None:
+    model = OfTheBatch(use).eval()
+    patched = inject(model, "eca", init="identity", example_inputs=torch.randn(2, 3, 8, 8)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(patched(x), model(x))
+    with pytest.raises(GuardError, match="len"):
+        patched(torch.randn(3, 3, 8, 8))
