@@ -16,6 +16,7 @@ from ..tracing.draws import Draws, own_generators, reseed
 from ..tracing.hook_tables import BACKWARD, FORWARD, hook_tables
 from ..tracing.hooks import Hooks
 from ..tracing.injected import InjectedModule
+from ..tracing.keepers import Keepers
 from ..tracing.onlookers import shielded
 from ..tracing.restoring import as_it_was, aside_in_mode, written_with_modes
 from ..tracing.trace import MODES
@@ -89,9 +90,10 @@ def without_onlookers(aliased: nn.Module) -> nn.Module:
 
     What is on the alias itself runs around all of it, whatever is patched.
     """
+    keepers = Keepers(aliased)
     for path, module in aliased.named_modules():
         for hooks in hook_tables(module, FORWARD if path else ()):
-            hooks.update({key: shielded(hook, aliased) for key, hook in hooks.items()})
+            hooks.update({key: shielded(hook, keepers) for key, hook in hooks.items()})
         for hooks in hook_tables(module, BACKWARD if path else (*BACKWARD, *FORWARD)):
             hooks.clear()
     return aliased

@@ -1,15 +1,16 @@
 """Forward hooks while a model is traced.
 
 A hook that changes what its module is given, gives or reads is the model's code, and followed (`onlookers.py` tells).
-One that only looks on runs beside the model: on proxies it would have whatever side effects it has on its owner, so it
-is left out. Hooks that a forward itself registers are followed; so are all where the model cannot be followed without
-them, or gives nothing: some models collect their features so.
+So is one that keeps something on the model, whose code may go on with it: it is not to find what an earlier run left
+there. One that only looks on runs beside the model: on proxies it would have whatever side effects it has on its owner,
+so it is left out. Hooks that a forward itself registers are followed; so are all where the model cannot be followed
+without them, or gives nothing: some models collect their features so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 from weakref import ref
 
@@ -18,7 +19,8 @@ from torch import nn
 
 from .contents import tensors_given
 from .hook_tables import BACKWARD, FORWARD, hook_tables
-from .onlookers import Hook, changes_something, unheard
+from .keepers import Keepers
+from .onlookers import Hook, Verdict, judged, unheard
 from .proxies import Unfollowable
 
 
@@ -46,7 +48,8 @@ class Hooks:
         self._silent: set[int] = set()
         self._values = values
         self._shown: list[ref[torch.Tensor]] = []
-        self._verdicts: dict[tuple[int, int, bool], bool] = {}
+        self._verdicts: dict[tuple[int, int, bool], Verdict] = {}
+        self._keepers = Keepers(skeleton)
         self.left_out = False
         self.working: set[int] = set()
         if not followed:
@@ -73,25 +76,31 @@ class Hooks:
                 table.update(before)
 
     def _judged(self, key: int, hook: Hook) -> Hook:
-        def judged(*given: Any) -> Any:
-            case = key, id(given[0]), given[0].training
-            if case not in self._verdicts:
-                self._verdicts[case] = self._works(hook, given)
-            if self._verdicts[case]:
+        def asked(*given: Any) -> Any:
+            verdict = self._verdict(key, hook, given, self._keepers.of(hook))
+            if verdict.works:
                 self.working.add(key)
+            if verdict.keeps:
+                # The model's code may go on with that. One that cannot be followed is taken for one that looks on.
+                with suppress(Exception):
+                    return hook(*given)
+            if verdict.works:
                 return unheard(hook, given)
             self.left_out = True
             return None
 
-        return judged
+        return asked
 
-    def _works(self, hook: Hook, given: tuple[Any, ...]) -> bool:
+    def _verdict(self, key: int, hook: Hook, given: tuple[Any, ...], keepers: Sequence[nn.Module]) -> Verdict:
         module, *shown = given
-        with self._values(shown) as values:
-            if values is None:
-                return False
-            self._shown += map(ref, tensors_given(values))
-            return changes_something(hook, (module, *values))
+        case = key, id(module), module.training
+        if case not in self._verdicts:
+            self._verdicts[case] = Verdict(works=False, keeps=False)
+            with self._values(shown) as values:
+                if values is not None:
+                    self._shown += map(ref, tensors_given(values))
+                    self._verdicts[case] = judged(hook, (module, *values), keepers)
+        return self._verdicts[case]
 
     def refuse_what_was_shown(self, constants: Iterable[torch.Tensor]) -> None:
         """Refuse a graph with numbers that a hook was asked with: the model goes on with what its hooks keep.
@@ -111,10 +120,22 @@ class Hooks:
         """
         table = getattr(module, name)
         for key, hook in list(table.items()) if table else ():
-            if id(hook) in self._silent:
+            given = (module, args, *([kwargs] if key in getattr(module, f"{name}_with_kwargs") else []), *made)
+            if id(hook) not in self._silent:
+                hook(*given)
+            elif not self._is_followed(key, hook, given):
                 self.left_out = True
-            else:
-                hook(module, args, *([kwargs] if key in getattr(module, f"{name}_with_kwargs") else []), *made)
+
+    def _is_followed(self, key: int, hook: Hook, given: tuple[Any, ...]) -> bool:
+        """Follow a hook of a module that stays whole, if it keeps something on others; gives whether that was done."""
+        keepers = self._keepers.of(hook)
+        own = set(given[0].modules()) if keepers else set()
+        keepers = [keeper for keeper in keepers if keeper not in own]
+        if keepers and self._verdict(key, hook, given, keepers).keeps:
+            with suppress(Exception):
+                hook(*given)
+                return True
+        return False
 
     @contextmanager
     def restored(self) -> Iterator[None]:

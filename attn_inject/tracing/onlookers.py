@@ -6,12 +6,9 @@ weight norm works out the weight before each call). It is asked with values; wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from types import FunctionType, MethodType
-from typing import Any
-from weakref import ref
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,7 +17,8 @@ from torch.utils._pytree import tree_map_only
 from .caches import as_if_unheard
 from .contents import changed, versions
 from .hook_tables import FORWARD, hook_tables
-from .reach import TABLES, contents_of, is_helper, names_in
+from .keepers import Keepers
+from .reach import names_in
 from .restoring import private_tensors, taken_back
 
 Hook = Callable[..., Any]
@@ -88,10 +86,10 @@ def _names_of(kind: type) -> set[str]:
 
 
 @contextmanager
-def nothing_kept_by_hooks(model: nn.Module) -> Iterator[None]:
-    """Take back what the forward hooks in `model` keep of a pass, of which each may tell the others."""
+def nothing_kept_by_hooks(*models: nn.Module) -> Iterator[None]:
+    """Take back what the forward hooks in `models` keep of a pass, of which each may tell the others."""
     with ExitStack() as stack:
-        for module in model.modules():
+        for module in (module for model in models for module in model.modules()):
             for hook in [hook for table in hook_tables(module, FORWARD) for hook in table.values()]:
                 stack.enter_context(_nothing_kept_by(hook, module, in_place=True))
         yield
@@ -105,66 +103,40 @@ def unheard(hook: Hook, given: tuple[Any, ...]) -> Any:
         return hook(*given)
 
 
-def _keepers(hook: Hook, model: nn.Module) -> list[nn.Module]:
-    """The modules of `model` on which a hook may keep something: those that it reaches, or whose tables."""
-    reached = list(_reached_by(hook, set()))
-    tables = {id(part) for part in reached if not isinstance(part, nn.Module)}
-    own = {id(part) for part in reached if isinstance(part, nn.Module)}
-    if not (tables or own):
-        return []
-    return [
-        module
-        for module in model.modules()
-        if id(module) in own or any(id(value) in tables for value in vars(module).values())
-    ]
-
-
-def _reached_by(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The modules and tables that a function has in its hands."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    parts: list[Any] = []
-    if isinstance(value, nn.Module) or type(value) in TABLES:
-        yield value
-    elif isinstance(value, partial):
-        parts = [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, MethodType):
-        parts = [value.__self__, value.__func__]
-    elif isinstance(value, FunctionType):
-        cells = [part for cell in value.__closure__ or () for part in contents_of(cell).values()]
-        parts = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    elif isinstance(value, ref):
-        parts = [value()]
-    elif is_helper(value):
-        parts = list(vars(value).values())
-    for part in parts:
-        yield from _reached_by(part, seen)
-
-
 def copies_of(shown: Any) -> Any:
     """What a hook is shown, in memory of its own and without a history."""
     return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), shown)
 
 
-def shielded(hook: Hook, model: nn.Module) -> Hook:
+class Verdict(NamedTuple):
+    """What a hook does, asked aside: whether it changes something, and whether it keeps something on the model."""
+
+    works: bool
+    keeps: bool
+
+
+def judged(hook: Hook, given: tuple[Any, ...], keepers: Iterable[nn.Module]) -> Verdict:
+    """What a hook does with `given`, as for `changes_something`. What it keeps on `keepers` is taken back."""
+    keeps: list[bool] = []
+    with taken_back(keepers) as noted:
+        works = changes_something(hook, given, lambda: keeps.append(noted()))
+    return Verdict(works, any(keeps))
+
+
+def shielded(hook: Hook, keepers: Keepers) -> Hook:
     """`hook` for runs of ours: if its first call in a mode tells that it only looks on, it is shown no other.
 
-    One that keeps something on `model`, an alias, is heard: the model's code may go on with what its hooks collect.
+    One that keeps something on the alias of `keepers` is heard: the model's code may go on with what its hooks collect.
     """
-    works: dict[bool, bool] = {}
-    keeps: dict[bool, bool] = {}
-    keepers = _keepers(hook, model)
+    verdicts: dict[bool, Verdict] = {}
+    known = keepers.of(hook)
 
     def shielding(*given: Any) -> Any:
         training = given[0].training
-        if training not in works:
-            with taken_back(keepers) as noted:
-                works[training] = changes_something(
-                    hook, (given[0], *copies_of(given[1:])), lambda: keeps.update({training: noted()})
-                )
-        if keeps.get(training):
+        if training not in verdicts:
+            verdicts[training] = judged(hook, (given[0], *copies_of(given[1:])), known)
+        if verdicts[training].keeps:
             return hook(*given)
-        return unheard(hook, given) if works[training] else None
+        return unheard(hook, given) if verdicts[training].works else None
 
     return shielding

@@ -17,7 +17,7 @@ from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 CACHE: type[Any] = functools._lru_cache_wrapper
 TABLES = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
@@ -34,7 +34,8 @@ def is_helper(value: Any) -> bool:
     """An object of somebody's class that code keeps things in."""
     if isinstance(value, (nn.Module, torch.Tensor, type)) or type(value).__module__.partition(".")[0] in _NO_STATE:
         return False
-    return type(getattr(value, "__dict__", None)) is dict
+    # A proxy, of our class, stands for a tensor.
+    return type(getattr(value, "__dict__", None)) is dict and not issubclass(type(value), fx.Proxy)
 
 
 _NO_STATE = frozenset({"builtins", "torch", "functools", "enum", "types"})
@@ -46,6 +47,24 @@ def tables_in(table: Any, levels: int = 3) -> Iterator[Any]:
     for part in table.values() if isinstance(table, dict) else table:
         if levels and type(part) in TABLES:
             yield from tables_in(part, levels - 1)
+
+
+def held_in(values: Iterable[Any], levels: int = 4) -> list[Any]:
+    """The tables and helper objects among these values, and those that they hold, to a depth; each once."""
+    found: dict[int, Any] = {}
+    for _ in range(levels):
+        new = {id(value): value for value in values if type(value) in TABLES or is_helper(value)}
+        new = {key: value for key, value in new.items() if key not in found}
+        found.update(new)
+        values = [part for value in new.values() for part in parts_of(value)]
+    return list(found.values())
+
+
+def parts_of(holder: Any) -> list[Any]:
+    """What a table or a helper object holds."""
+    if type(holder) in TABLES:
+        return list(holder.values() if isinstance(holder, dict) else holder)
+    return list(vars(holder).values())
 
 
 class Reach:

@@ -1,5 +1,5 @@
 """Functions that a model holds and that reach its modules by themselves: by a closure, or by a name in their file.
-And weak references to modules, such as a part's to the whole. So with lists and dicts that modules hold.
+And weak references to modules, such as a part's to the whole. So with lists, dicts and objects that modules hold.
 
 `model.forward = lambda x: model.head(model.body(x))` runs the same model whatever copy of it is called. What an alias
 holds runs the alias.
@@ -14,7 +14,7 @@ from weakref import ref
 
 from torch import nn
 
-from .reach import TABLES, contents_of, is_foreign_home, names_in
+from .reach import TABLES, contents_of, is_foreign_home, is_helper, names_in
 
 
 def rebound(value: Any, twins: Mapping[int, Any]) -> Any:
@@ -37,7 +37,7 @@ class Rebinding:
 
     def of(self, value: Any) -> Any:
         """`value`, or its twin."""
-        if isinstance(value, nn.Module) or type(value) in TABLES:
+        if _is_held(value):
             return self._twins.get(id(value), value)
         if not self._reaches(value):
             return value
@@ -56,7 +56,7 @@ class Rebinding:
         return found
 
     def _leads_to_one(self, value: Any, seen: dict[int, FunctionType]) -> bool:
-        if isinstance(value, nn.Module) or type(value) in TABLES:
+        if _is_held(value):
             return id(value) in self._twins
         if type(value) is ref:
             return self._leads_to_one(value(), seen)
@@ -88,6 +88,10 @@ class Rebinding:
         made.__annotations__, made.__doc__ = function.__annotations__, function.__doc__
         vars(made).update({name: self.of(value) for name, value in vars(function).items()})
         return made
+
+
+def _is_held(value: Any) -> bool:
+    return isinstance(value, nn.Module) or type(value) in TABLES or is_helper(value)
 
 
 def _named_by(function: FunctionType) -> dict[str, Any]:

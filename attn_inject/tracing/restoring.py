@@ -14,7 +14,7 @@ from torch import nn
 
 from .alias import own_once
 from .face import face_of
-from .reach import TABLES, is_helper, tables_in
+from .reach import TABLES, held_in, parts_of
 
 # Who reads a model puts others in the place of functions of torch: one at a time.
 ALONE = threading.RLock()
@@ -58,26 +58,23 @@ def as_it_was(skeleton: nn.Module, mode: str) -> Iterator[Callable[[], bool]]:
 @contextmanager
 def taken_back(modules: Iterable[nn.Module]) -> Iterator[Callable[[], bool]]:
     """Take back what code notes on these modules, or in their tables; gives whether it has noted something by now."""
-    attributes: list[tuple[Any, dict[str, Any]]] = [(module, dict(vars(module))) for module in modules]
-    # A module has a score of attributes that every module has: looking through them would take most of the time.
-    own = [held[name] for _, held in attributes for name in held.keys() - _BOOKKEEPING]
-    helpers = {id(value): value for value in own if is_helper(value)}
-    for helper in helpers.values():
-        attributes.append((helper, dict(vars(helper))))
-        own += vars(helper).values()
-    tables = [(table, copy.copy(table)) for value in own if type(value) in TABLES for table in tables_in(value)]
+    owners: list[Any] = list(modules)
+    held = held_by(owners)
+    owners += [holder for holder in held if type(holder) not in TABLES]
+    attributes = [(owner, dict(vars(owner))) for owner in owners]
+    tables = [(table, copy.copy(table)) for table in held if type(table) in TABLES]
 
     def noted() -> bool:
-        return any(not _holds(vars(owner), held) for owner, held in attributes) or any(
-            list(map(id, _contents(table))) != list(map(id, _contents(before))) for table, before in tables
+        return any(not _holds(vars(owner), before) for owner, before in attributes) or any(
+            list(map(id, parts_of(table))) != list(map(id, parts_of(before))) for table, before in tables
         )
 
     try:
         yield noted
     finally:
-        for owner, held in attributes:
+        for owner, before in attributes:
             vars(owner).clear()
-            vars(owner).update(held)
+            vars(owner).update(before)
         for table, before in tables:
             table.clear()
             (table.extend if isinstance(table, (list, deque)) else table.update)(before)
@@ -88,8 +85,10 @@ def _holds(now: dict[str, Any], before: dict[str, Any]) -> bool:
     return now.keys() == before.keys() and all(now[name] is before[name] for name in now.keys() - {"training"})
 
 
-def _contents(table: Any) -> Iterable[Any]:
-    return table.values() if isinstance(table, dict) else table
+def held_by(modules: Iterable[nn.Module]) -> list[Any]:
+    """The tables and helper objects among the attributes of modules, and those that these hold, to a depth."""
+    # A module has a score of attributes that every module has: looking through them would take most of the time.
+    return held_in([vars(module)[name] for module in modules for name in vars(module).keys() - _BOOKKEEPING])
 
 
 # What every module has; of these, code that runs adds to its modules at most.

@@ -50,6 +50,7 @@ from .inputs import Inputs, Signature, real_values
 from .leaves import Leaves
 from .modes import Modes
 from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
+from .onlookers import nothing_kept_by_hooks
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
 from .reassigned import proxies_in_buffers, put_back
@@ -298,11 +299,13 @@ class Tracer(fx.Tracer):
         return node
 
     def _evaluate(self, node: fx.Node) -> None:
-        closed = node.op == "call_module" and self.skeleton.get_submodule(str(node.target))
+        closed = self.skeleton.get_submodule(str(node.target)) if node.op == "call_module" else None
+        # Hooks of modules within run, and keep nothing of it.
+        within = () if closed is None else closed.children()
         held = dict(vars(closed)) if closed and self.leaves.is_closed(closed) else {}
         self.evaluated = node
         try:
-            with nullcontext() if self._is_torchs(node) else self._draws.undone():
+            with nullcontext() if self._is_torchs(node) else self._draws.undone(), nothing_kept_by_hooks(*within):
                 set_value(node, self._values.of(node))
         except Exception:
             # The model's own code may catch it and go on.
