@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from ..tracing.bare import home_of_own_call
 from ..tracing.nodes import Frame, block_of, frame_of, place_of, returned_by
 from .flow import Flow
 
@@ -20,7 +21,8 @@ from .flow import Flow
 def forward_of(flow: Flow, path: str) -> object:
     """The code that runs when the module at `path` is called."""
     module: nn.Module = flow.operations.root.get_submodule(path)
-    forward = vars(module).get("forward") or type(module).forward
+    home = home_of_own_call(type(module))
+    forward = vars(home)["__call__"] if path and home else vars(module).get("forward") or type(module).forward
     function = inspect.unwrap(getattr(forward, "__func__", forward))
     return getattr(function, "__code__", function)
 

@@ -17,6 +17,7 @@ from ..errors import AttnInjectError
 from ..sites.placement import Edit, edit_for
 from ..sites.reading import LocatedModel
 from ..tracing.alias import has_own_forward
+from ..tracing.bare import home_of_own_call
 from ..tracing.calls import inputs_of_call
 from ..tracing.explain import CodeError
 from ..tracing.inputs import Inputs
@@ -99,6 +100,8 @@ class Blocks:
         module = self.located.part.get_submodule(path)
         if has_own_forward(module):
             raise AttnInjectError(f"{block_name(path)} has a forward of its own, beside its class's")
+        if path and home_of_own_call(type(module)):
+            raise AttnInjectError(f"{block_name(path)} is run by its class's own __call__, which runs no forward")
         inputs = self.located.trace.inputs if not path else self._inputs(path, module)
         if inputs is None:
             raise AttnInjectError(f"{block_name(path)} is called with what is neither an input nor a plain value")

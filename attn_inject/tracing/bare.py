@@ -1,14 +1,18 @@
-"""Calls of a module's `forward` by its name: `block.forward(x)` runs the block, though none of its hooks.
+"""Calls of a module that run the block, though none of its hooks: torch tells nobody of them.
 
-torch tells nobody of such a call. So that what runs in one is the block's, each module has for a while a `forward` of
-its own among its attributes, which `super().forward(x)` does not ask for.
+- `block.forward(x)`, by its name. So that what runs in one is the block's, each module has for a while a `forward` of
+  its own among its attributes, which `super().forward(x)` does not ask for.
+- `block(x)` where the block's class has a `__call__` of its own that goes on to no other and to no `self.forward`: the
+  class has another for a while.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -17,7 +21,7 @@ BareCall = Callable[[nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, A
 
 
 class BareCalls:
-    """Hands calls of `forward` by its name to `called(module, forward, args, kwargs)`, within `told`."""
+    """Hands bare calls to `called(module, forward, args, kwargs)`, within `told`."""
 
     def __init__(self, called: BareCall) -> None:
         self._called = called
@@ -31,13 +35,33 @@ class BareCalls:
         for module, _ in own:
             vars(module)["forward"] = _Told(module, module.forward, self)
         try:
-            yield
+            with ExitStack() as stack:
+                known = {id(module) for module in followed}
+                for kind in {home for module in followed if (home := home_of_own_call(type(module)))}:
+                    stack.enter_context(self._calls_told(kind, known))
+                yield
         finally:
             for module, forward in own:
                 if forward is None:
                     vars(module).pop("forward", None)
                 else:
                     vars(module)["forward"] = forward
+
+    @contextmanager
+    def _calls_told(self, kind: type[nn.Module], followed: set[int]) -> Iterator[None]:
+        own = vars(kind)["__call__"]
+
+        @functools.wraps(own)
+        def told(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if id(module) not in followed:
+                return own(module, *args, **kwargs)
+            return self._called(module, functools.partial(own, module), args, kwargs)
+
+        kind.__call__ = told  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            kind.__call__ = own  # type: ignore[method-assign]
 
     @contextmanager
     def expected(self, module: nn.Module) -> Iterator[None]:
@@ -74,3 +98,21 @@ class _Told:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__wrapped__, name)
+
+
+def home_of_own_call(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The class from which `kind` has a `__call__` that runs no forward of the module; None where torch's runs.
+
+    One that goes on to another `__call__`, or to a `forward`, is heard of there. What a decorator made may go on to
+    anything.
+    """
+    home = next(base for base in kind.__mro__ if "__call__" in vars(base))
+    own = vars(home)["__call__"]
+    if home is nn.Module or not isinstance(own, FunctionType) or own.__module__.partition(".")[0] == "torch":
+        return None
+    code = own.__code__
+    goes_on = {*code.co_freevars} - {"__class__"} or _GOING_ON & {*code.co_names}
+    return None if goes_on else home
+
+
+_GOING_ON = frozenset({"__call__", "_call_impl", "_wrapped_call_impl", "forward"})

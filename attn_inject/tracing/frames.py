@@ -25,7 +25,7 @@ ROOT: Frame = ("", 0)
 class Call:
     """One call: the call that made it, its arguments and its result, with nodes in the place of values.
 
-    `is_bare` is that of a forward by its name, of which no hook hears.
+    `is_bare` is one of which no hook hears: of a forward by its name, or of a class's own `__call__`.
     """
 
     parent: Frame | None

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from attn_inject import attach, find_sites, inject
+from attn_inject import PlanError, attach, find_sites, inject
 from attn_inject.tracing.bare import BareCalls
 
 
@@ -43,6 +43,52 @@ class OnNumbers(Block):
         return self.body.forward(x) * (1 + float(x.detach().numpy().mean()))
 
 
+class Called(Block):
+    """A class whose own `__call__` is all there is (pytorchcv's TResUnit)."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(x + self.branch(x))
+
+    forward = nn.Module.forward
+
+
+class CalledAgain(Called):
+    """Its base has the code."""
+
+
+class CalledOnNumbers(Called):
+    """Has no graph; a `__call__` too."""
+
+    def branch(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) * (1 + float(x.detach().numpy().mean()))
+
+
+class CalledInOne(Called):
+    """Its own code makes what is gated, where no child does by itself."""
+
+    def branch(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+
+class CalledInOneOnNumbers(CalledInOne):
+    def branch(self, x: torch.Tensor) -> torch.Tensor:
+        return super().branch(x) * (1 + float(x.detach().numpy().mean()))
+
+
+class GoesOn(Block):
+    """A `__call__` that goes on to torch's, of which hooks hear."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().__call__(x)
+
+
+class GoesToForward(Block):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.forward(x)
+
+
 class Net(nn.Module):
     def __init__(self, kind: type[Block] = Block) -> None:
         super().__init__()
@@ -65,6 +111,13 @@ class Twice(Net):
     def body(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
             x = block.forward(block(x))
+        return x
+
+
+class ByCalls(Net):
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
         return x
 
 
@@ -92,23 +145,29 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "wrapped": (Wrapped, "net.", 1),
     "no graph": (lambda: Net(OnNumbers), "", 1),
     "own forward": (lambda: _own(Net()), "", 1),
+    "own call": (lambda: ByCalls(Called), "", 1),
+    "own call of a base": (lambda: ByCalls(CalledAgain), "", 1),
+    "own call, no graph": (lambda: ByCalls(CalledOnNumbers), "", 1),
+    "own call goes on": (lambda: ByCalls(GoesOn), "", 1),
+    "own call goes to forward": (lambda: ByCalls(GoesToForward), "", 1),
 }
+NO_GRAPH = [name for name in NETS if "no graph" in name]
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_sites_are_those_of_the_blocks(name: str) -> None:
     make, home, calls = NETS[name]
     model = make()
-    before = [vars(module).get("forward") for module in model.modules()]
+    before = [(vars(module).get("forward"), type(module).__call__) for module in model.modules()]
     found = find_sites(model, example_inputs=torch.randn(2, 3, 16, 16))
     assert [(site.block, site.calls) for site in found] == [
         (f"{home}blocks.0", calls), (f"{home}blocks.1", calls)
     ]  # fmt: skip
-    assert [vars(module).get("forward") for module in model.modules()] == before
+    assert [(vars(module).get("forward"), type(module).__call__) for module in model.modules()] == before
 
 
 @pytest.mark.parametrize("verb", [inject, attach])
-@pytest.mark.parametrize("name", [name for name in NETS if name not in ("no graph", "own forward")])
+@pytest.mark.parametrize("name", [name for name in NETS if name not in (*NO_GRAPH, "own forward")])
 def test_patched(verb: Any, name: str) -> None:
     make, home, _ = NETS[name]
     model = make().eval()
@@ -121,6 +180,21 @@ def test_patched(verb: Any, name: str) -> None:
         assert gate is not None
         patched(x).sum().backward()
         assert all(parameter.grad is not None and parameter.grad.any() for parameter in gate.parameters())
+
+
+@pytest.mark.parametrize("kind", [CalledInOne, CalledInOneOnNumbers])
+def test_attach_says_so_where_no_forward_runs(kind: type[Block]) -> None:
+    with pytest.raises(PlanError, match="own __call__"):
+        attach(ByCalls(kind), "eca", example_inputs=torch.randn(2, 3, 16, 16))
+
+
+def test_attach_leaves_out_what_runs_no_forward() -> None:
+    model, x = ByCalls(CalledInOne).eval(), torch.randn(2, 3, 16, 16)
+    model.blocks.append(Block())
+    attached = attach(model.eval(), "eca", example_inputs=x, init="identity").eval()
+    assert [insertion.module for insertion in attached.injection.plan.insertions] == ["blocks.2.eca"]
+    assert sum("own __call__" in note for note in attached.injection.plan.notes) == 2
+    assert torch.equal(attached(x), model(x))
 
 
 def test_attach_where_there_is_no_graph() -> None:
