@@ -291,8 +291,11 @@ def test_under_autocast_a_train_graph_works_every_gate_out_and_once_more_for_the
         changed, plain = made(x), twice.make().train()(x)
     assert _by_path(made, worked_out) == _in_body(RUNS)
     assert not torch.allclose(changed, plain, atol=1e-2)
+    once, own = sum(worked_out.values()), {id(module) for module in made.modules()}
     changed.float().square().sum().backward()
-    assert _by_path(made, worked_out) == Counter({path: 2 * count for path, count in _in_body(RUNS).items()})
+    assert sum(worked_out.values()) == 2 * once
+    # The second time in gates with the same parameters whose statistics nobody reads.
+    assert _by_path(made, Counter({g: n for g, n in worked_out.items() if g in own})) == _in_body(RUNS)
     for module in made.modules():
         if isinstance(module, SE):
             assert all(p.grad is not None and p.grad.any() for p in module.parameters())

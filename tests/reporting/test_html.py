@@ -100,7 +100,7 @@ def test_the_tiles_say_traffic_training_memory_and_time(fixed: Report) -> None:
         ("+0.32 %", ("parameters", "25.56 M → 25.64 M")),
         ("+0.06 %", ("FLOPs", "8.22 G, +4.98 M")),
         ("+8.2 %", ("memory traffic", "427.6 MB → 462.7 MB")),
-        ("+25.8 %", ("kept for backward", "2.75 GB → 3.46 GB")),
+        ("+25.8 %", ("kept for backward, eager", "2.75 GB → 3.46 GB")),
         ("1.065×", ("the time: CPU speed, inference",)),
         ("1.065×", ("the time: CUDA speed, training step",)),
     ]
