@@ -98,10 +98,8 @@ class Blocks:
 
     def _traced(self, path: str) -> Trace:
         module = self.located.part.get_submodule(path)
-        if has_own_forward(module):
-            raise AttnInjectError(f"{block_name(path)} has a forward of its own, beside its class's")
-        if path and home_of_own_call(type(module)):
-            raise AttnInjectError(f"{block_name(path)} is run by its class's own __call__, which runs no forward")
+        if other := runs_instead(module, is_whole=not path):
+            raise AttnInjectError(f"{block_name(path)} {other}")
         inputs = self.located.trace.inputs if not path else self._inputs(path, module)
         if inputs is None:
             raise AttnInjectError(f"{block_name(path)} is called with what is neither an input nor a plain value")
@@ -154,3 +152,15 @@ def _edit_of(seen: Seen, keys: Mapping[Key, fx.Node]) -> Edit | None:
     if any(value not in reader.all_input_nodes for reader in readers or ()):
         return None
     return Edit(value, seen.channel_axis, readers, None if seen.replaced is None else keys[seen.replaced])
+
+
+def runs_instead(module: nn.Module, *, is_whole: bool) -> str:
+    """What runs in a block's place of its class's forward, as a sentence's end; empty if that does.
+
+    `is_whole` is for the model itself, whose forward is called by whoever reads it.
+    """
+    if has_own_forward(module):
+        return "has a forward of its own, beside its class's"
+    if not is_whole and home_of_own_call(type(module)):
+        return "is run by its class's own __call__, which runs no forward"
+    return ""

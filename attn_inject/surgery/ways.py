@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 
 from ..errors import PlanError
 from ..sites.reading import LocatedModel
-from ..tracing.alias import has_own_forward
-from ..tracing.bare import home_of_own_call
 from ..types import Insertion, block_name
-from .blocks import Blocks, Spot
+from .blocks import Blocks, Spot, runs_instead
 from .containers import goes_over_children
 from .makers import maker
 
@@ -63,10 +61,8 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
             child, order = maker(located, insertion)
             if hasattr(holder, name) or goes_over_children(holder):
                 raise PlanError(f"{block}: its own code may run what is called {name!r}")
-            if has_own_forward(holder):
-                raise PlanError(f"{block}: it has a forward of its own, which its class's does not change")
-            if home and home_of_own_call(type(holder)):
-                raise PlanError(f"{block}: its class's own __call__ runs no forward")
+            if other := runs_instead(holder, is_whole=not home):
+                raise PlanError(f"{block} {other}")
         except PlanError as error:
             if notes:
                 left_out[insertion.module] = f"{block}: {KEEPS_SOMETHING}, and a forward of ours would not ({error})"

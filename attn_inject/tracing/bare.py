@@ -2,8 +2,8 @@
 
 - `block.forward(x)`, by its name. So that what runs in one is the block's, each module has for a while a `forward` of
   its own among its attributes, which `super().forward(x)` does not ask for.
-- `block(x)` where the block's class has a `__call__` of its own that goes on to no other and to no `self.forward`: the
-  class has another for a while.
+- `block(x)` where the block's class has a `__call__` of its own that goes on to no other and to no `forward`: the class
+  has another for a while.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import TraceError
-from .reach import TABLES, is_helper, tables_in
+from .reach import TABLES, is_helper, parts_of, tables_in
 
 _OWN = "a generator of its own"
 
@@ -84,7 +84,7 @@ def own_generators(model: nn.Module) -> list[Any]:
     for value in [held for module in somebodys for name, held in vars(module).items() if name not in _EVERYONES]:
         found.append(value)
         if type(value) in TABLES:
-            found += [part for table in tables_in(value) for part in _contents(table)]
+            found += [part for table in tables_in(value) for part in parts_of(table)]
         elif is_helper(value):
             found += vars(value).values()
     kinds: list[Any] = list(map(type, found))
@@ -98,10 +98,6 @@ def _is_generator(kind: Any) -> bool:
     kinds = {torch.Generator, random.Random, *((numpy.random.Generator, numpy.random.RandomState) if numpy else ())}
     # The system's numbers have no state.
     return not kinds.isdisjoint(kind.__mro__) and not issubclass(kind, random.SystemRandom)
-
-
-def _contents(table: Any) -> list[Any]:
-    return list(table.values() if isinstance(table, dict) else table)
 
 
 # What every module has, and the files of its base classes.

@@ -44,7 +44,7 @@ _NO_STATE = frozenset({"builtins", "torch", "functools", "enum", "types"})
 def tables_in(table: Any, levels: int = 3) -> Iterator[Any]:
     """The table, and those that it holds, to a depth."""
     yield table
-    for part in table.values() if isinstance(table, dict) else table:
+    for part in parts_of(table):
         if levels and type(part) in TABLES:
             yield from tables_in(part, levels - 1)
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -40,16 +40,17 @@ from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
 from .compiled import as_written
 from .draws import Draws
+from .entry import Entry
 from .factories import factories_followed
 from .frames import CallStack, as_handed_over, values_in, with_nodes
 from .given import is_given, is_none
 from .guards import ARGUMENTS, PLACES, asks_for_places, guarded, line_of_code
 from .held_weights import HeldWeights
 from .hooks import Hooks
-from .inputs import Inputs, Signature, real_values
+from .inputs import Inputs, real_values
 from .leaves import Leaves
 from .modes import Modes
-from .nodes import has_value, mark_named, note_return, set_frame, set_place, set_value, value_of
+from .nodes import has_value, note_return, set_frame, set_place, set_value, value_of
 from .onlookers import nothing_kept_by_hooks
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
@@ -118,7 +119,6 @@ class Tracer(fx.Tracer):
         self._values = Values(skeleton, self.constants, gradients=gradients, elsewhere=elsewhere)
         self._decided: dict[tuple[fx.Node, Any], Any] = {}
         self._grad_mode = GradMode(self._new_node)
-        self._texts: list[tuple[fx.Node, str]] = []
         self.stack = CallStack()
         self._names: dict[int, str] = {}
         self._index(skeleton)
@@ -300,12 +300,10 @@ class Tracer(fx.Tracer):
 
     def _evaluate(self, node: fx.Node) -> None:
         closed = self.skeleton.get_submodule(str(node.target)) if node.op == "call_module" else None
-        # Hooks of modules within run, and keep nothing of it.
-        within = () if closed is None else closed.children()
         held = dict(vars(closed)) if closed and self.leaves.is_closed(closed) else {}
         self.evaluated = node
         try:
-            with nullcontext() if self._is_torchs(node) else self._draws.undone(), nothing_kept_by_hooks(*within):
+            with nullcontext() if self._is_torchs(node) else self._draws.undone(), self._unheard_in(closed):
                 set_value(node, self._values.of(node))
         except Exception:
             # The model's own code may catch it and go on.
@@ -316,6 +314,11 @@ class Tracer(fx.Tracer):
             self.evaluated = None
         if held and closed and any(held.get(name) is not value for name, value in vars(closed).items()):
             raise KeepsSomething(closed)
+
+    @staticmethod
+    def _unheard_in(closed: nn.Module | None) -> AbstractContextManager[None]:
+        """Let the hooks of modules within one that stays whole keep nothing of a run of it for its value."""
+        return nothing_kept_by_hooks(*closed.children()) if closed is not None and closed._modules else nullcontext()
 
     def _is_torchs(self, node: fx.Node) -> bool:
         """Whether the node runs nobody else's code, which might draw numbers."""
@@ -366,35 +369,13 @@ class Tracer(fx.Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         # An instance may override `forward`; `root_fn` is the class's.
         forward = self.root.forward if "forward" in vars(self.root) else root_fn.__get__(self.root)
-        signature = Signature.of(forward, self.inputs)
-        self.fixed_arguments = signature.fixed
-        chosen = {} if self.inputs is None else self.inputs.fixed
-        positional = [self._placeholder(name, value) for name, value in signature.positional]
-        named = [self._placeholder(name, value, is_named=True) for name, value in signature.named]
-
-        def call(_root: nn.Module, *values: Any) -> Any:
-            for node, text in self._texts:
-                self.create_node("call_function", guarded, (node, text, f"the argument {node.target}", ARGUMENTS), {})
-            given = zip((name for name, _ in signature.named), values[len(positional) :], strict=True)
-            return forward(*values[: len(positional)], **dict(given), **chosen)
-
-        call.__annotations__ = {}
-        return call, [self.root, *positional, *named]
+        entry = Entry(self, forward, self.inputs)
+        self.fixed_arguments = entry.fixed
+        # Without annotations, whose types fx would put down.
+        return lambda *values: entry.call(*values), [self.root, *entry.placeholders]  # noqa: PLW0108
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return proxy_for(node, self)
-
-    def _placeholder(self, name: str, value: Any, *, is_named: bool = False) -> Any:
-        node = self.create_node("placeholder", name, (), {})
-        if is_named:
-            mark_named(node)
-        if self.inputs is not None:
-            set_value(node, value)
-        if type(value) is not str:
-            return self.proxy(node)
-        # Code looks things up by it.
-        self._texts.append((node, value))
-        return value
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:  # noqa: ARG002
         if self.evaluated is not None:
