@@ -15,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from attn_inject import PlanError, attention_parameters, inject, optimize, optimize_training, remove
 from attn_inject.zoo.cifar import models
 
+from ..toys import gates_run
+
 X = torch.randn(2, 3, 32, 32)
 
 
@@ -68,6 +70,13 @@ def _functions(out: torch.Tensor) -> set[str]:
             names.add(function.name())
             waiting += [each for each, _ in function.next_functions]
     return names
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_the_gates_of_a_copy_run(copied: Callable[[nn.Module], nn.Module]) -> None:
+    other = copied(_compiled())
+    for mode in (True, False):
+        assert gates_run(other.train(mode), X) == 9
 
 
 @pytest.mark.parametrize("scope", [None, "layer1"])

@@ -15,9 +15,10 @@ from attn_inject import TraceError, attach, inject, load, save
 
 from .. import toys
 from ..sites.test_trained import Frozen
+from ..tracing.test_bare import ByCalls, Called, Net, OnNumbers, Twice
 from ..tracing.test_given_numbers import Packed
-from ..tracing.test_lengths import BY_SIZE, STRUCTURES, Given, Parts
-from .test_collected import Collecting, InTheirDict
+from ..tracing.test_lengths import BY_SIZE, STRUCTURES, Given, OfTheBatch, Parts
+from .test_collected import Collecting, Hook, InTheirDict, WithHelper
 from .test_momentum import IMAGES, Momentum
 
 
@@ -58,6 +59,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], int, bool]] = 
     "two encoders": (Momentum, IMAGES, 2, False),
     "packed sequences": (Packed, (torch.randn(2, 4, 12), torch.tensor([7, 12])), 1, False),
     "another name for self": (Scaled, (IMAGE, 1), 1, True),
+    "called by name": (Net, (IMAGE,), 2, True),
+    "called by name and not": (Twice, (IMAGE,), 4, True),
+    "called by name, without a graph": (lambda: Net(OnNumbers), (IMAGE,), 2, False),
+    "by a call of their own": (lambda: ByCalls(Called), (IMAGE,), 2, True),
+    "the length of a batch": (lambda: OfTheBatch("view"), (IMAGE,), 1, True),
+    "hooks that store on objects": (lambda: WithHelper(Hook, decides=False), (IMAGE,), 2, True),
     "reversible": (lambda: toys.Toy(nn.Sequential(Halves(), Halves())), (IMAGE,), 4, True),
 }
 
