@@ -16,6 +16,8 @@ R9. Adds that the same code makes at the same place get one verdict.
        computes the branch as its brothers do, and has fewer convolutions in a row on the shortcut.
     e. The inverse does not hold: a lone site stays though all its brothers are refused for what they wrap. `x + f(x)`
        as a module of its own (ConvMixer, MobileViT) holds a convolution here and a token mixer there.
+    f. A sum of what blocks put out (R14) is one where most of its brothers are: the first of several dense layers that
+       all add to one value (DexiNed) may begin where a block's branch ends.
 R10. Two affine operands are shortcut and branch where the norm and the activation of the block come after its add
     (ESPNet): the shortcut is the block's input itself, the branch has convolutions in a row, and at least two blocks of
     the same code do so. Re-parameterised branches have one convolution each, and most have no untouched input. The
@@ -56,8 +58,8 @@ def agreed(
     flow: Flow, axes: Axes, sites: Sequence[Anatomy], refusals: Sequence[Refusal]
 ) -> tuple[list[Anatomy], list[Refusal]]:
     """The sites and refusals of `find_residual` after brothers were compared, each in execution order."""
-    alone = {site.join: site for site in sites}
-    taken = dict(alone)
+    taken = {site.join: site for site in sites}
+    alone = {refusal.node: refusal.site for refusal in refusals} | taken
     refused = {refusal.node: refusal.reason for refusal in refusals}
     for group in groups_of(flow, [*taken, *refused]):
         if len(group) > 1:
@@ -67,7 +69,7 @@ def agreed(
             _take_bent_shortcuts(flow, axes, group, taken, refused)
             _take_affine_branches(flow, axes, group, taken, refused)
     order = flow.order.__getitem__
-    for node in sums_of_outputs(flow, {node: taken[node] for node in sorted(taken, key=order)}):
+    for node in _most_of_brothers(flow, taken, sums_of_outputs(flow, {n: taken[n] for n in sorted(taken, key=order)})):
         del taken[node]
         refused[node] = OUTPUTS
     return (
@@ -116,6 +118,17 @@ def _leave_first_turns(flow: Flow, group: list[fx.Node], taken: Taken, refused: 
 def _adds_tensors(flow: Flow, node: fx.Node) -> bool:
     """Whether both operands are tensors: the builtin `sum` starts with the number 0."""
     return all(isinstance(each, fx.Node) for each in flow.operations.addends(node))
+
+
+def _most_of_brothers(flow: Flow, taken: Taken, sums: set[fx.Node]) -> list[fx.Node]:
+    """R9f: `sums`, with all of their brothers or with none; as found where there are as many of each."""
+    found: list[fx.Node] = []
+    for group in groups_of(flow, list(taken)):
+        told = [node for node in group if node in sums]
+        others = len(group) - len(told)
+        if len(told) >= others:
+            found += group if len(told) > others else told
+    return found
 
 
 def _before_gains(flow: Flow, node: fx.Node | None) -> fx.Node | None:

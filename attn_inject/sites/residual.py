@@ -13,7 +13,8 @@ The principle (numbered; reasons and tests cite the numbers). For an add of two 
      fusion (feature pyramid, hourglass) if the shortcut is a projection, if the branch holds block ends of its own, or
      if one of its values is read elsewhere too. A block that only looks at a coarser map on its way stays a block, as
      does one whose branch goes down and comes back inside one child of the block (attention on a reduced map). A branch
-     that is resampled last, to the size that it has, is such a fusion too if one of its values is read elsewhere.
+     that is resampled last, to the size that it has, is such a fusion too if one of its values is read elsewhere. The
+     deeper levels of a U-Net that one `forward` writes out are fusions as the outermost is.
  R7. A sum that is a part of a concat of parallel sums, all in one block, is a cell combination (NASNet).
 R11. An operand that is normal numbers drawn at each position, scaled, is the spread of a sample (`sampling`); R9 and
      R10 are in `agreement`, R14 is in `outputs`, R8 (which value is gated) in `gated`, R5 in `split_scale`.
@@ -49,7 +50,7 @@ from .reasons import (
     SAMPLE,
     SPLIT_SCALE,
 )
-from .resolution import climbs, is_multi_resolution
+from .resolution import climbs, is_level_within, is_multi_resolution
 from .sampling import is_spread
 from .split_scale import is_split_scale
 
@@ -74,6 +75,9 @@ def find_residual(flow: Flow, axes: dict[fx.Node, int | None]) -> tuple[list[Ana
                 refusals.append(Refusal(node, "add", outcome))
             else:
                 ends[node] = outcome
+    fusions = [refusal.node for refusal in refusals if refusal.reason == MULTI_RESOLUTION]
+    levels = [join for join, site in ends.items() if is_level_within(flow, site, fusions)]
+    refusals += [Refusal(join, "add", MULTI_RESOLUTION, ends.pop(join)) for join in levels]
     return list(ends.values()), refusals
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import fx
 
-from ..tracing.nodes import block_of, value_of
+from ..tracing.nodes import block_of, frame_of, value_of
+from .anatomy import Anatomy
 from .flow import Flow
 
 
@@ -32,6 +33,16 @@ def is_multi_resolution(
     if flow.holds_convolution(shortcut, fork):
         return True
     return _is_read_elsewhere(flow, branch, fork) or not set(flow.region(branch, fork)).isdisjoint(joins)
+
+
+def is_level_within(flow: Flow, site: Anatomy, fusions: Iterable[fx.Node]) -> bool:
+    """R6: whether the site comes up, in several children, in the very call and on the way of one of the `fusions`."""
+    if not (site.fork and site.shortcut and site.branch):
+        return False
+    rises = [any(True for _ in _ways_up(flow, operand, site.fork)) for operand in (site.shortcut, site.branch)]
+    if rises != [False, True] or _stays_in_one_child(flow, site.fork, site.branch, block_of(site.join)):
+        return False
+    return any(frame_of(each) == frame_of(site.join) and flow.descends(each, site.join) for each in fusions)
 
 
 def _is_read_elsewhere(flow: Flow, branch: fx.Node, fork: fx.Node) -> bool:

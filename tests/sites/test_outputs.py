@@ -160,3 +160,38 @@ def test_sums_that_the_network_goes_on_from_are_none_of_these(model: nn.Module) 
     assert {name for name, part in model.named_modules() if isinstance(part, Block)} <= set(blocks)
     if not isinstance(model, Exits):
         assert len(blocks) == {Momentum: 8, Pair: 6}[type(model)]
+
+
+class DenseLayer(nn.Module):
+    """Adds its branch to a value that all layers of its stage are given (DexiNed)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv(width, width), nn.ReLU(), conv(width, width))
+
+    def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        x, shared = pair
+        return 0.5 * (self.body(torch.relu(x)) + shared), shared
+
+
+class DenseStages(nn.Module):
+    """A stage begins where the main line's own branch has ended: the first layer's shortcut starts there."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.stem, self.main, self.side = conv(16, 16), nn.Sequential(conv(16, 16), nn.ReLU()), conv(16, 16, 1)
+        self.given, self.head = conv(16, 16, 1), conv(16, 4, 1)
+        self.layers = nn.Sequential(*(DenseLayer(16) for _ in range(layers)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        main = self.main(x)
+        x, _ = self.layers((main + self.side(x), self.given(main)))
+        return self.head(x)
+
+
+def test_layers_of_one_code_that_add_to_one_value_have_one_verdict() -> None:
+    """R9f."""
+    model = DenseStages(3)
+    assert [site.block for site in find_sites(model, input_size=SIZE)] == ["", "layers.0", "layers.1", "layers.2"]
+    same_at_identity(model, SIZE)
