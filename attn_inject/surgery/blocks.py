@@ -101,16 +101,24 @@ class Blocks:
         if other := runs_instead(module, is_whole=not path):
             raise AttnInjectError(f"{block_name(path)} {other}")
         inputs = self.located.trace.inputs if not path else self._inputs(path, module)
-        if inputs is None:
-            raise AttnInjectError(f"{block_name(path)} is called with what is neither an input nor a plain value")
         children = [name for name, child in module.named_modules() if child is not module]
         return trace_at_a_size(module, inputs=inputs, whole=children)
 
-    def _inputs(self, path: str, module: nn.Module) -> Inputs | None:
-        calls = next(iter(self.located.trace.calls.values()))
-        # Its code may have caught what a first call raised.
-        args, kwargs = next(call for (each, _), call in calls.items() if each == path and call.has_ended).values
-        return inputs_of_call(module.forward, args, kwargs)
+    def _inputs(self, path: str, module: nn.Module) -> Inputs:
+        first: Inputs | None = None
+        for calls in self.located.trace.calls.values():
+            # Its code may have caught what a call raised.
+            for call in (call for (each, _), call in calls.items() if each == path and call.has_ended):
+                inputs = inputs_of_call(module.forward, *call.values)
+                if inputs is None:
+                    raise AttnInjectError(
+                        f"{block_name(path)} is called with what is neither an input nor a plain value"
+                    )
+                first = first or inputs
+                if not inputs.fit_one_graph_with(first):
+                    raise AttnInjectError(f"{block_name(path)} is not called with the same arguments each time")
+        assert first is not None, f"no call of {path} has ended"
+        return first
 
     def _problem(self, spot: Spot) -> str:
         """Why the spot's module cannot be rewritten; empty if it can."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
 from .given_numbers import numbers_of, whole_numbers, with_numbers
 from .nodes import has_value, is_named, value_of
@@ -70,6 +70,13 @@ class Inputs:
         values = real_values(self.values, device, dtype)
         count = len(self.positional)
         return Inputs(values[:count], dict(zip(self.named, values[count:], strict=True)), self.fixed)
+
+    def fit_one_graph_with(self, other: Inputs) -> bool:
+        """Whether a graph made with one of them has a place for the other: the same but for the tensors' sizes."""
+        return self.fixed == other.fixed and all(
+            tree_structure(one) == tree_structure(another)
+            for one, another in ((self.positional, other.positional), (dict(self.named), dict(other.named)))
+        )
 
     def given_to(self, model: Callable[..., Any]) -> Any:
         """What `model` gives for them."""
