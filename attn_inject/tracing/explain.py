@@ -13,6 +13,7 @@ from torch import fx, nn
 from ..errors import TraceError, first_line
 from .guards import MACHINERY
 from .proxies import Unfollowable
+from .quoting import quoted
 
 _NO_GRADIENT = "does not require grad"
 # What fx says of an argument, or an output, that no node may have.
@@ -51,7 +52,10 @@ class CodeError(TraceError):
     def __init__(self, skeleton: nn.Module, error: Exception, traces: Callable[[nn.Module], bool]) -> None:
         super().__init__()
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(MACHINERY)]
-        where = f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
+        where = ""
+        if frames:
+            number, text = quoted(frames[-1].filename, frames[-1].lineno or 0)
+            where = f" at {frames[-1].filename}:{number} `{text}`"
         reason = first_line(error)
         if _NO_GRADIENT in reason:
             reason = "it asks for gradients within its forward"

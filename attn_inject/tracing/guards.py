@@ -24,6 +24,7 @@ from ..errors import GuardError
 from ..types import Guard
 from .lengths import size_split
 from .nodes import value_of
+from .quoting import quoted
 from .writes import index_assign
 
 # What runs between a line of the model's code and us. With the separator: torchvision is not torch.
@@ -57,14 +58,12 @@ def guarded(outcome: Any, traced: Any, line: str, about: str = "") -> None:
 
 
 def line_of_code() -> str:
-    """The line of the model's code that is running: its file, number and text."""
-    import linecache
-
+    """The statement of the model's code that is running: its file, the number of its first line, and its text."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(MACHINERY):
         frame = frame.f_back
-    path, number = frame.f_code.co_filename, frame.f_lineno
-    text = linecache.getline(path, number).strip()
+    path = frame.f_code.co_filename
+    number, text = quoted(path, frame.f_lineno)
     return f"{'/'.join(Path(path).parts[-2:])}:{number}" + (f" `{text}`" if text else "")
 
 
