@@ -152,10 +152,18 @@ def _are_not_parallel(flow: Flow, node: fx.Node, parts: list[fx.Node], fork: fx.
 
 
 def _is_handed_through(flow: Flow, part: fx.Node, fork: fx.Node) -> bool:
-    """Whether the part is the fork itself, perhaps behind an identity, a drop or a gain."""
-    while part is not fork and flow.operations.is_gain(part):
+    """Whether the part is the fork itself, perhaps a copy of it, or behind an identity, a drop or a gain."""
+    while part is not fork and (flow.operations.is_gain(part) or _is_copy(flow, part)):
         part = flow.operations.sources(part)[0]
     return part is fork
+
+
+def _is_copy(flow: Flow, part: fx.Node) -> bool:
+    """Whether the part has the values of what it is made of, in its shape."""
+    if not flow.operations.is_rearrangement(part):
+        return False
+    before = value_of(flow.operations.sources(part)[0])
+    return is_map(before) and bool(before.shape == value_of(part).shape)
 
 
 def _exchange(flow: Flow, a: fx.Node, b: fx.Node) -> bool:

@@ -185,7 +185,7 @@ def attach_plan(located: LocatedModel, plan: Plan, *, keeping: bool = False) -> 
     plan = replace(
         plan,
         insertions=tuple(insertion for insertion in plan.insertions if insertion.module not in ways.left_out),
-        notes=(*plan.notes, *(f"left out: {reason}" for reason in ways.left_out.values())),
+        notes=(*plan.notes, *dict.fromkeys(f"left out: {reason}" for reason in ways.left_out.values())),
     )
     graph = None if located.trace.recorded else rewrite(located, plan)
     outer = alias(located.model)

@@ -81,4 +81,5 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
         # A forward is either rewritten or run as it is.
         spots.remove(spot)
         left_out[spot.insertion.module] = f"{block_name(spot.path)}: its code decides on sizes"
-    return Ways(tuple(spots), makers, tuple(reasons), left_out)
+    # A block with several sites says it once.
+    return Ways(tuple(spots), makers, tuple(dict.fromkeys(reasons)), left_out)

@@ -144,6 +144,11 @@ LOOK_ALIKES: dict[str, tuple[list[str], Callable[[Net, torch.Tensor], Any], dict
     "M3 the fork itself": (
         ["one part derives from another (feature reuse): M3"], lambda m, x: torch.cat([x, m.a(x)], 1), {},
     ),
+    "M3 a copy of the fork": (
+        ["one part derives from another (feature reuse): M3"],
+        lambda m, x: torch.cat([x.clone(), m.b(torch.relu(m.a(x)))], 1),
+        {},
+    ),
     "M3 the same part twice": (
         ["one part derives from another (feature reuse): M3"], lambda m, x: torch.cat([y := m.a(x), y], 1), {},
     ),

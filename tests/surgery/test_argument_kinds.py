@@ -96,8 +96,8 @@ class Turns(nn.Module):
 @pytest.mark.parametrize("init", ["paper", "identity"])
 def test_a_block_of_two_calls_with_other_numbers(init: str) -> None:
     model, x = Turns().eval(), torch.randn(2, 8, 12)
-    attached = attach(model, "eca", example_inputs=x, init=init)  # type: ignore[arg-type]
-    injected = inject(model, "eca", example_inputs=x, init=init)  # type: ignore[arg-type]
+    attached = attach(model, "eca", example_inputs=x, init=init)
+    injected = inject(model, "eca", example_inputs=x, init=init)
     injected.load_state_dict(attached.state_dict())
     assert torch.equal(attached(x), injected(x))
     assert torch.equal(attached(x), model(x)) == (init == "identity")
