@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import torch
 from torch import fx, nn
 
+from ..tracing.hook_tables import is_hooked
 from ..tracing.nodes import value_of
-from .hooked import is_hooked
 from .identities import is_idle
 
 _PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply)

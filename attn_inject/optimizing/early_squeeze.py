@@ -34,8 +34,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..attention.gating import ChannelGate, for_each_position
+from ..tracing.hook_tables import is_hooked
 from ..tracing.nodes import mark_gate
-from .hooked import is_hooked
 from .norm_folding import is_eval_norm, norm_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

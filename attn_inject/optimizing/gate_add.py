@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from ..tracing.hook_tables import is_hooked
 from ..tracing.nodes import inherit, is_gated, is_of_attention, value_of
-from .hooked import is_hooked
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _FRESH = tuple(

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from ..sites.operations import name_of
 from ..sites.vocabulary import DROPS
-from .hooked import is_hooked
+from ..tracing.hook_tables import is_hooked
 
 
 def remove_identities(root: nn.Module, graph: fx.Graph) -> int:

@@ -33,13 +33,13 @@ from torch import fx, nn
 from ..attention.gating import ChannelGate
 from ..errors import PlanError
 from ..sites.reading import shaped_graph
+from ..tracing.hook_tables import is_hooked
 from ..tracing.injected import InjectedModule
 from ..tracing.nodes import inherit
 from ..tracing.parts import parts_to_change, with_parts
 from .channel_scales import take_scales
 from .early_squeeze import commutes_with_pool
 from .gate_add import sole_add
-from .hooked import is_hooked
 from .identities import past_identities
 from .norm_folding import is_batch_norm
 from .train_steps import gate_and_add, norm_and_pool, pool_of, pooled_convolution, scale_and_add, weights_of

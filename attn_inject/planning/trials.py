@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..attention.base import Attention
 from ..attention.gating import unmixed
@@ -30,7 +31,8 @@ class Trials:
         self._attention = attention
         tensors = (*model.parameters(), *model.buffers())
         self._device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-        self._run: set[tuple[Any, ...]] = set()
+        self._writes: dict[tuple[Any, ...], bool] = {}
+        self._made: dict[int, nn.Module] = {}
 
     def module(self, insertion: Insertion, edit: Edit) -> nn.Module:
         """The insertion's module on the meta device, which has run there.
@@ -43,43 +45,62 @@ class Trials:
         try:
             with torch.device("meta"):
                 module = module_for(insertion, self._attention)
+            self._must_be_new(module)
             shapes = _shapes(edit)
             key = (insertion.channels, shapes, _frozen(insertion.options))
-            if shapes is not None and key not in self._run:
-                self._must_run(insertion, module, *shapes)
-                self._run.add(key)
+            if shapes is not None and key not in self._writes:
+                self._writes[key] = self._must_run(insertion, module, *shapes)
+            if self._writes.get(key) and edit.readers is not None:
+                raise AttentionError(
+                    f"{self._attention.name} writes into the map that it is given, which others read there too: let it "
+                    "give a new one (x * gate, and not x.mul_(gate))"
+                )
         except AttentionError as error:
             raise AttentionError(f"{insertion.module}: {error}") from error
         return module
 
-    def _must_run(self, insertion: Insertion, module: nn.Module, given: Shape, wanted: Shape) -> None:
+    def _must_be_new(self, module: nn.Module) -> None:
+        name = self._attention.name
+        if id(module) in self._made:
+            raise AttentionError(f"{name} gives the same module for several sites: let it make a new one for each")
+        if any(is_lazy(parameter) for parameter in (*module.parameters(), *module.buffers())):
+            raise AttentionError(
+                f"{name} has parameters that get their sizes in a first run (torch's Lazy layers): make them from the "
+                "number of channels, which it is given"
+            )
+        self._made[id(module)] = module
+
+    def _must_run(self, insertion: Insertion, module: nn.Module, given: Shape, wanted: Shape) -> bool:
+        """Whether it writes into what it is given."""
+        name = self._attention.name
         try:
-            _must_keep(self._attention.name, _forward(module, given, "meta"), given, wanted)
+            return _writes_what_it_keeps(name, module, given, wanted, "meta")
         except AttentionError:
             raise
         except Exception as error:
             # The meta device refuses more than real ones do, and says so.
             on_meta = self._device.type == "meta"
             failed = error if on_meta else self._really(insertion, given, wanted)
-            if failed is None or (on_meta and (isinstance(failed, NotImplementedError) or "meta" in str(failed))):
-                return
+            if isinstance(failed, bool):
+                return failed
+            if on_meta and (isinstance(failed, NotImplementedError) or "meta" in str(failed)):
+                return False
             raise AttentionError(
                 f"{self._attention.name} does not run on the map {_named(given)} there: {_said(failed)}; "
                 "pass another input_size, give it other options, or leave such sites out"
             ) from failed
 
-    def _really(self, insertion: Insertion, given: Shape, wanted: Shape) -> Exception | None:
-        """What a real module ends in on real values, if it does."""
+    def _really(self, insertion: Insertion, given: Shape, wanted: Shape) -> Exception | bool:
+        """What a real module ends in on real values, or whether it writes into them."""
         with torch.random.fork_rng(devices=[]):
             try:
                 with self._device:
                     module = module_for(insertion, self._attention)
-                _must_keep(self._attention.name, _forward(module, given, self._device), given, wanted)
+                return _writes_what_it_keeps(self._attention.name, module, given, wanted, self._device)
             except AttentionError:
                 raise
             except Exception as error:
                 return error
-        return None
 
 
 def _shapes(edit: Edit) -> tuple[Shape, Shape] | None:
@@ -92,11 +113,17 @@ def _shapes(edit: Edit) -> tuple[Shape, Shape] | None:
     return given, tuple(made.movedim(edit.channel_axis, 1).shape)
 
 
-def _forward(module: nn.Module, shape: Shape, device: torch.device | str) -> Any:
+def _writes_what_it_keeps(
+    name: str, module: nn.Module, given: Shape, wanted: Shape, device: torch.device | str
+) -> bool:
+    """Whether a module, which must give what is wanted, writes into what it is given."""
     # Without an identity start's mixing, which would speak of its own sum; nobody else has the module.
     inner = unmixed(module).eval()
+    x = torch.zeros(given, device=device)
+    before = x._version
     with torch.no_grad():
-        return inner(torch.zeros(shape, device=device))
+        _must_keep(name, inner(x), given, wanted)
+    return x._version != before
 
 
 def _must_keep(name: str, out: Any, given: Shape, wanted: Shape) -> None:

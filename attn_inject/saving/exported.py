@@ -40,11 +40,14 @@ def write_pt2(path: Path, text: str, model: nn.Module, inputs: Inputs) -> None:
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    inputs = _of_several(model, inputs)
     batch = torch.export.Dim("batch", min=1, max=65_536)
+    with_it, by_themselves = _batched(model, inputs)
 
     def axes(value: Any) -> Any:
-        is_batched = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == inputs.batch
-        return {0: batch} if is_batched else None
+        if any(value is each for each in by_themselves):
+            return {0: torch.export.Dim.AUTO}
+        return {0: batch} if any(value is each for each in with_it) else None
 
     shapes: Any = tuple(tree_map(axes, value) for value in inputs.positional)
     if inputs.named:
@@ -54,7 +57,44 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
         return torch.export.export(model, inputs.positional, dict(inputs.named) or None, dynamic_shapes=shapes)
     except Exception as error:
         # torch.export reports what it cannot do in many types of its own.
-        raise CheckpointError(f"torch.export cannot export this model: {str(error).strip().splitlines()[0]}") from error
+        said = str(error).strip().splitlines()[0]
+        if said.startswith("Constraints violated"):
+            said = f"its code holds for a batch of {inputs.batch} alone"
+        raise CheckpointError(f"torch.export cannot export this model: {said}") from error
+
+
+def _of_several(model: nn.Module, inputs: Inputs) -> Inputs:
+    """At least two of each, for torch.export takes an extent of 1 for a fixed one; as they are if the model minds."""
+    if inputs.batch != 1:
+        return inputs
+    several = inputs.map_tensors(lambda each: torch.cat([each, each]) if each.dim() and len(each) == 1 else each)
+    return several if _runs(model, several) else inputs
+
+
+def _batched(model: nn.Module, inputs: Inputs) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """(the inputs that have the batch as their first axis, those whose first axis is as long and may be another).
+
+    The first input has the batch; so have others as long, if the model does not run on more of all but this one.
+    """
+    long = [tensor for tensor in inputs.tensors if tensor.dim() and len(tensor) == inputs.batch]
+
+    def more_but(kept: torch.Tensor) -> Inputs:
+        def more(each: torch.Tensor) -> torch.Tensor:
+            return torch.cat([each, each[:1]]) if each is not kept and any(each is one for one in long) else each
+
+        return inputs.map_tensors(more)
+
+    by_themselves = [tensor for tensor in long[1:] if inputs.batch > 1 and _runs(model, more_but(tensor))]
+    return [tensor for tensor in long if not any(tensor is each for each in by_themselves)], by_themselves
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        with torch.no_grad():
+            inputs.given_to(model)
+    except Exception:  # Whatever the model minds.
+        return False
+    return True
 
 
 def read_pt2_record(path: Path) -> str:

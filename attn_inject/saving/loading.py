@@ -17,7 +17,7 @@ from ..surgery.attachment import attachments_of
 from ..surgery.parameters import attention_state_dict, state_of
 from ..tracing.explain import CodeError
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import Inputs
+from ..tracing.inputs import Inputs, dtype_of
 from ..tracing.parts import patched_parts, record_of
 from ..tracing.restoring import in_mode
 from ..types import FORMS, Form, Verification
@@ -115,7 +115,8 @@ def load(
     original = model if model is not None else _rebuilt(target, record, tensors, trust_source=trust_source)
     must_suit(target, original, record)
     if example_inputs is None and record.inputs is not None and not record.others:
-        example_inputs = inputs_from_plain(record.inputs)
+        # The model may be in another type than it was read in.
+        example_inputs = inputs_from_plain(record.inputs).in_type(dtype_of(original))
     make = _patched if form == "graph" else _attached
     patched = make(target, original, record, example_inputs)
     _put(patched, tensors, record, target)
@@ -136,6 +137,8 @@ def _attached(path: Path, original: nn.Module, record: Record, example_inputs: A
     given = _inputs_by_part(path, record, example_inputs)
     attached = original
     for plan in record.plans:
+        if not plan.insertions:
+            raise CheckpointError(f"{path} has a part without attention of ours in it: load it with form='graph'")
         try:
             attached = attach_as_planned(attached, plan, given.get(plan.scope or ""))
         except AttnInjectError as error:

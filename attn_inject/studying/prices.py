@@ -12,7 +12,6 @@ from ..cost.latency import BenchSettings, Contest
 from ..cost.parameters import holding
 from ..cost.samples import Latency
 from ..tracing.inputs import Inputs
-from ..types import Insertion
 from .budget import Resource
 
 
@@ -35,17 +34,17 @@ def plain_price(model: nn.Module, inputs: Inputs) -> Price:
     return Price(holding(model).parameters, total.flops, total.traffic, 1.0)
 
 
-def prices(patched: nn.Module, insertions: Sequence[Insertion], plain: Price, inputs: Inputs) -> list[Price]:
-    """Counted for each insertion; the latency is as if time went as the bytes that are moved."""
-    parts = count(patched, inputs, watched=[insertion.module for insertion in insertions]).parts
+def prices(patched: nn.Module, modules: Sequence[str], plain: Price, inputs: Inputs) -> list[Price]:
+    """Counted for each module, by its path; the latency is as if time went as the bytes that are moved."""
+    parts = count(patched, inputs, watched=modules).parts
     return [
         Price(
-            params=holding(patched.get_submodule(insertion.module)).parameters,
-            flops=parts[insertion.module].flops,
-            traffic=parts[insertion.module].traffic,
-            latency=parts[insertion.module].traffic / plain.traffic,
+            params=holding(patched.get_submodule(module)).parameters,
+            flops=parts[module].flops,
+            traffic=parts[module].traffic,
+            latency=parts[module].traffic / plain.traffic,
         )
-        for insertion in insertions
+        for module in modules
     ]
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import AttnInjectError
 from ..surgery.parameters import attention_parameters, freeze_original
 from ..tracing.alias import copied
+from ..tracing.parts import full_path
 from ..tracing.regions import ordinary_mode
 from ..types import Plan
 from .answers import Answers
@@ -61,7 +62,7 @@ class Training:
                 return self._judged(copied(self.model), ())
             model = freeze_original(copied(self.patched(plan)))
             self._train(model, seed, tell)
-            modules = [model.get_submodule(insertion.module) for insertion in plan.insertions]
+            modules = [model.get_submodule(full_path(plan.scope or "", each.module)) for each in plan.insertions]
             return self._judged(model, self._worth(model, modules) if worth else ())
 
     def _train(self, model: nn.Module, seed: int, tell: Callable[[float], None]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..attention.gating import BranchWeights, ChannelGate, unmixed
+from ..tracing.hook_tables import is_hooked
 from ..types import Insertion
 from .data import CLOSED, OPEN, Nature
 from .moments import ClassMoments, Moments
@@ -26,7 +27,9 @@ class Watched:
     def __init__(self, insertion: Insertion, module: nn.Module) -> None:
         self.insertion = insertion
         self.module = module
-        self.is_ours = isinstance(module, ChannelGate) and type(module).forward is ChannelGate.forward
+        # What hooks make of it is seen in what comes out alone.
+        is_plain = isinstance(module, ChannelGate) and type(module).forward is ChannelGate.forward
+        self.is_ours = is_plain and not is_hooked(module)
         self.top = module.scale if isinstance(module, ChannelGate) else 1.0
         self.shares = next((one for one in unmixed(module).children() if isinstance(one, BranchWeights)), None)
         self.can_go = insertion.placement != "replace"

@@ -11,6 +11,7 @@ from torch import nn
 from ..cost.samples import Latency
 from ..errors import AttnInjectError
 from ..tracing.inputs import tensors_in
+from ..tracing.parts import full_path
 from ..types import Plan
 from .budget import Budget
 from .candidates import Candidate, chosen_of, hull, limits_of, plan_with, together
@@ -65,7 +66,8 @@ class Weighing:
         """Fill `candidates` with what they cost."""
         for label, plan in self._plans.items():
             with self._patched(plan) as patched:
-                found = prices(patched, plan.insertions, self.plain, self._inputs)
+                modules = [full_path(plan.scope or "", insertion.module) for insertion in plan.insertions]
+                found = prices(patched, modules, self.plain, self._inputs)
             if "latency" in self._budget.resources:
                 latency = self._raced(plan, seconds)
                 if latency is not None and latency.resolved:

@@ -19,9 +19,10 @@ from ..tracing.prepare import not_kept
 from ..tracing.regions import ordinary_mode
 from ..tracing.turns import turn_losses
 from ..types import Plan, block_name
-from .attachment import attachments_of
+from .attachment import attachments_of, must_not_hold_attached
 from .constants import warn_of_what_stays
 from .detach import detached
+from .own_names import must_leave_room, must_not_be_hidden
 from .parameters import unfreeze_statistics
 from .postconditions import verify_part
 from .pristine import without_attention
@@ -58,6 +59,8 @@ def apply_plan(model: nn.Module, plan: Plan, *, example_inputs: Any = None, chec
 def apply_to(located: LocatedModel, plan: Plan, *, check: bool = True) -> InjectedModule:
     """`apply_plan` on a model that has been read."""
     must_be_apart(located.model, located.scope)
+    must_leave_room(located.model)
+    must_not_be_hidden(located.part)
     trace = located.trace
     losses = not_kept(located.part, trace.graphs.values(), trace.fixed_arguments, trace.hooks)
     losses = (*located.without, *losses)
@@ -96,6 +99,7 @@ def remove(patched: nn.Module) -> nn.Module:
     warn_of_what_stays(patched)
     if attachments_of(patched):
         return unfreeze_statistics(detached(patched))
+    must_not_hold_attached(patched)
     bare = {path: without_attention(part) for path, part in parts_to_change(patched).items()}
     if "" in bare:
         return unfreeze_statistics(bare[""])

@@ -49,6 +49,7 @@ from .blocks import Blocks
 from .forwards import write_forwards
 from .learning import learning
 from .likeness import likeness
+from .own_names import must_leave_room
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
 from .surroundings import must_run_around
@@ -177,6 +178,7 @@ def attach_plan(located: LocatedModel, plan: Plan, *, keeping: bool = False) -> 
     todo = [insertion for insertion in plan.insertions if insertion.module not in earlier]
     if plan.removals or not todo:
         raise PlanError("attach only puts attention in: use inject to take it out")
+    must_leave_room(located.model)
     blocks = Blocks(located)
     ways = ways_of(located, blocks, todo, keeping=keeping)
     if len(ways.left_out) == len(todo):

@@ -46,6 +46,21 @@ def keep_attachments(model: nn.Module, attachments: Sequence[Attachment]) -> Non
         vars(model)[_ATTACHED] = tuple(attachments)
 
 
+def must_not_hold_attached(model: nn.Module) -> None:
+    """Refuse what is around a model that `attach` gave (a wrapper, a Sequential), for who wants that model itself.
+
+    Raises:
+        PlanError: names its place.
+
+    """
+    for path, module in model.named_modules():
+        if path and attachments_of(module):
+            raise PlanError(
+                f"what attach() gave is the {path} of this {type(model).__name__}: pass that, and put what comes back "
+                "in its place"
+            )
+
+
 def attached_modules(model: nn.Module) -> list[str]:
     """The paths of all new modules that `attach` put into a model, or into what it holds, part by part of the tree.
 

@@ -8,6 +8,7 @@ Conditions:
      linear, or a norm with weights, as a module or as a function; but for permutes, its own or the model's. The axis
      that the layer has its factors on is the one that the attention sees as channels.
  C3. Nothing else reads that layer's output or its parameters, and no other name has these.
+ C4. Neither the attention nor the layer has hooks: what these change comes after the layer's own numbers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import fx, nn
 
 from ..sites.operations import name_of
 from ..tracing.alias import copied
+from ..tracing.hook_tables import is_hooked
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path, parts_to_change, patched_parts, put_in_place, record_of
 from ..tracing.trace import MODES
@@ -49,6 +51,7 @@ _FUNCTIONS: dict[Any, tuple[int, int]] = {
 # Norms over the last axes, of which the channels have to be the only one.
 _OVER_LAST = (nn.LayerNorm, F.layer_norm)
 _LEFT = "remove() leaves it there"
+_HOOKED = "hooks on it, or on the layer before it, may change what passes"
 _NO_LAYER = "what it gates comes from no norm or convolution alone"
 _OVER_MORE = "the norm before it is over more than the channels"
 
@@ -78,6 +81,8 @@ def layer_before(part: InjectedModule, insertion: Insertion) -> Layer:
     if any(any(_readers(part.graph_of(mode), insertion.module)) for mode in MODES):
         raise LookupError("optimize_training() has taken it to pieces: fold first, and optimise what comes back")
     ways = {mode: [_way(call) for call in _calls(part.graph_of(mode), insertion.module)] for mode in MODES}
+    if is_hooked(part.get_submodule(insertion.module)):
+        raise LookupError(_HOOKED)
     layers = {_layer(part, way[-1], _axis(way)) for found in ways.values() for way in found}
     if len(layers) != 1:
         raise LookupError(_NO_LAYER)
@@ -98,7 +103,7 @@ def with_constants(patched: nn.Module, weights: Mapping[str, torch.Tensor]) -> n
     What is folded is no longer in the plan; its notes say what `remove` cannot bring back.
 
     Raises:
-        LookupError: one of C1 to C3 does not hold.
+        LookupError: one of C1 to C4 does not hold.
 
     """
     parts_to_change(patched)
@@ -183,6 +188,8 @@ def _layer(part: InjectedModule, node: fx.Node, axis: int) -> Layer:
     """What a node calls, if that is a layer with its factors on this axis."""
     if node.op == "call_module":
         path, module = str(node.target), part.get_submodule(str(node.target))
+        if is_hooked(module):
+            raise LookupError(_HOOKED)
         if _MODULES.get(type(module)) != axis:
             raise LookupError(_NO_LAYER)
         if type(module) in _OVER_LAST and len(module.normalized_shape) != 1:  # type: ignore[arg-type]

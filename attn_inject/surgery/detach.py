@@ -8,7 +8,7 @@ from ..errors import PlanError
 from ..tracing.alias import alias
 from ..tracing.parts import full_path
 from ..tracing.rewritten import restore_forward
-from .attachment import attachments_of, keep_attachments, must_have_what_was_attached
+from .attachment import attachments_of, keep_attachments, must_have_what_was_attached, must_not_hold_attached
 from .constants import warn_of_what_stays
 from .parameters import unfreeze_statistics
 
@@ -36,6 +36,7 @@ def detached(model: nn.Module) -> nn.Module:
     """What `detach` gives, in silence."""
     attachments = attachments_of(model)
     if not attachments:
+        must_not_hold_attached(model)
         raise PlanError(f"nothing was attached to this {type(model).__name__}: remove() is for what inject() gave")
     must_have_what_was_attached(model)
     bare = alias(model)

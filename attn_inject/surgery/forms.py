@@ -12,7 +12,7 @@ from ..tracing.explain import SizeError
 from ..tracing.inputs import dtype_of
 from ..tracing.parts import full_path, patched_parts, record_of
 from .apply import apply_plan
-from .attachment import Attachment, attachments_of
+from .attachment import Attachment, attachments_of, must_not_hold_attached
 from .detach import detached
 from .likeness import likeness
 
@@ -30,6 +30,7 @@ def as_graph(patched: nn.Module, *, check: bool = True) -> nn.Module:
     """
     attachments = attachments_of(patched)
     if not attachments:
+        must_not_hold_attached(patched)
         return patched
     bare = graph = detached(patched)
     for attachment in attachments:
@@ -46,9 +47,8 @@ def as_graph(patched: nn.Module, *, check: bool = True) -> nn.Module:
 def _with_attention(graph: nn.Module, patched: nn.Module, attachment: Attachment) -> nn.Module:
     plan = attachment.injection.plan
     scope = plan.scope or ""
-    dtype = dtype_of(patched)
     # The model may be in another type than it was read in.
-    inputs = attachment.inputs.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    inputs = attachment.inputs.in_type(dtype_of(patched))
     try:
         graph = apply_plan(graph, plan, example_inputs=inputs or None, check=False)
     except SizeError as error:

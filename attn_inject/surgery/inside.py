@@ -15,6 +15,7 @@ from ..sites.placement import Edit
 from ..tracing.factories import Applied
 from ..tracing.frames import nodes_in, stack_of, stack_of_node
 from ..tracing.nodes import Frame, frame_of, place_of
+from ..tracing.spelled import written
 from ..tracing.trace import Trace
 
 Key = tuple[Any, ...]
@@ -165,7 +166,7 @@ def _numbered(nodes: list[fx.Node], canonical: Any) -> dict[Key, fx.Node]:
         elif node.op in ("call_function", "call_method"):
             # Each call of a function of somebody's own is a target of its own.
             target = node.target.function if isinstance(node.target, Applied) else node.target
-            key = (node.op, target, place_of(node))
+            key = ("call", written(target), place_of(node))
         else:
             key = (node.op, str(node.target))
         keys[(*key, counts[key])] = node

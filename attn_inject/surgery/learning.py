@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -146,17 +146,20 @@ def _reached(total: torch.Tensor, new: dict[str, nn.Parameter]) -> dict[str, boo
     """Which parameters get a gradient, and whether it is other than zero; each gradient is let go at once."""
     reached: dict[str, bool] = {}
 
-    def note(name: str) -> Callable[[torch.Tensor], None]:
-        def hook(parameter: torch.Tensor) -> None:
-            assert parameter.grad is not None
-            reached[name] = bool(parameter.grad.any())
-            parameter.grad = None
+    # One that several attentions share has several names.
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in new.items():
+        names.setdefault(parameter, []).append(name)
 
-        return hook
+    def note(parameter: torch.Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        assert parameter.grad is not None
+        reached.update(dict.fromkeys(names[parameter], bool(parameter.grad.any())))
+        parameter.grad = None
 
     handles = [
-        parameter.register_post_accumulate_grad_hook(note(name))  # type: ignore[no-untyped-call]
-        for name, parameter in new.items()
+        parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
+        for parameter in names
     ]
     try:
         # Not with `inputs`, which a checkpoint that is an autograd function does not take.

@@ -242,12 +242,14 @@ def _supersede(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
     """Let `new` stand where `old` stood, and erase `old` and what computed only it."""
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
     doomed = [old]
+    gone: set[fx.Node] = set()
     while doomed:
         node = doomed.pop()
-        if node.users or node is new or node.op in ("placeholder", "output"):
+        if node in gone or node.users or node is new or node.op in ("placeholder", "output"):
             continue
         sources = list(node.all_input_nodes)
         graph.erase_node(node)
+        gone.add(node)
         doomed += [source for source in sources if source is not new]
 
 

@@ -57,6 +57,21 @@ def guarded(outcome: Any, traced: Any, line: str, about: str = "") -> None:
         )
 
 
+def guarded_in_place(outcome: Any, traced: Any, line: str, about: str = "") -> None:
+    """`guarded`, in a forward that attach() wrote.
+
+    Raises:
+        GuardError: another outcome; names the line of the model's code and what to do.
+
+    """
+    try:
+        guarded(outcome, traced, line, about)
+    except GuardError as error:
+        said, _, _ = str(error).rpartition(": ")
+        again = "after the model is moved or cast" if about == PLACES else "with example_inputs that lead to this"
+        raise GuardError(f"{said}: detach() it, and attach again {again}") from None
+
+
 def line_of_code() -> str:
     """The statement of the model's code that is running: its file, the number of its first line, and its text."""
     frame = sys._getframe(1)

@@ -21,6 +21,11 @@ def hook_tables(module: nn.Module, names: Sequence[str] = (*FORWARD, *BACKWARD))
     return [table for name in names if (table := vars(module).get(name))]
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether the module, or a part of it, has forward or backward hooks; masks and old weight norms are some."""
+    return any(hook_tables(part, (*FORWARD, *BACKWARD)) for part in module.modules())
+
+
 def copy_hooks(module: nn.Module, memo: dict[int, Any], rebinding: Rebinding) -> None:
     """Put copies of a module's hooks into the tables that `memo` has for its own, by their ids.
 

@@ -100,6 +100,10 @@ class Inputs:
         named = {name: change(value) for name, value in self.named.items()}
         return Inputs(tuple(map(change, self.positional)), named, self.fixed)
 
+    def in_type(self, dtype: torch.dtype) -> Inputs:
+        """The same with what is floating-point in another type."""
+        return self.map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
     def map_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
         """The same with each tensor changed, in structures too."""
         return self.map(lambda value: tree_map_only(torch.Tensor, change, value))

@@ -6,8 +6,21 @@ Blocks that run the same code make their nodes at the same places, and so do the
 from __future__ import annotations
 
 import sys
+from types import FrameType
 
 from .guards import MACHINERY
+
+
+def _instruction(frame: FrameType) -> int:
+    """The instruction of its code that a frame runs.
+
+    Where the interpreter has found that it calls code in Python and goes there by itself, it points behind the
+    instruction, into what it remembers of it (zeros, in the code as it was compiled).
+    """
+    code, at = frame.f_code.co_code, frame.f_lasti
+    while at > 0 and not code[at]:
+        at -= 2
+    return at
 
 
 def place_in_code() -> str:
@@ -22,7 +35,7 @@ def place_in_code() -> str:
     calls = []
     step = frame
     while not step.f_code.co_filename.startswith(MACHINERY):
-        calls.append(f"{step.f_code.co_qualname}:{step.f_code.co_firstlineno}+{step.f_lasti}")
+        calls.append(f"{step.f_code.co_qualname}:{step.f_code.co_firstlineno}+{_instruction(step)}")
         if step.f_back is None:
             break
         step = step.f_back

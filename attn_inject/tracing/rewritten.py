@@ -23,6 +23,7 @@ from ..errors import PlanError
 from .code import code_of
 from .face import may_be_fixed, must_be_as_fixed, must_be_as_written, parameters_of
 from .generated import kept_as_rewritten
+from .guards import guarded, guarded_in_place
 from .nodes import is_named
 from .own_code import (
     Gate,
@@ -136,6 +137,7 @@ class Writing(Rewritten):
             asks.insert(0, f"runs_own_code({_SELF})")
         parameters, checks = _head(base, next(iter(graphs.values())), self.fixed, asks)
         made, scope = code_of(graphs, parameters, checks)
+        scope = {name: guarded_in_place if value is guarded else value for name, value in scope.items()}
         scope.update(must_be_as_written=must_be_as_written, **(_OTHERWISE if asks else {}))
         regions = any(is_region(node.target) for graph in graphs.values() for node in graph.nodes)
         # Graphs that were pickled know less of their values.

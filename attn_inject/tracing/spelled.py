@@ -27,6 +27,27 @@ def plain_name(function: Any) -> str:
     return str(getattr(function, "__name__", function))
 
 
+def written(function: Any) -> Any:
+    """What code wrote to call it, as far as an operator may be known by several functions: `mul` for `*` and `*=`.
+
+    A trace is told of the one (`operator.imul`), a recording of another (`Tensor.mul_`); whatever is no operator, nor
+    named like one, is itself.
+    """
+    name = plain_name(function).strip("_")
+    for known in (name[1:], name) if name[:1] in ("i", "r") else (name,):  # in place, or with the operands in turn
+        plain = _SYNONYMS.get(known, known)
+        if hasattr(operator, plain) or hasattr(operator, f"{plain}_"):
+            return plain
+    return function
+
+
+# torch's names for what Python's operators do.
+_SYNONYMS = {
+    "div": "truediv", "divide": "truediv", "true_divide": "truediv", "floor_divide": "floordiv", "remainder": "mod",
+    "multiply": "mul", "subtract": "sub", "negative": "neg", "bitwise_not": "invert",
+}  # fmt: skip
+
+
 def spelling(function: Any) -> tuple[str, Any, bool]:
     """How a graph calls a function of torch: (op, target, whether with its two operands in turn)."""
     if isinstance(function, OpOverload):

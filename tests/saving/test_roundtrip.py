@@ -23,7 +23,7 @@ from attn_inject.tracing.inputs import Inputs
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source
 
-from ..toys import gates_run
+from ..toys import Residual, gates_run
 from . import exchange
 from .nets import DTYPES, NETWORKS, SIZE, assert_export_holds, assert_same, patched
 
@@ -304,3 +304,41 @@ def test_a_norm_with_two_names_is_loaded(put: Any, tmp_path: Path) -> None:
     assert gates_run(loaded, x) == 1
     other = loaded.get_submodule("a")
     assert other.norm is other.all_modules[1]
+
+
+class Scaled(nn.Module):
+    """Takes two numbers beside its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 1), Residual(nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1))
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return self.body(self.stem(x)) * scale[0] + scale[1]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_an_exported_batch_is_open_whatever_was_traced(batch: int, tmp_path: Path) -> None:
+    """One of 1 is a fixed extent for torch.export, and two numbers beside two images are no batch."""
+    scale = torch.randn(2)
+    patched = inject(Scaled(), "se", reduction=4, example_inputs=(torch.randn(batch, 3, 8, 8), scale)).eval()
+    save(patched, tmp_path / "net.pt2")
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    for count in (1, 5):
+        x = torch.randn(count, 3, 8, 8)
+        torch.testing.assert_close(program(x, scale), patched(x, scale))
+
+
+def test_a_batch_that_the_code_fixes_is_told_in_our_words(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Residual(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x).reshape(4, -1)
+
+    patched = inject(Fixed(), "eca", example_inputs=torch.randn(4, 3, 8, 8)).eval()
+    with pytest.raises(CheckpointError, match="cannot export this model: its code holds for a batch of 4 alone"):
+        save(patched, tmp_path / "net.pt2")
+    assert not (tmp_path / "net.pt2").exists()

@@ -280,3 +280,20 @@ def test_the_data_is_read_once_and_no_further_than_asked() -> None:
     made = quick(data=endless(), batches=6)
     assert made.images == (24, 16, 8)
     assert replace(made, data="") == replace(quick(data=(batches(32, 8) * 2)[:6]), data="")
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def test_in_one_part_of_a_model() -> None:
+    choice, whole = (
+        quick(model=model, **given) for model, given in ((Around().eval(), {"scope": "body"}), (Net().eval(), {}))
+    )
+    assert choice.plan.scope == "body"
+    assert [site.price for site in choice.sites] == [site.price for site in whole.sites]

@@ -308,3 +308,20 @@ def test_data_and_tolerances_that_do_not_do(still: InjectedModule) -> None:
     assert once.folding.speed.ratio > 0
     assert gates(once, data(1), ablation=False).sites[0].block == "layer2.0"
     assert isinstance(fold(attach(models()["resnet20"](), "eca"), data(2), 0, bench_seconds=0), InjectedModule)
+
+
+@pytest.mark.parametrize("hooked", ["layer1.0.bn2", "layer1.0.se"])
+def test_what_has_hooks_is_not_folded(still: InjectedModule, hooked: str) -> None:
+    """A factor in the layer would come before what a hook changes."""
+    still.get_submodule(hooked).register_forward_hook(lambda module, given, out: out + 1)
+    x = data(1, seed=7)[0]
+    folded = fold(still, data(), 1e-4, bench_seconds=0)
+    assert set(folded.folding.folded) == {"layer1.1", "layer1.2"}
+    assert dict(folded.folding.kept)["layer1.0"] == "hooks on it, or on the layer before it, may change what passes"
+    torch.testing.assert_close(folded(x), still(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_gate_is_seen_with_what_its_hooks_make_of_it(still: InjectedModule) -> None:
+    before = gates(still, data()).sites[0].weight
+    still.layer1[0].se.register_forward_hook(lambda module, given, out: 0.5 * out)
+    assert gates(still, data()).sites[0].weight == pytest.approx(0.5 * before, rel=1e-5)

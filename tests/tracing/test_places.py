@@ -10,6 +10,7 @@ from torch import fx, nn
 from attn_inject import inject
 from attn_inject.sites.reading import read
 from attn_inject.tracing.nodes import place_of
+from attn_inject.tracing.places import place_in_code
 from attn_inject.tracing.portable import PortableGraph
 from attn_inject.tracing.trace import trace
 
@@ -84,3 +85,24 @@ def test_places_stay_with_a_patched_model_and_its_copies() -> None:
         assert all(places)
     copied = pickle.loads(pickle.dumps(patched))
     assert [place_of(n) for n in copied.graph_of("eval").nodes] == [place_of(n) for n in patched.graph_of("eval").nodes]
+
+
+class _Asked:
+    def __init__(self) -> None:
+        self.places: set[str] = set()
+
+    def __getitem__(self, index: int) -> int:
+        self.places.add(place_in_code())
+        return index
+
+
+def test_a_place_is_one_however_often_the_interpreter_has_been_there() -> None:
+    """What it has learnt of an instruction lets it go into Python code by itself, and a frame points elsewhere then."""
+    asked = _Asked()
+
+    def reading(index: int) -> int:
+        return asked[index]
+
+    for index in range(1000):
+        reading(index)
+    assert len(asked.places) == 1
