@@ -119,11 +119,12 @@ def _writes_what_it_keeps(
     """Whether a module, which must give what is wanted, writes into what it is given."""
     # Without an identity start's mixing, which would speak of its own sum; nobody else has the module.
     inner = unmixed(module).eval()
-    x = torch.zeros(given, device=device)
-    before = x._version
-    with torch.no_grad():
+    # Tensors of an inference mode do not count what is written into them.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        x = torch.zeros(given, device=device)
+        before = x._version
         _must_keep(name, inner(x), given, wanted)
-    return x._version != before
+        return x._version != before
 
 
 def _must_keep(name: str, out: Any, given: Shape, wanted: Shape) -> None:

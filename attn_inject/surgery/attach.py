@@ -49,6 +49,7 @@ from .blocks import Blocks
 from .forwards import write_forwards
 from .learning import learning
 from .likeness import likeness
+from .other_ways import other_ways
 from .own_names import must_leave_room
 from .provenance import fingerprint, versions
 from .rewrite import install, rewrite
@@ -194,7 +195,8 @@ def attach_plan(located: LocatedModel, plan: Plan, *, keeping: bool = False) -> 
     part = submodule(outer, located.scope)
     new = [insertion for insertion in todo if insertion.module not in ways.left_out]
     kept = _put_in(part, plan, new, graph)
-    constants = write_forwards(part, blocks, ways, kept)
+    wanted, chosen = other_ways(located, blocks, ways, todo)
+    constants = write_forwards(part, blocks, ways, kept, wanted)
     like = likeness(located.part, located.trace.inputs, part, new, graph)
     if like.check is not None and not like.check.passed:
         raise RewriteError(f"what attach made is not what was planned: {like.check.figure}")
@@ -212,6 +214,7 @@ def attach_plan(located: LocatedModel, plan: Plan, *, keeping: bool = False) -> 
         not_kept=(
             *located.without,
             *ways.reasons,
+            *chosen,
             *(f"a comparison with what inject gives: {reason}" for reason in like.untried),
             *([f"a proof that the new modules learn: {like.unproven}"] if like.unproven else []),
             *turn_losses(in_turn=any(trace.in_turn for trace in traces)),

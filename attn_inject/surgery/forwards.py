@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from ..errors import PlanError, first_line
 from ..sites.placement import Edit
+from ..tracing.must_run import Wanted
 from ..tracing.own_code import Gate, OwnCode
 from ..tracing.parts import full_path
 from ..tracing.rewritten import HOLDER, Passing, Writing, own_class, rewrite_forward
@@ -28,11 +29,17 @@ from .rewrite import edit_forward
 from .ways import Ways
 
 
-def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: dict[str, nn.Module | None]) -> list[str]:
+def write_forwards(
+    part: nn.Module,
+    blocks: Blocks,
+    ways: Ways,
+    kept: dict[str, nn.Module | None],
+    wanted: Mapping[str, Sequence[Wanted]],
+) -> list[str]:
     """Let the modules of `part` call the new ones, which stand in their blocks; the paths of the buffers this takes.
 
     `kept` has what stood in the place of new modules, or is called no more, by path; elements that a Sequential loses
-    are put there too, before what they held.
+    are put there too, before what they held. `wanted` is what must not run without attention, by block.
 
     Raises:
         PlanError: a module that would have to call attention of several blocks, or whose class allows no other forward.
@@ -75,7 +82,7 @@ def write_forwards(part: nn.Module, blocks: Blocks, ways: Ways, kept: dict[str, 
             rewrite_forward(module, writing, next(iter(outside), None))
         except TypeError as error:
             raise PlanError(f"{block_name(path)}: its class allows no other forward ({first_line(error)})") from error
-    _pass_through(part, ways)
+    _pass_through(part, ways, wanted)
     return constants
 
 
@@ -156,12 +163,12 @@ def _follow(sequence: nn.Module, names: list[str], edit: Edit, insertion: Insert
     return lost
 
 
-def _pass_through(part: nn.Module, ways: Ways) -> None:
+def _pass_through(part: nn.Module, ways: Ways, wanted: Mapping[str, Sequence[Wanted]]) -> None:
     """Let blocks run their own forward while what children return passes through the attention."""
-    by_home: dict[str, list[tuple[str, str, tuple[int, ...] | None]]] = {}
+    by_home: dict[str, list[tuple[str, str, tuple[int, ...] | None]]] = {home: [] for home in wanted}
     for module, (child, order) in ways.makers.items():
         home, _, name = module.rpartition(".")
         by_home.setdefault(home, []).append((child, name, order))
     for home, gates in by_home.items():
         holder = part.get_submodule(home)
-        rewrite_forward(holder, Passing(own_class(holder), tuple(gates)), None)
+        rewrite_forward(holder, Passing(own_class(holder), tuple(gates), tuple(wanted.get(home, ()))), None)

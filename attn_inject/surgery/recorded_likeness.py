@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..errors import first_line
+from ..errors import GuardError, first_line
 from ..tracing.alias import alias
 from ..tracing.branches import Branches, both_run
 from ..tracing.contents import read_out, tensors_held
@@ -107,7 +107,10 @@ def _trained(
     original: nn.Module, before: nn.Module, ours: nn.Module, real: Inputs, *, gradients: bool
 ) -> tuple[str, str]:
     """(how `ours` differs from `before` in train mode, why that was not seen)."""
-    unlike = _unlike_in_train_mode(before, ours, real, gradients=gradients)
+    try:
+        unlike = _unlike_in_train_mode(before, ours, real, gradients=gradients)
+    except GuardError as error:
+        return "", f"in train mode {first_line(error)}"
     if unlike is None:
         return "", "in train mode its own code does not run on what it was recorded on"
     one, other = (without_onlookers(alias(original)) for _ in range(2))
@@ -127,6 +130,8 @@ def _unlike_in_train_mode(one: nn.Module, other: nn.Module, real: Inputs, *, gra
         return None
     try:
         given = _ran(other, real, "train", gradients=gradients)
+    except GuardError:
+        raise
     except Exception as error:
         return _ending(error)
     unlike = f"it does something else where no gate does anything ({PAIRS})"

@@ -24,6 +24,7 @@ from .code import code_of
 from .face import may_be_fixed, must_be_as_fixed, must_be_as_written, parameters_of
 from .generated import kept_as_rewritten
 from .guards import guarded, guarded_in_place
+from .must_run import Wanted, must_run
 from .nodes import is_named
 from .own_code import (
     Gate,
@@ -223,14 +224,18 @@ class Passing(Rewritten):
     """A forward that runs the class's own, in which what some children return passes through attention.
 
     `gates` are (the child's path, the attention's name, the permutation to channels first if it needs one). Whatever
-    stands in the child's place when it runs is gated.
+    stands in the child's place when it runs is gated. `wanted` are attentions without which what belongs to them must
+    not run.
     """
 
-    def __init__(self, base: type[nn.Module], gates: tuple[Gate, ...]) -> None:
-        passed = ", ".join(
+    def __init__(self, base: type[nn.Module], gates: tuple[Gate, ...], wanted: tuple[Wanted, ...] = ()) -> None:
+        around = [
             f"passed_through(self.get_submodule({child!r}), self.{gate}" + (f", {order})" if order else ")")
             for child, gate, order in gates
-        )
+        ]
+        if wanted:
+            around.insert(0, f"must_run(self, {wanted!r})")
+        passed = ", ".join(around)
         name = _name_in_code(base)
         source = (
             "def forward(self, *args, **kwargs):\n"
@@ -238,15 +243,16 @@ class Passing(Rewritten):
             f"    with {passed}:\n"
             f"        return {name}.forward(self, *args, **kwargs)\n"
         )
-        scope = {"passed_through": passed_through, name: base}
+        scope = {"passed_through": passed_through, "must_run": must_run, name: base}
         super().__init__(base, source, scope, OwnCode(gates), has_regions=False)
+        self._wanted = wanted
 
     def _finished(self, forward: Any) -> Any:
         forward.__signature__ = inspect.signature(self.base.forward)
         return forward
 
     def __reduce__(self) -> Any:
-        return Passing, (self.base, self.own.gates)
+        return Passing, (self.base, self.own.gates, self._wanted)
 
 
 def _written(base: type[nn.Module], graphs: Mapping[str, PortableGraph], *held: Any) -> Writing:
