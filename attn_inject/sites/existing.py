@@ -6,11 +6,13 @@ A1. A multiply of two data-carrying values, one of them a map, the other (the ga
 A2. The gate's last operation before the multiply is a nonlinear function of one value (sigmoid-like), apart from views
     and from scaling or shifting by constants (relu6(x + 3) / 6, 1 + tanh(x)). A quotient of two values that come from
     the map is a norm (global response normalisation).
-A3. A block has what scales maps on the way from its fork: not what scales the weights of a convolution.
+A3. A block has what scales maps on the way from its fork: not what scales the weights of a convolution, nor what
+    belongs to a block within it (the groups of RCAN, whose blocks have attention).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -96,15 +98,27 @@ def _scales_or_shifts(operations: Operations, node: fx.Node) -> bool:
     return bool(constants) and (operations.is_gain(node) or operations.is_addition(node))
 
 
-def existing_attention(flow: Flow, anatomy: Anatomy, gates: dict[fx.Node, ExistingGate]) -> str:
-    """The paths of the modules whose attention a block already has, comma-separated; empty if there is none."""
+def existing_attention(
+    flow: Flow, anatomy: Anatomy, gates: dict[fx.Node, ExistingGate], sites: Iterable[Anatomy] = ()
+) -> str:
+    """The paths of the modules whose attention a block already has, comma-separated; empty if there is none.
+
+    `sites` are all of the graph: what blocks within this one have is theirs.
+    """
     if not gates:
         return ""
     if anatomy.kind == "attention":
         return gates[anatomy.gated].path
-    region = flow.region(anatomy.branch or anatomy.gated, anatomy.fork)
+    region = _region(flow, anatomy)
     inside = sorted((node for node in region if node in gates), key=flow.order.__getitem__)
+    for other in (other for other in sites if inside and other.join in region and other.join is not anatomy.join):
+        theirs = _region(flow, other)
+        inside = [node for node in inside if node not in theirs]
     if (fork := anatomy.fork) is not None:
         # What else the branch is made of (weights that a style scales) has no attention of the block's.
         inside = [node for node in inside if flow.descends(gates[node].features, fork)]
     return ", ".join(dict.fromkeys(gates[node].path for node in inside))
+
+
+def _region(flow: Flow, anatomy: Anatomy) -> set[fx.Node]:
+    return set(flow.region(anatomy.branch or anatomy.gated, anatomy.fork))

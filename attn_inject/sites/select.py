@@ -78,7 +78,8 @@ def locate(trace: Trace, kinds: Sequence[Kind]) -> Located:
     if not trace.recorded:
         _leave_what_is_not_trained(first, graphs.get("train", first), trace.graphs)
     extent: int = max((trace.input_shape or (1, 1, 1))[2:], default=1)
-    items = tuple(_site(first, key, calls, extent) for key, calls in first.anatomies.items())
+    every = [anatomy for calls in first.anatomies.values() for anatomy in calls if anatomy.kind != "attention"]
+    items = tuple(_site(first, key, calls, extent, every) for key, calls in first.anatomies.items())
     skipped = tuple(
         Skipped(r.node.name, owner_of(r.node)[0], r.operation, r.reason)
         for r in sorted(first.refusals, key=lambda r: first.flow.order[r.node])
@@ -102,7 +103,7 @@ def _operation(kind: str) -> str:
     return {"residual": "add", "mixed": "concat"}.get(kind, "block")
 
 
-def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Site:
+def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int, every: Sequence[Anatomy]) -> Site:
     anatomy = calls[0]
     kind, block, index = anatomy.kind, key[1], key[2]
     axis = anatomy.channel_axis
@@ -119,5 +120,5 @@ def _site(graph: GraphSites, key: Key, calls: list[Anatomy], extent: int) -> Sit
         node=anatomy.gated.name,
         join=anatomy.join.name,
         calls=len(calls),
-        existing=existing_attention(graph.flow, anatomy, graph.existing),
+        existing=existing_attention(graph.flow, anatomy, graph.existing, every),
     )

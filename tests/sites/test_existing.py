@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attn_inject import find_sites, inject
 
-from ..toys import Lambda, Toy, conv
+from ..toys import Lambda, Residual, Toy, conv
 
 Gate = Callable[[Tensor, Tensor], Tensor]  # (map, logits of shape (N, C)) -> gated map
 
@@ -132,3 +132,31 @@ def test_weights_that_a_style_scales_are_no_attention_of_the_block() -> None:
     (site,) = find_sites(Styled(), example_inputs=given)
     assert site.existing == ""
     assert len(inject(Styled(), "eca", example_inputs=given, existing="skip").injection.plan.insertions) == 1
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.factors(x))
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_what_blocks_within_a_block_have_is_theirs(last: bool) -> None:
+    """A group of blocks with attention, and a skip around the group (RCAN)."""
+
+    def group() -> nn.Module:
+        blocks = [Residual(conv(16, 16), nn.ReLU(), conv(16, 16), Own()) for _ in range(2)]
+        return Residual(*blocks, *([conv(16, 16)] if last else []))
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), group(), group())
+    has = {site.block: site.existing for site in find_sites(model, input_size=(3, 8, 8))}
+    own = {f"{g}.branch.{b}": f"{g}.branch.{b}.branch.3" for g in (1, 2) for b in (0, 1)}
+    assert has == {**own, "1": "", "2": ""}
+    replaced = inject(model, "se", reduction=4, input_size=(3, 8, 8), existing="replace").injection.plan
+    gone = ["1.se", "2.se", *(f"{path.rpartition('.')[0]}.se" for path in own.values())]
+    assert sorted(made.module for made in replaced.insertions) == sorted(gone)
+    skipped = inject(model, "se", reduction=4, input_size=(3, 8, 8), existing="skip").injection.plan
+    assert [made.module for made in skipped.insertions] == ["1.se", "2.se"]
