@@ -7,10 +7,13 @@ to f affine?" costs the same whatever the size of the block, and the whole searc
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import fx, nn
 
+from ..tracing.nodes import value_of
 from .operations import Operations
 
 
@@ -21,6 +24,7 @@ class Flow:
         self.operations = Operations(root, graph)
         self.order: dict[fx.Node, int] = {}
         self._idom: dict[fx.Node, fx.Node | None] = {}
+        self._given: dict[tuple[fx.Node, str], fx.Node] = {}
         self._depth: dict[fx.Node | None, int] = {None: 0}
         self._nonlinear: dict[fx.Node | None, int] = {None: 0}
         self._convolutions: dict[fx.Node | None, int] = {None: 0}
@@ -31,12 +35,27 @@ class Flow:
 
     def _enter(self, node: fx.Node) -> None:
         sources = self.operations.sources(node)
-        idom = self.fork(*sources) if sources else None
+        if self.is_given(node):
+            # What is given in a structure is an input of its own, however often it is taken out.
+            first = self._given.setdefault((sources[0], repr(node.args[1:])), node)
+            idom = None if first is node else first
+        else:
+            idom = self.fork(*sources) if sources else None
         self._idom[node] = idom
         self._depth[node] = self._depth[idom] + 1
         own = self.operations
         self._nonlinear[node] = self._sum(self._nonlinear, sources, idom) + own.is_nonlinear(node)
         self._convolutions[node] = self._sum(self._convolutions, sources, idom) + own.holds_convolution(node)
+
+    def is_given(self, node: fx.Node) -> bool:
+        """Whether the node takes something out of a list, a dict or an object that is an input, or lies in one."""
+        home = node.args[0] if node.args else None
+        return (
+            isinstance(home, fx.Node)
+            and node.target in (operator.getitem, getattr)
+            and (home.op == "placeholder" or self.is_given(home))
+            and not isinstance(value_of(home), torch.Tensor)
+        )
 
     @staticmethod
     def _sum(counts: dict[fx.Node | None, int], sources: list[fx.Node], idom: fx.Node | None) -> int:

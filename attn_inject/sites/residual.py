@@ -225,7 +225,7 @@ def _derived_fork(flow: Flow, node: fx.Node, shortcut: fx.Node, branch: fx.Node,
         before = ends[step].shortcut if sums and step in ends and same_frame(step, node) else None
         sums = before is not None
         sources = flow.operations.sources(step)
-        if before is None and (flow.operations.is_nonlinear(step) or len(sources) != 1):
+        if before is None and (flow.operations.is_nonlinear(step) or len(sources) != 1 or flow.is_given(step)):
             return None
         both_rise = both_rise or climbs(flow, step)
         step = before or sources[0]

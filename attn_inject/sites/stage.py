@@ -4,7 +4,9 @@ S1. Only values that all data passes through count: those that dominate the netw
 S2. They are feature maps of the first convolution's rank with more than one position; consecutive ones of the same size
     form a resolution.
 S3. A resolution without a convolution (a lone pool before the classifier) is none.
-S4. The site is the last value before the map is pooled or strided to the next resolution.
+S4. The site is the last value before the map is pooled or strided to the next resolution. Where the network gives what
+    a bare convolution makes (class scores, an image), perhaps resized, it is what that convolution reads, if another
+    convolution and something nonlinear come before.
 """
 
 from __future__ import annotations
@@ -39,13 +41,25 @@ def find_stages(flow: Flow, axes: dict[fx.Node, int | None], output: fx.Node) ->
             groups[-1].append(node)
         else:
             groups.append([node])
+    head = _bare_convolution(flow, sources[0])
     sites = []
     for group in groups:
         entry = flow.idom(group[0])
-        if flow.holds_convolution(group[-1], entry):
-            last = group[-1]
+        last = group[-1]
+        if head in group[1:]:
+            before = group[group.index(head) - 1]
+            last = before if flow.holds_convolution(before, entry) and flow.is_nonlinear(before, entry) else last
+        if flow.holds_convolution(last, entry):
             sites.append(Anatomy("stage", last, last, axes[last] or 1, entry))
     return sites
+
+
+def _bare_convolution(flow: Flow, given: fx.Node) -> fx.Node | None:
+    """The convolution that makes what the network gives, with no norm and nothing nonlinear behind it."""
+    operations = flow.operations
+    while operations.is_rearrangement(given) or operations.is_gain(given) or operations.upsamples(given):
+        given = operations.sources(given)[0]
+    return given if operations.spatial_kernel(given) else None
 
 
 def stage_number(extent: int, size: tuple[int, ...]) -> int:

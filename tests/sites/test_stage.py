@@ -97,3 +97,26 @@ def test_stages(case: str) -> None:
 def test_spatial_size(shape: tuple[int, ...], axis: int, size: tuple[int, ...]) -> None:
     net = read(Net(lambda m, x: x), shape)
     assert spatial_size(net["x"], axis) == size
+
+
+class Segmenting(nn.Module):
+    """An FCN: two resolutions, a head that scores classes, and its scores at the image's size."""
+
+    def __init__(self, resize: Callable[[torch.Tensor], torch.Tensor], *, bent: bool = True) -> None:
+        super().__init__()
+        self.a, self.b, self.head = toys.conv(3, 8), toys.conv(8, 16, s=2), toys.conv(16, 4, 1)
+        self.resize, self.bend = resize, torch.relu if bent else torch.clone
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.resize(self.head(self.bend(self.b(torch.relu(self.a(x))))))
+
+
+@pytest.mark.parametrize(
+    "resize", [torch.clone, lambda y: F.interpolate(y, scale_factor=2.0), lambda y: F.interpolate(y, size=(16, 16)) * 2]
+)
+def test_scores_that_a_bare_convolution_makes_are_no_place_for_a_gate(resize: Any) -> None:
+    sites = find_sites(Segmenting(resize), kinds=("stage",), input_size=(3, 16, 16))
+    assert [(site.channels, site.size) for site in sites] == [(8, (16, 16)), (16, (8, 8))]
+    # One convolution after the other, with nothing between them: the last is as good as any.
+    sites = find_sites(Segmenting(resize, bent=False), kinds=("stage",), input_size=(3, 16, 16))
+    assert [site.channels for site in sites] == [8, 4]
