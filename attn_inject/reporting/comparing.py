@@ -235,6 +235,12 @@ class Comparison(Page, ComparisonData):
 
         yield from render(self, width=options.max_width)
 
+    def __str__(self) -> str:
+        from .views.comparison_text import render
+        from .views.plain import plain_text
+
+        return plain_text(render(self))
+
 
 def device_of(speeds: Sequence[Speed]) -> str | None:
     """Where and how the candidates were timed; None where they were not."""

@@ -131,6 +131,12 @@ class SweepTable(Sequence[Row]):
 
         yield from render(self.rows, width=options.max_width)
 
+    def __str__(self) -> str:
+        from ..reporting.views.plain import plain_text
+        from .shown import render
+
+        return plain_text(render(self.rows))
+
 
 def must_be_table(path: Path) -> None:
     """Raise CheckpointError for an ending that no table has, a folder, or Parquet without pyarrow."""

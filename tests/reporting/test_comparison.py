@@ -117,7 +117,9 @@ def printed(made: Comparison, width: int = 120) -> str:
 
 
 def test_models_are_compared_at_the_size_they_were_made_for() -> None:
-    plain, _ = compare("cifar:resnet20", ["eca"], settings=COUNTED).candidates
+    made = compare("cifar:resnet20", ["eca"], settings=COUNTED)
+    plain, _ = made.candidates
+    assert str(made).split() == printed(made, width=80).split()
     with torch.device("meta"):
         network = models()["resnet20"]()
     patched = inject(network, "eca", input_size=(3, 32, 32))

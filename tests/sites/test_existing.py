@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -160,3 +161,19 @@ def test_what_blocks_within_a_block_have_is_theirs(last: bool) -> None:
     assert sorted(made.module for made in replaced.insertions) == sorted(gone)
     skipped = inject(model, "se", reduction=4, input_size=(3, 8, 8), existing="skip").injection.plan
     assert [made.module for made in skipped.insertions] == ["1.se", "2.se"]
+
+
+def test_attention_that_is_reshaped_by_its_own_size_is_replaced_in_silence() -> None:
+    """Its size reads it, too: what is taken out with it goes once."""
+
+    def run(m: Lambda, x: Tensor) -> Tensor:
+        y = m.b(torch.relu(m.a(x)))
+        g = torch.sigmoid(m.fc(y.mean((2, 3))))
+        return x + y * g.view(g.size(0), -1, 1, 1)
+
+    model = Toy(Lambda(run, a=conv(16, 16), b=conv(16, 16), fc=nn.Linear(16, 16)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patched = inject(model, "se", reduction=4, input_size=(3, 8, 8), existing="replace")
+    assert len(patched.injection.plan.insertions) == 1
+    patched(torch.randn(2, 3, 8, 8))

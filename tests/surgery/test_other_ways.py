@@ -133,3 +133,25 @@ def test_a_branch_that_is_left_out_needs_no_attention() -> None:
     attached.blocks[0].rate = 1.0
     assert gates_run(attached, x) == 1
     assert not any("did not run where it was read" in each for each in attached.injection.not_kept)
+
+
+class Frames(nn.Module):
+    """Goes over the images of a sequence, in the forward that adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.step = conv(3, 16), branch()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x[:, 0])
+        for index in range(1, x.shape[1]):
+            y = y + self.step(y + self.stem(x[:, index]))
+        return y
+
+
+def test_a_forward_that_holds_for_one_length_says_how_it_comes_to_hold_for_another() -> None:
+    attached = attach(Frames(), "se", reduction=4, example_inputs=torch.randn(2, 3, 3, 8, 8))
+    attached(torch.randn(2, 3, 3, 8, 8))
+    words = r"range\(1, x.shape\[1\]\):` came to .*: detach.. it, and attach again with example_inputs that lead to this$"
+    with pytest.raises(GuardError, match=words):
+        attached(torch.randn(2, 4, 3, 8, 8))

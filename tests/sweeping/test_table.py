@@ -141,3 +141,11 @@ def test_the_interval_is_students(count: int) -> None:
 
 def test_one_value_has_no_interval() -> None:
     assert mean_interval([0.5]) == (0.5, None, None)
+
+
+def test_it_prints_itself() -> None:
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(TABLE)
+    assert str(TABLE).split() == capture.get().split()
+    assert "psa:kernels" in str(TABLE)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ...types import counted
 from ..data import ReportData, Speed
 from . import speed_words, tables, words
+from .plain import plain_text
 
 # From this width on, the table of sites has room for all columns.
 _WIDE = 100
@@ -49,11 +50,7 @@ def render_diff(report: ReportData) -> Iterator[RenderableType]:
 
 def to_text(report: ReportData, *, full: bool = False, width: int = 80) -> str:
     """The same as plain text."""
-    console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    with console.capture() as capture:
-        for part in render(report, full=full, width=width):
-            console.print(part)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+    return plain_text(render(report, full=full, width=width), width=width)
 
 
 def _table(title: str) -> Table:

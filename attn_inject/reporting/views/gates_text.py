@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from ...studying.data import GatesData
@@ -12,6 +12,7 @@ from ...types import counted
 from . import gates_words
 from .console import narrowed
 from .fold_text import render_folding
+from .plain import plain_text
 
 _STYLES = {"pays": "green", "harms": "red", "constant": "cyan", "not seen": "dim"}
 # From this width on, intervals have room beside a row for every site.
@@ -49,8 +50,4 @@ def render(data: GatesData, *, full: bool = False, width: int = 80) -> Iterator[
 
 def to_text(data: GatesData, *, full: bool = False, width: int = 80) -> str:
     """The same as plain text."""
-    console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    with console.capture() as capture:
-        for part in render(data, full=full, width=width):
-            console.print(part)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+    return plain_text(render(data, full=full, width=width), width=width)
