@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..errors import ONNX_NEEDS, CheckpointError
 from ..files.pt import KEY
 from ..planning.tables import MAX_TEXT
+from ..surgery.runs import Runs, without_onlookers
+from ..tracing.alias import alias
 from ..tracing.inputs import Inputs, Signature
 from .onnx_names import name_tensors
 
@@ -89,9 +91,11 @@ def _batched(model: nn.Module, inputs: Inputs) -> tuple[list[torch.Tensor], list
 
 
 def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether it runs on them, seen on an alias, which leaves the model as it is."""
+    aliased = without_onlookers(alias(model))
     try:
-        with torch.no_grad():
-            inputs.given_to(model)
+        with Runs(aliased).run("eval"):
+            inputs.given_to(aliased)
     except Exception:  # Whatever the model minds.
         return False
     return True

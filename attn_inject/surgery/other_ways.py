@@ -69,17 +69,16 @@ def _called(graphs: Iterable[fx.Graph]) -> set[str]:
 
 
 def _never_run(holder: nn.Module, home: str, ran: set[str]) -> Iterator[str]:
-    """The outermost children with a forward that did not run, and nothing in them did."""
+    """The outermost children that the block's own code might run, and that did not, nor did anything in them."""
     prefix = f"{home}." if home else ""
 
     def search(module: nn.Module, path: str) -> Iterator[str]:
         for name, child in module.named_children():
             inner = f"{path}.{name}" if path else name
             full = f"{prefix}{inner}"
-            inside = any(other.startswith(f"{full}.") for other in ran)
-            if full in ran and not inside:
-                continue  # a layer, whose own children it runs as it likes
-            if full in ran or inside or type(child).forward is nn.Module.forward:
+            if full in ran:
+                continue  # What it runs is decided in its own code.
+            if any(other.startswith(f"{full}.") for other in ran) or type(child).forward is nn.Module.forward:
                 yield from search(child, inner)
             elif any(True for _ in child.parameters()):
                 yield inner

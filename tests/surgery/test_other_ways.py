@@ -152,6 +152,8 @@ class Frames(nn.Module):
 def test_a_forward_that_holds_for_one_length_says_how_it_comes_to_hold_for_another() -> None:
     attached = attach(Frames(), "se", reduction=4, example_inputs=torch.randn(2, 3, 3, 8, 8))
     attached(torch.randn(2, 3, 3, 8, 8))
-    words = r"range\(1, x.shape\[1\]\):` came to .*: detach.. it, and attach again with example_inputs that lead to this$"
+    words = (
+        r"range\(1, x.shape\[1\]\):` came to .*: detach.. it, and attach again with example_inputs that lead to this$"
+    )
     with pytest.raises(GuardError, match=words):
         attached(torch.randn(2, 4, 3, 8, 8))
