@@ -7,6 +7,7 @@ line prints it on stderr and exits with code 2. Anything else that escapes is a 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -56,6 +57,34 @@ class CheckpointError(AttnInjectError):
 
 
 ONNX_NEEDS = "writing .onnx needs the packages onnx and onnxscript: pip install 'attn-inject[onnx]'"
+
+
+def must_be_whole(label: str, value: object, least: int = 1, error: type[AttnInjectError] = AttnInjectError) -> int:
+    """`value`, where it is a whole number of at least `least`; else an `error` that says so with what it is called.
+
+    >>> from attn_inject.errors import must_be_whole
+    >>> must_be_whole("batches", 3)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise error(f"{label} must be a whole number from {least}, got {value!r}")
+    return value
+
+
+def must_be_number(
+    label: str, value: object, least: float | None = None, error: type[AttnInjectError] = AttnInjectError
+) -> float:
+    """`value` as a finite number above 0 (from `least` on, where one is given); else an `error` that says so.
+
+    >>> from attn_inject.errors import must_be_number
+    >>> must_be_number("lr", 1)
+    1.0
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (value <= 0 if least is None else value < least):  # type: ignore[operator]
+        wanted = "above 0" if least is None else f"from {least:g}"
+        raise error(f"{label} must be a number {wanted}, got {value!r}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def first_line(error: BaseException) -> str:

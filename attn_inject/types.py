@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,16 @@ def block_name(path: str) -> str:
 def counted(number: int, what: str) -> str:
     """`1 site`, `2 sites`, `1,200 images`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def stage_number(extent: int, size: tuple[int, ...]) -> int:
+    """The n for which maps of `size` are 2**n times smaller than an input of that extent, the longest of each.
+
+    >>> stage_number(224, (56, 56)), stage_number(224, ())
+    (2, 0)
+    """
+    longest = max(size, default=0)
+    return max(round(math.log2(extent / longest)), 0) if longest else 0
 
 
 @dataclass(frozen=True, slots=True)

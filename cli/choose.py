@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attn_inject.files.atomic import write_atomically
 from attn_inject.studying.budget import budget_of
 
 from . import options
@@ -180,7 +178,7 @@ def command(
     if plot_file is not None:
         from attn_inject.reporting.views.choice_plot import save_plot
 
-        write_atomically(plot_file, partial(save_plot, made))
+        save_plot(made, plot_file)
         say_written(plot_file, aside=aside)
 
 

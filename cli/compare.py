@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from attn_inject.files.atomic import write_atomically
 from attn_inject.planning.choices import Choices
 from attn_inject.planning.recipe import load_recipe
 from attn_inject.reporting.settings import ReportSettings
@@ -165,5 +164,5 @@ def _show(made: Comparison, files: Files) -> None:
             write_text(path, text())
             say_written(path, aside=files.json == STDOUT)
     if files.plot is not None:
-        write_atomically(files.plot, made.plot)
+        made.plot(files.plot)
         say_written(files.plot, aside=files.json == STDOUT)

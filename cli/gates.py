@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attn_inject.files.atomic import write_atomically
-
 from . import options
 from .outputs import MODEL_ENDINGS, PLOT_ENDINGS, STDOUT, check_apart, check_output, say, say_written, write_text
 from .progress import working
@@ -99,7 +97,7 @@ def command(
             write_text(path, text())
             say_written(path, aside=json_file == STDOUT)
     if plot_file is not None:
-        write_atomically(plot_file, made.plot)
+        made.plot(plot_file)
         say_written(plot_file, aside=json_file == STDOUT)
 
 

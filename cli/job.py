@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_inject.errors import PlanError
-from attn_inject.files.atomic import write_atomically
 from attn_inject.planning.choices import Choices
 from attn_inject.planning.recipe import Recipe
 from attn_inject.reporting.settings import ReportSettings
@@ -179,5 +178,5 @@ def _write(made: Report, patched: nn.Module, job: Job) -> None:
             write_text(path, text())
             say_written(path, aside=job.prints_json)
     if job.files.plot is not None:
-        write_atomically(job.files.plot, made.plot)
+        made.plot(job.files.plot)
         say_written(job.files.plot, aside=job.prints_json)

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from attn_inject.errors import ONNX_NEEDS, CheckpointError
-from attn_inject.files.atomic import behind_links, write_atomically
+from attn_inject.files import atomic
+from attn_inject.files.atomic import behind_links
 
 LOADED_ENDINGS = (".pt", ".safetensors")
 MODEL_ENDINGS = (*LOADED_ENDINGS, ".pt2", ".onnx")
@@ -91,8 +92,4 @@ def write_text(path: Path, text: str) -> None:
     if path == STDOUT:
         print(text, flush=True)
         return
-
-    def put(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, put)
+    atomic.write_text(path, text)

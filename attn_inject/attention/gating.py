@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..errors import AttentionError
+from ..errors import AttentionError, must_be_number, must_be_whole
 
 # Both are exactly one half at zero, which the identity start needs.
 GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
@@ -53,9 +53,7 @@ def whole_number(label: str, value: object, least: int = 1) -> int:
         AttentionError: it is not.
 
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise AttentionError(f"{label} must be a whole number from {least}, got {value!r}")
-    return value
+    return must_be_whole(label, value, least, AttentionError)
 
 
 def above_zero(label: str, value: object) -> float:
@@ -65,9 +63,7 @@ def above_zero(label: str, value: object) -> float:
         AttentionError: it is not.
 
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise AttentionError(f"{label} must be a number above 0, got {value!r}")
-    return float(value)
+    return must_be_number(label, value, error=AttentionError)
 
 
 def _gain(gain: float | None, init: str) -> float:

@@ -48,6 +48,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8, line ends as they are) whole or not at all.
+
+    Raises:
+        CheckpointError: as `write_atomically`.
+
+    """
+    content = text.encode("utf-8")
+
+    def put(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(Path(path), put)
+
+
 def behind_links(path: Path) -> Path:
     """Where a file goes that is written under this name.
 

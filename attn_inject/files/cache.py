@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import CheckpointError
-from .atomic import write_atomically
+from .atomic import write_text
 
 T = TypeVar("T")
 
@@ -59,10 +59,6 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content)
-
-    def put(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
     with contextlib.suppress(OSError, CheckpointError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, put)
+        write_text(path, text)

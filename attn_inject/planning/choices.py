@@ -10,7 +10,7 @@ from inspect import cleandoc
 from typing import Any, TypeVar
 
 from ..attention.base import child_name
-from ..errors import PlanError, nearest, resembling
+from ..errors import PlanError, must_be_whole, nearest, resembling
 from ..sites.kinds import checked_kinds
 from ..types import (
     DEFAULT_KINDS,
@@ -108,8 +108,7 @@ class Choices:
             if value not in allowed:
                 words = [str(word) for word in allowed if word is not None]
                 raise PlanError(f"{label} must be one of {', '.join(words)}; got {value!r}{nearest(str(value), words)}")
-        if not isinstance(self.every, int) or self.every < 1:
-            raise PlanError(f"every must be a whole number from 1, got {self.every!r}")
+        must_be_whole("every", self.every, error=PlanError)
         if self.attention == "none" and self.existing != "replace":
             raise PlanError("attention 'none' takes attention out, so it needs existing='replace'")
         if self.name is not None and child_name(str(self.name)) != self.name:

@@ -16,8 +16,7 @@ from torch import nn
 from ..cost.amounts import Cost
 from ..cost.counting import Count
 from ..cost.parameters import holding
-from ..sites.stage import stage_number
-from ..types import Insertion, Site
+from ..types import Insertion, Site, stage_number
 from .data import BlockRow, SiteRow
 
 

@@ -28,7 +28,7 @@ from .inputs import report_inputs
 from .pages import Page
 from .report import report_with
 from .schema import COMPARISON_FORMAT, COMPARISON_VERSION
-from .settings import ReportSettings
+from .settings import ReportSettings, settings_of
 from .speed import bench_settings, measure_side_by_side
 from .subject import Subject
 
@@ -80,7 +80,7 @@ def compare(
         AttnInjectError: nothing could be made, or settings that make no sense.
 
     """
-    settings = replace(settings or ReportSettings(), **others)
+    settings = settings_of(settings, **others)
     wanted = asked_models(models, attentions, recipes)
     candidates: list[Candidate] = []
     races: list[Speed] = []

@@ -20,10 +20,9 @@ from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
 from ..cost.shares import Share
 from ..errors import TraceError
-from ..sites.stage import stage_number
 from ..tracing.inputs import Inputs, dtype_of
 from ..tracing.prepare import unwrap
-from ..types import Insertion
+from ..types import Insertion, stage_number
 from .blocks import block_paths, block_rows
 from .data import Quantity, ReportData, SiteRow, StageRow
 from .inputs import input_rows, report_inputs

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from ..files.atomic import write_text
+
 
 class Page:
     """Base of data with a page; subclasses give `_page`, its text."""
@@ -15,10 +17,15 @@ class Page:
         raise NotImplementedError  # abstract: every page has a view of its own
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained HTML page, also written to `path` where one is given."""
+        """One self-contained HTML page, also written to `path` where one is given.
+
+        Raises:
+            CheckpointError: `path` cannot be written.
+
+        """
         page = self._page()
         if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
+            write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
-from ..errors import AttnInjectError
+from ..errors import AttnInjectError, must_be_number, must_be_whole, nearest
 
 Convention = Literal["all", "paper"]
 Units = Literal["decimal", "binary"]
@@ -47,11 +47,24 @@ class ReportSettings:
             raise AttnInjectError(f"unknown convention {self.convention!r}; use 'all' or 'paper'")
         if self.units not in get_args(Units):
             raise AttnInjectError(f"unknown units {self.units!r}; use 'decimal' or 'binary'")
-        if not 0 < self.bench_seconds < float("inf"):
-            raise AttnInjectError(f"bench_seconds must be a positive number of seconds, not {self.bench_seconds}")
-        if self.batch is not None and self.batch < 1:
-            raise AttnInjectError(f"batch must be at least 1, not {self.batch}")
-        if self.threads is not None and self.threads < 1:
-            raise AttnInjectError(f"threads must be at least 1, not {self.threads}")
+        must_be_number("bench_seconds", self.bench_seconds)
+        for name in ("batch", "threads"):
+            if getattr(self, name) is not None:
+                must_be_whole(name, getattr(self, name))
         if self.training and not self.bench:
             raise AttnInjectError("training measures a step, which bench=False leaves out; give one of them")
+
+
+def settings_of(settings: ReportSettings | None, **others: Any) -> ReportSettings:
+    """`settings` (by default those of `report`) with some changed, each by its name.
+
+    Raises:
+        AttnInjectError: there is no such setting, or settings that make no sense.
+
+    """
+    known = [item.name for item in fields(ReportSettings)]
+    for name in others:
+        if name not in known:
+            hint = nearest(name, known)
+            raise AttnInjectError(f"there is no setting {name!r}{hint}; settings are {', '.join(known)}")
+    return replace(settings or ReportSettings(), **others)

@@ -40,7 +40,7 @@ from .forgetting import without_last_run
 from .formats import checked_suffix
 from .inputs import inputs_to_plain
 from .record import Record, record_to_text
-from .refusals import must_be_as_planned, must_be_whole
+from .refusals import must_be_as_planned, must_be_whole, must_not_be_optimized
 
 
 def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
@@ -75,6 +75,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     if not force and target.exists():
         raise CheckpointError(f"{target} exists: pass force to overwrite it")
     patched = taken_out(patched)
+    must_not_be_optimized(patched)
     attachments = attachments_of(patched)
     injection = vars(patched)["injection"] if attachments else record_of(patched)
     try:

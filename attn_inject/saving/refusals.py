@@ -17,6 +17,7 @@ from ..attention.registry import attentions_of, module_for
 from ..attention.registry import names as attention_names
 from ..attention.specs import split_spec
 from ..errors import AttnInjectError, CheckpointError
+from ..surgery.faster import holds_optimized
 from ..surgery.parameters import state_of
 from ..surgery.provenance import fingerprint
 from ..surgery.records import records_of
@@ -71,6 +72,19 @@ def _as_planned(plan: Plan, insertion: Insertion) -> nn.Module | None:
             return module_for(insertion, attentions_of(plan)[insertion.attention])
     except Exception:
         return None
+
+
+def must_not_be_optimized(patched: nn.Module) -> None:
+    """Refuse what `optimize` gave: its layers are folded for inference, which no record tells of.
+
+    Raises:
+        CheckpointError: it is, or a part of it is.
+
+    """
+    if holds_optimized(patched):
+        raise CheckpointError(
+            "files do not keep what optimize() gave: save the model that it was made from, and optimize what is loaded"
+        )
 
 
 def must_be_whole(patched: nn.Module) -> None:

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from ..tracing.nodes import leaves_torch, owner_of, value_of
 from ..tracing.trace import Trace
-from ..types import Kind, Site, Sites, Skipped
+from ..types import Kind, Site, Sites, Skipped, stage_number
 from .agreement import agreed
 from .anatomy import Anatomy, Refusal
 from .concat import find_mixed
@@ -21,7 +21,7 @@ from .operations import name_of
 from .plain import find_plain
 from .reasons import NOT_TRAINED, RUNS_MODULES, TRAIN_DIFFERS
 from .residual import cells_of, find_differences, find_residual
-from .stage import find_stages, spatial_size, stage_number
+from .stage import find_stages, spatial_size
 from .trained import with_gradients, written_by_the_model
 
 

@@ -62,16 +62,6 @@ def _bare_convolution(flow: Flow, given: fx.Node) -> fx.Node | None:
     return given if operations.spatial_kernel(given) else None
 
 
-def stage_number(extent: int, size: tuple[int, ...]) -> int:
-    """The n for which maps of `size` are 2**n times smaller than an input of that extent, the longest of each.
-
-    >>> stage_number(224, (56, 56)), stage_number(224, ())
-    (2, 0)
-    """
-    longest = max(size, default=0)
-    return max(round(math.log2(extent / longest)), 0) if longest else 0
-
-
 def spatial_size(node: fx.Node, axis: int) -> tuple[int, ...]:
     """The extent of a value's spatial axes: all but batch and channels."""
     shape = value_of(node).shape

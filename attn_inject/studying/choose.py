@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import AttnInjectError
+from ..errors import AttnInjectError, must_be_number, must_be_whole
 from ..tracing.prepare import unwrap
 from ..types import Plan
 from .answers import Answers, Loss
@@ -140,10 +140,9 @@ def study_choice(
 ) -> Choice:
     """`choose`, with all that it was chosen by; its arguments and errors."""
     for name, value in (("steps", steps), ("seeds", seeds)):
-        if not isinstance(value, int) or value < 1:
-            raise AttnInjectError(f"{name} must be a whole number from 1, got {value!r}")
-    if not 0 < lr < float("inf"):
-        raise AttnInjectError(f"lr must be a number above 0, got {lr!r}")
+        must_be_whole(name, value)
+    must_be_number("lr", lr)
+    must_be_number("bench_seconds", bench_seconds, 0)
     limited, named, tell = budget_of(budget), competing(attention), progress or (lambda _text, _share: None)
     for each in named.values():
         choices_of(each, choices).validate()

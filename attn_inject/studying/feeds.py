@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import AttnInjectError, first_line
+from ..errors import AttnInjectError, first_line, must_be_whole
 from ..tracing.inputs import Inputs, tensors_in
 
 # What `gates` keeps of data that can be gone through only once.
@@ -87,9 +87,11 @@ class Feed:
         """The first `count` batches, all if None.
 
         Raises:
-            AttnInjectError: something in it is no batch.
+            AttnInjectError: a count below 1, or something in it that is no batch.
 
         """
+        if count is not None:
+            must_be_whole("batches", count)
         return map(as_batch, islice(self.batches, count))
 
 

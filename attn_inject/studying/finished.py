@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files.atomic import write_atomically
+from ..files.atomic import write_text
 from .trained import Outcome
 
 FORMAT, VERSION = "attn-inject choose", 1
@@ -61,12 +61,7 @@ class Finished:
         if self._path is None:
             return
         content = {"format": FORMAT, "version": VERSION, "fingerprint": self._fingerprint, "finished": self._values}
-        text = json.dumps(content, allow_nan=False)
-
-        def put(temporary: Path) -> None:
-            temporary.write_text(text, encoding="utf-8")
-
-        write_atomically(self._path, put)
+        write_text(self._path, json.dumps(content, allow_nan=False))
 
 
 def _read(path: Path, fingerprint: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..cost.latency import BenchSettings, Contest, Race
-from ..errors import AttnInjectError, PlanError, nearest
+from ..errors import AttnInjectError, PlanError, must_be_number, nearest
 from ..surgery.constants import layer_before, with_constants
 from ..surgery.folding import Folding, Pace
 from ..surgery.forms import as_graph
@@ -79,8 +79,8 @@ def fold(
     if by not in FOLD_MEASURES:
         known = ", ".join(FOLD_MEASURES)
         raise AttnInjectError(f"by must be one of {known}; got {by!r}{nearest(str(by), FOLD_MEASURES)}")
-    if not 0 <= tolerance < float("inf"):
-        raise AttnInjectError(f"tolerance must be a number from 0, got {tolerance!r}")
+    must_be_number("tolerance", tolerance, 0)
+    must_be_number("bench_seconds", bench_seconds, 0)
     tell = progress or (lambda _text, _share: None)
     model = as_graph(unwrap(patched))
     halves = Halves(data, batches, model)

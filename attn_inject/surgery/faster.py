@@ -48,6 +48,11 @@ def optimize(patched: nn.Module, *, example_inputs: Any = None, disable: Collect
     return optimized.optimize(as_graph(patched), example_inputs=example_inputs, disable=disable)
 
 
+def holds_optimized(model: nn.Module) -> bool:
+    """Whether a model, or a part of it, is what `optimize` gave."""
+    return any(isinstance(module, OptimizedModule) for module in model.modules())
+
+
 def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> InjectedModule:
     """A graph over the weights of `patched`, whose train mode does the same with less traffic and memory.
 

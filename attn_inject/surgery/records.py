@@ -7,9 +7,9 @@ from dataclasses import replace
 from torch import nn
 
 from ..tracing.injected import InjectedModule
-from ..tracing.parts import full_path, patched_parts
+from ..tracing.parts import full_path
 from ..types import Injection, Insertion
-from .attachment import must_have_what_was_attached
+from .attachment import attachments_of, must_have_what_was_attached
 
 
 def records_of(patched: nn.Module) -> tuple[tuple[str, Injection], ...]:
@@ -19,13 +19,16 @@ def records_of(patched: nn.Module) -> tuple[tuple[str, Injection], ...]:
         PlanError: what was attached is not there any more.
 
     """
-    if any(isinstance(module, InjectedModule) for module in patched.modules()):
-        return tuple((path, part.injection) for path, part in patched_parts(patched).items())
-    held = getattr(patched, "injection", None)
-    if not isinstance(held, Injection):
-        return ()
-    must_have_what_was_attached(patched)
-    return tuple((record.plan.scope or "", record) for record in (*held.others, replace(held, others=())))
+    found: list[tuple[str, Injection]] = []
+    for path, module in patched.named_modules():
+        if isinstance(module, InjectedModule):
+            found.append((path, module.injection))
+        elif attachments_of(module):
+            must_have_what_was_attached(module)
+            found += [
+                (full_path(path, one.injection.plan.scope or ""), one.injection) for one in attachments_of(module)
+            ]
+    return tuple(found)
 
 
 def in_whole(part: str, insertion: Insertion) -> Insertion:

@@ -15,10 +15,10 @@ from torch import nn
 from ..attention.registry import library_names, resolve, text_name
 from ..attention.registry import names as attention_names
 from ..attention.specs import split_spec
-from ..errors import AttnInjectError, PlanError, SourceError
+from ..errors import AttnInjectError, PlanError, SourceError, must_be_whole
 from ..files.imported import own_code
 from ..planning.choices import Choices
-from ..reporting.settings import ReportSettings
+from ..reporting.settings import ReportSettings, settings_of
 from ..zoo import names
 from ..zoo.parsing import parse_source
 from .cluster import on_cluster
@@ -97,7 +97,7 @@ def sweep(
     if isinstance(train, str):
         own_code(train, AttnInjectError)
     work = Work(
-        settings=replace(settings or ReportSettings(), bench=latency, **others),
+        settings=settings_of(settings, bench=latency, **others),
         train=train,
         seeds=tuple(range(seeds)),
         pretrained=pretrained,
@@ -133,12 +133,11 @@ def sweep(
 
 
 def _must_be_numbers(seeds: int, processes: int | None, train: Any) -> None:
-    if seeds < 1:
-        raise AttnInjectError(f"seeds must be a whole number from 1, not {seeds}")
+    must_be_whole("seeds", seeds)
     if seeds > 1 and train is None:
         raise AttnInjectError("seeds are how often a model is trained: give train, or leave them out")
-    if processes is not None and processes < 0:
-        raise AttnInjectError(f"processes must be a whole number from 0, not {processes}")
+    if processes is not None:
+        must_be_whole("processes", processes, 0)
 
 
 def _made(

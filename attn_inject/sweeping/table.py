@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import CheckpointError
-from ..files.atomic import write_atomically
+from ..files.atomic import write_atomically, write_text
 from .rows import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -95,11 +95,7 @@ class SweepTable(Sequence[Row]):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([_text(getattr(row, name)) for name in COLUMNS] for row in self.rows)
-
-        def put(file: Path) -> None:
-            file.write_text(text.getvalue(), encoding="utf-8", newline="")
-
-        write_atomically(Path(path), put)
+        write_text(path, text.getvalue())
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file, whose columns have their types even where nothing stands in them."""

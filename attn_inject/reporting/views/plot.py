@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ...cost.samples import Timing
 from ...errors import AttnInjectError
+from ...files.atomic import write_atomically
 from ...types import Effect, block_name
 from ..data import ReportData, Speed
 from . import speed_words, words
@@ -89,14 +91,19 @@ def draw(found: Mapping[str, Chart]) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure; the ending picks the format. Raises `AttnInjectError` for one that matplotlib cannot write."""
+    """Write a figure; the ending picks the format.
+
+    Raises:
+        AttnInjectError: an ending that matplotlib cannot write, or a file that cannot be written.
+
+    """
     formats = figure.canvas.get_supported_filetypes()
     ending = Path(path).suffix.lower().lstrip(".")
     if ending not in formats:
         raise AttnInjectError(f"a plot cannot be written as {Path(path).name!r}; end it in .png, .svg or .pdf")
     metadata = {"Date": None} if ending == "svg" else None
     with mpl.rc_context(_STYLE):
-        figure.savefig(path, format=ending, dpi=160, metadata=metadata)
+        write_atomically(Path(path), partial(figure.savefig, format=ending, dpi=160, metadata=metadata))
 
 
 def save_plot(report: ReportData, path: str | Path) -> None:
