@@ -12,6 +12,7 @@ from ..errors import AttnInjectError, PlanError
 from ..surgery.records import in_whole, records_of
 from ..tracing.inputs import dtype_of
 from ..tracing.prepare import unwrap
+from ..types import counted
 from .ablation import Ablated, ablate
 from .data import FEWEST_IMAGES, STUCK, ChannelFigures, GateRow, GatesData, SelectiveChannel
 from .effects import Differences
@@ -59,7 +60,7 @@ def study(
                 tell("taking sites out", (batch + number / len(watch.sites)) / max(1, look.batches))
 
             results, score = ablate(model, watch.sites, again, scoring, told)
-    counted = score.count if score is not None and scoring.measure != "outputs" else 0
+    scored = score.count if score is not None and scoring.measure != "outputs" else 0
     measured = len(results)
     rows = []
     for site in watch.sites:
@@ -80,7 +81,7 @@ def study(
         classes=watch.sites[0].by_class.classes,
         sites=tuple(rows),
         measure=scoring.measure or "outputs",
-        score=score.mean if score is not None and counted else None,
+        score=score.mean if score is not None and scored else None,
         ablated_images=ablated_images,
         notes=(*feed.notes, *look.notes(ablated_images if ablation else None), *scoring.notes, *_notes(watch.sites)),
     )
@@ -106,6 +107,7 @@ class _Look:
             self._watch.labels = None if (labels := batch.labels) is None else labels.cpu()
             with self._watch.looking():
                 run(self._model, batch)
+            self._watch.settle(self._model, batch)
             self.images += batch.size
             self.batches += 1
             if self._keeps and self._kept_bytes + batch.bytes <= KEPT_BYTES:
@@ -150,6 +152,11 @@ def _notes(sites: Sequence[Watched]) -> Iterator[str]:
         name = branches[0].insertion.attention
         stands = "" if branches[0].can_go else "; it stands in the place of a convolution, and cannot be taken out"
         yield f"{name} weighs branches: its weights here are each branch's shares, which sum to 1 in a channel{stands}"
+    if views := [site for site in sites if site.has_unknown_views]:
+        yield (
+            f"the model makes several maps of one image at {counted(len(views), 'site')}, and of which image is not "
+            "known: these maps are left out of `between`"
+        )
     if others := [site for site in sites if site.nature == "other"]:
         yield (
             f"{others[0].insertion.attention} stands in the place of a convolution, or changes the shape "

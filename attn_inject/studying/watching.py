@@ -13,7 +13,9 @@ from ..attention.gating import BranchWeights, ChannelGate, unmixed
 from ..tracing.hook_tables import is_hooked
 from ..types import Insertion
 from .data import CLOSED, OPEN, Nature
+from .feeds import Batch
 from .moments import ClassMoments, Moments
+from .views import are_beside, images_of, marked_maps
 
 # So many elements of a map are looked at in float64 at once.
 _CHUNK = 1 << 20
@@ -42,6 +44,10 @@ class Watched:
         self.opened = torch.zeros(count, dtype=torch.float64, device="cpu")
         self._left_over = self._output = 0.0
         self._writes_input: bool | None = None
+        # Of several maps of one image: whether they are beside one another, once that is known; what waits for it.
+        self.beside: bool | None = None
+        self.has_unknown_views = False
+        self.unsettled: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._given: tuple[torch.Tensor, int] | None = None
 
     @property
@@ -105,9 +111,24 @@ class Watched:
         self.weights.add(weights)
         self.closed += (weights.abs() < CLOSED * self.top).sum(0)
         self.opened += (weights > OPEN * self.top).sum(0)
-        # A model may make several images of one (frames, crops), or one of several.
         if labels is not None and len(weights) % len(labels) == 0:
-            self.by_class.add(weights, labels.repeat_interleave(len(weights) // len(labels)))
+            self._note_classes(weights, labels)
+
+    def _note_classes(self, weights: torch.Tensor, labels: torch.Tensor) -> None:
+        # A model may make several images of one (frames, crops), or one of several.
+        if self.beside is None and len(labels) not in (1, len(weights)):
+            self.unsettled.append((weights, labels))
+            return
+        self.by_class.add(weights, labels[images_of(len(weights), len(labels), beside=self.beside is not False)])
+
+    def settle(self, marked: Sequence[torch.Tensor]) -> None:
+        """Count by class what was waiting, by which maps (N,) of each call are `marked` as made of the first image."""
+        ways = {are_beside(seen, len(labels)) for (_, labels), seen in zip(self.unsettled, marked, strict=False)}
+        self.beside = ways.pop() if len(ways) == 1 else None
+        self.has_unknown_views |= self.beside is None
+        waiting, self.unsettled = self.unsettled, []
+        for weights, labels in waiting if self.beside is not None else ():
+            self._note_classes(weights, labels)
 
 
 class Watch:
@@ -116,6 +137,13 @@ class Watch:
     def __init__(self, model: nn.Module, insertions: Sequence[Insertion]) -> None:
         self.sites = [Watched(insertion, model.get_submodule(insertion.module)) for insertion in insertions]
         self.labels: torch.Tensor | None = None
+
+    def settle(self, model: nn.Module, batch: Batch) -> None:
+        """Find out of which image of the batch, which just ran, maps were made where there are several of one."""
+        if waiting := [site for site in self.sites if site.unsettled]:
+            marks = marked_maps(model, batch, {site.seen for site in waiting})
+            for site in waiting:
+                site.settle(marks[site.seen])
 
     @contextmanager
     def looking(self) -> Iterator[None]:
