@@ -72,7 +72,7 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
                 left_out[insertion.module] = spot if spot.startswith(f"{block} ") else f"{block}: {spot}"
             continue
         makers[insertion.module] = child, order
-        why = KEEPS_SOMETHING if notes else "its code decides on sizes" if isinstance(spot, Spot) else spot
+        why = KEEPS_SOMETHING if notes else _decides(blocks, spot.path) if isinstance(spot, Spot) else spot
         reasons.append(
             f"{block}: its own forward runs, since {why}; compilers and scripts do not follow the attention around it"
         )
@@ -80,6 +80,13 @@ def ways_of(located: LocatedModel, blocks: Blocks, insertions: Sequence[Insertio
     for spot in [spot for spot in spots if spot.path in homes]:
         # A forward is either rewritten or run as it is.
         spots.remove(spot)
-        left_out[spot.insertion.module] = f"{block_name(spot.path)}: its code decides on sizes"
+        left_out[spot.insertion.module] = f"{block_name(spot.path)}: {_decides(blocks, spot.path)}"
     # A block with several sites says it once.
     return Ways(tuple(spots), makers, tuple(dict.fromkeys(reasons)), left_out)
+
+
+def _decides(blocks: Blocks, path: str) -> str:
+    guards = blocks.graphs(path).guards
+    if not guards:
+        return "its own forward runs, for attention elsewhere in it"
+    return f"its code decides on what it is given ({guards[0].line})"

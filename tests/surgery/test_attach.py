@@ -429,7 +429,9 @@ def test_a_block_that_decides_on_sizes_runs_its_own_code_around_the_attention() 
     model = Toy(nn.Sequential(Sized(), Sized())).eval()
     attached: Any = attach(model, "se", reduction=4, input_size=SMALL, include="body.0")
     (reason,) = attached.injection.not_kept
-    assert reason.startswith("body.0: its own forward runs, since its code decides on sizes")
+    assert reason.startswith("body.0: its own forward runs, since its code decides on what it is given (")
+    assert "test_attach.py" in reason
+    assert "`y = relu(self.a(x)) if x.shape[2] % 2 else torch.tanh(self.a(x))`)" in reason
     assert "passed_through(self.get_submodule('b'), self.se)" in _code(attached, "body.0")
     assert str(inspect.signature(attached.body[0].forward)) == "(x: 'torch.Tensor') -> 'torch.Tensor'"
     patched = inject(model, "se", reduction=4, input_size=(3, 15, 15), include="body.0")
