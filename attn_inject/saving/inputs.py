@@ -28,8 +28,8 @@ _MAX_ELEMENTS = 2**40
 
 
 def inputs_to_plain(inputs: Inputs, model: nn.Module) -> dict[str, Any] | None:
-    """The inputs of `model` as JSON has them; None for one image of the size that the plan has, as it would be made for
-    the model anew, and for what is not made of plain parts.
+    """The inputs of `model` as JSON has them; None for images as they would be made for the model anew by the size that
+    the plan has, and for what is not made of plain parts.
     """
     try:
         made = {
@@ -38,10 +38,10 @@ def inputs_to_plain(inputs: Inputs, model: nn.Module) -> dict[str, Any] | None:
         }
     except TypeError:
         return None
-    return None if _is_one_image(inputs, model) else made
+    return None if _are_usual_images(inputs, model) else made
 
 
-def _is_one_image(inputs: Inputs, model: nn.Module) -> bool:
+def _are_usual_images(inputs: Inputs, model: nn.Module) -> bool:
     from ..tracing.inputs import dtype_of
     from ..tracing.usual_sizes import candidate_shapes, first_convolution
 
@@ -51,7 +51,7 @@ def _is_one_image(inputs: Inputs, model: nn.Module) -> bool:
     if image is not inputs.positional[0] or image.dim() < 2 or image.dtype != dtype_of(model):
         return False
     made = candidate_shapes(model, first_convolution(model), tuple(image.shape[1:]))
-    return made[0][1:] == tuple(image.shape[1:])
+    return made[0] == tuple(image.shape)
 
 
 def _to_plain(value: Any) -> dict[str, Any]:

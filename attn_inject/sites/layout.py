@@ -10,8 +10,9 @@ Rules, applied in graph order:
  3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
  4. Matrix products between two values leave the axis unknown; an `einsum` that only scales one of its operands, letter
     by letter, has that one's.
- 5. Everything else keeps the axis of its first input, where rank and extent stay; an unknown function that gives a
-    tuple leaves it unknown. A concat or a stack whose first part is unknown has the axis of the first that is known.
+ 5. Everything else keeps the axis of its first input, where rank and extent stay (a gated linear unit halves it); an
+    unknown function that gives a tuple leaves it unknown. A concat or a stack whose first part is unknown has the axis
+    of the first that is known.
  6. Axes that come and go move it: `stack` puts one in front of it or behind, `sum`, `mean`, `amax`, `unbind` and an
     index take one away. Where they take the channels, it is unknown.
  7. A `view` or `reshape` that gives back the shape from before an earlier one, with nothing between them but what keeps
@@ -206,6 +207,7 @@ def _carried(operations: Operations, node: fx.Node, axis: int, before: torch.Ten
         return changed if changed >= 0 else None
     if value.dim() == before.dim() and (not operations.is_rearrangement(node) or value.shape == before.shape):
         known = node.op == "call_method" or operations.is_slice(node) or operations.is_concatenation(node)
+        known = known or name == "glu" or (node.op == "call_module" and isinstance(operations.module(node), nn.GLU))
         return axis if known or value.shape[axis] == before.shape[axis] else None
     return _reshaped(axis, before.shape, value.shape)
 

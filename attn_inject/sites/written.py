@@ -10,7 +10,7 @@ from ..tracing.spelled import is_writing
 from .operations import name_of
 
 # Beside the functions that say so by their name.
-_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem", "index_assign"}
+_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem", "index_assign", "set_data"}
 _WITH_STATISTICS = {"batch_norm", "instance_norm"}
 
 

@@ -52,7 +52,7 @@ class BareCalls:
         own = vars(kind)["__call__"]
 
         @functools.wraps(own)
-        def told(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def told(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             if id(module) not in followed:
                 return own(module, *args, **kwargs)
             return self._called(module, functools.partial(own, module), args, kwargs)

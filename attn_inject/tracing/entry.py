@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
@@ -39,7 +41,8 @@ class Entry:
             about = (node, text, f"the argument {node.target}", ARGUMENTS)
             self._tracer.create_node("call_function", guarded, about, {})
         named = dict(zip(self._names, values[self._count :], strict=True))
-        return self._forward(*values[: self._count], **named, **self._chosen)
+        with _any_name():
+            return self._forward(*values[: self._count], **named, **self._chosen)
 
     def _placeholder(self, name: str, value: Any, *, is_named: bool = False) -> Any:
         node = self._tracer.create_node("placeholder", name, (), {})
@@ -52,3 +55,31 @@ class Entry:
         # Code looks things up by it.
         self._texts.append((node, value))
         return value
+
+
+# What fx's own stand-in for a module's call calls the module: an argument of that name would be taken for it.
+_TAKEN = "mod"
+_ASIDE = " mod"
+
+
+@contextmanager
+def _any_name() -> Iterator[None]:
+    """Let modules be called with arguments of any name while fx answers for the calls; `as_named` has their names."""
+    call = nn.Module.__call__
+
+    @functools.wraps(call)
+    def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        if _TAKEN in kwargs:
+            kwargs[_ASIDE] = kwargs.pop(_TAKEN)
+        return call(module, *args, **kwargs)
+
+    nn.Module.__call__ = called  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+
+
+def as_named(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, by the names that they have in the model's code."""
+    return {_TAKEN if name == _ASIDE else name: value for name, value in kwargs.items()}

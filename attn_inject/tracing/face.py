@@ -48,7 +48,7 @@ def answer(module: nn.Module, name: str) -> Any:
 KEPT = ("train", "eval", "state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict")
 
 
-def as_its_class(graph: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
+def as_its_class(graph: nn.Module, name: str, /, *args: Any, **kwargs: Any) -> Any:
     """F4: what the method at `name`, one of `KEPT`, does on a module of the class that holds what `graph` holds."""
     face = face_of(graph)
     if getattr(face, name, None) is getattr(nn.Module, name):

@@ -45,8 +45,8 @@ def factories_followed(
     """Let `record(function, args, kwargs)` have every factory that is given a proxy, and every draw.
 
     Nothing is recorded while `quiet()` is true. Calls with plain tensors alone are `plainly`'s. `homes` are the
-    attributes and globals of the model's code, which may hold an autograd function's `apply`, or `Variable`, under a
-    name of their own.
+    attributes and globals of the model's code, which may hold one of them, an autograd function's `apply`, or
+    `Variable`, under a name of their own.
     """
     _prime()
     owner = threading.get_ident()
@@ -64,16 +64,18 @@ def factories_followed(
     torch.autograd.Function.apply = classmethod(
         lambda cls, *args, **kwargs: _asking(apply.__get__(None, cls), Applied(cls), record, aside)(*args, **kwargs)
     )
+    asking = {id(function): getattr(torch, name) for name, function in kept.items()}
     stored = [
         (home, name, value)
         for home in (vars(torch.autograd), *homes)
         for name, value in home.items()
-        if value is Variable or _applies(value)
+        if value is Variable or id(value) in asking or _applies(value)
     ]
     for home, name, value in stored:
-        home[name] = _Variable if value is Variable else value.__self__.apply
+        home[name] = _Variable if value is Variable else asking.get(id(value)) or value.__self__.apply
     try:
         with (
+            _constructor_followed(record, kept["empty"], kept["tensor"], aside),
             _Following(record, quiet, plainly or _called),
             scripted_as_written(lambda *given: not aside() and _has_proxies(given)),
         ):
@@ -86,6 +88,32 @@ def factories_followed(
         torch.autograd.Function.apply = apply
         for name, function in kept.items():
             setattr(torch, name, function)
+
+
+@contextmanager
+def _constructor_followed(record: Record, empty: Any, tensor: Any, aside: Callable[[], bool]) -> Iterator[None]:
+    """Let `torch.Tensor(n, c)` and `torch.Tensor([n, c])` be what they are short for, where proxies are among that."""
+    new, own = torch.Tensor.__new__, vars(torch.Tensor).get("__new__")
+
+    def made(cls: type[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        if cls is not torch.Tensor or kwargs or aside() or not _has_proxies(args):
+            return new(cls, *args, **kwargs)
+        values = [value_of(given.node) if isinstance(given, fx.Proxy) else given for given in args]
+        if all(type(value) is int for value in values) or (len(args) == 1 and type(values[0]) is torch.Size):
+            return record(empty, args, {})
+        if len(args) == 1 and type(args[0]) in (tuple, list):
+            return record(tensor, args, {"dtype": torch.get_default_dtype()})
+        return new(cls, *args)
+
+    torch.Tensor.__new__ = staticmethod(made)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if own is None:
+            # It inherits one.
+            del torch.Tensor.__new__
+        else:
+            torch.Tensor.__new__ = own  # type: ignore[method-assign]
 
 
 def _deciding(check: Callable[..., Any], plain: Callable[..., Any], aside: Callable[[], bool]) -> Callable[..., Any]:

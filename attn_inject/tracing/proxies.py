@@ -19,7 +19,7 @@ from torch import fx
 from .given import has_any, is_given
 from .lengths import split_axis
 from .nodes import has_value, value_of
-from .writes import index_assign, written
+from .writes import index_assign, set_data, written
 
 
 class Unfollowable(Exception):  # noqa: N818  # what it says is a fact of the model's code
@@ -38,6 +38,23 @@ class FollowingProxy(fx.Proxy):
         if callable(getattr(value_of(self.node), name)):
             return fx.Proxy.__getattr__(self, name)
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+    @property
+    def data(self) -> Any:
+        """What fx would forget when it is set."""
+        return vars(self)["data"] if "data" in vars(self) else self.__getattr__("data")
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        if not isinstance(held := value_of(self.node), torch.Tensor):
+            vars(self)["data"] = value
+            return
+        given = value_of(value.node) if issubclass(type(value), fx.Proxy) else value
+        if getattr(given, "shape", None) != held.shape:
+            raise Unfollowable("it gives a tensor other data of another shape")
+        self.node = self.tracer.create_proxy("call_function", set_data, (self, value), {}).node
+        # Memory of its own.
+        vars(self).pop("_part_of", None)
 
     def _changed(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Proxy:
         after = self.tracer.create_proxy(op, target, args, kwargs)

@@ -169,7 +169,7 @@ class Writing(Rewritten):
         return _written, (self.base, self._graphs, self.fixed, self.settings, self.own, self.source)
 
 
-def own_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def own_forward(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
     """What the class's own forward gives, around the attention, where the rewritten one does not hold.
 
     Raises:

@@ -40,7 +40,7 @@ from .caches import nothing_kept
 from .checkpoints import checkpoints_noted
 from .compiled import as_written
 from .draws import Draws
-from .entry import Entry
+from .entry import Entry, as_named
 from .factories import factories_followed
 from .frames import CallStack, as_handed_over, values_in, with_nodes
 from .given import is_given, is_none
@@ -229,6 +229,7 @@ class Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        kwargs = as_named(kwargs)
         path = self._names.get(id(m))
         if self._bounds.are_left(with_a_part=path is not None) or self.evaluated is not None:
             return forward(*args, **kwargs)

@@ -108,7 +108,7 @@ class Watch:
     def _watching(self) -> Iterator[None]:
         call = nn.Module.__call__
 
-        def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def called(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             if self._bounds.are_left(with_a_part=id(module) in self._paths):
                 return call(module, *args, **kwargs)
             return self._called(call, module, args, kwargs)

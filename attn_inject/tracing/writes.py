@@ -13,6 +13,12 @@ def index_assign(target: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
     return target
 
 
+def set_data(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`target.data = value`, as a function that gives the changed tensor back."""
+    target.data = value
+    return target
+
+
 def written(target: torch.Tensor, part: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  # says what flows where
     """`target` after something was written into `part`, a view of it.
 

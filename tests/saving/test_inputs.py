@@ -64,16 +64,26 @@ def test_exports_take_any_batch_of_them(suffix: str, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(session.run(None, feeds)[0]), expected, rtol=1e-4, atol=1e-5)
 
 
+def _images(*shape: int) -> Inputs:
+    return Inputs((torch.empty(shape, device="meta"),))
+
+
 def test_plain_parts_come_back_and_one_image_is_the_plan_s() -> None:
     given = Inputs((torch.empty(2, 3, device="meta"), (1, 2.5)), {"a": [None, True], "b": {"c": "text"}})
     made = inputs_to_plain(given, nn.Identity())
     again = inputs_from_plain(checked_inputs("inputs", json.loads(json.dumps(made))))
     assert (again.positional[1], again.named) == (given.positional[1], given.named)
     assert again.positional[0].shape == (2, 3)
-    assert inputs_to_plain(image(3, 8, 8), toys.conv(3, 4)) is None
-    assert inputs_to_plain(image(3, 8), toys.conv(3, 4, d=1)) is None
+    assert inputs_to_plain(_images(2, 3, 8, 8), toys.conv(3, 4)) is None
+    assert inputs_to_plain(_images(2, 3, 8), toys.conv(3, 4, d=1)) is None
     assert inputs_to_plain(Inputs((nn.Identity(),)), nn.Identity()) is None
-    others = [image(8), image(3, 8), Inputs((torch.empty(2, 3, 8, 8, dtype=torch.uint8),))]
+    others = [
+        image(8),
+        _images(2, 3, 8),
+        image(3, 8, 8),
+        _images(3, 3, 8, 8),
+        Inputs((torch.empty(2, 3, 8, 8, dtype=torch.uint8),)),
+    ]
     assert None not in [inputs_to_plain(other, toys.conv(3, 4)) for other in others]
 
 
@@ -111,6 +121,30 @@ def test_what_is_no_image_is_read_again_as_it_was(kind: Any, given: torch.Tensor
         loaded = load(tmp_path / "net.pt", model, form=form)
         assert torch.equal(loaded.eval()(given), patched.eval()(given))
         assert toys.gates_run(loaded, given) == 1
+
+
+class OneBatch(nn.Module):
+    """Its code holds for one batch alone, and decides on data, so that it has no graph."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.stem, self.block = toys.conv(3, 16), toys.Residual(toys.conv(16, 16), nn.ReLU())
+        self.batch = batch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.block(self.stem(x))
+        if out.max() > 1e9:
+            out = out * 2
+        return out * out.mean((2, 3)).view(self.batch, 16, 1, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_batch_that_code_holds_for_alone_is_kept(batch: int, tmp_path: Path) -> None:
+    x = torch.rand(batch, 3, 8, 8)
+    patched = attach(OneBatch(batch), "se", example_inputs=x, reduction=4)
+    save(patched, tmp_path / "net.pt")
+    loaded = load(tmp_path / "net.pt", OneBatch(batch), form="module")
+    assert torch.equal(loaded.eval()(x), patched.eval()(x))
 
 
 class Weighed(nn.Module):

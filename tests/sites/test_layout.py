@@ -248,10 +248,19 @@ def test_a_convolution_after_a_product_tells_the_axis_again() -> None:
         (lambda m, x: torch.topk(x, 2, 3)[0], None),
         (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], 1),
         (lambda m, x: (x * 2, 3)[0], 1),
+        (lambda m, x: F.glu(x, 1), 1),
+        (lambda m, x: F.glu(x.permute(0, 2, 3, 1)), 3),
+        (lambda m, x: F.glu(x, 2), 1),
     ],
 )
 def test_items_of_tuples(run: Run, axis: int | None) -> None:
     assert _axis(run) == axis
+
+
+def test_a_gated_linear_unit_that_is_a_layer_keeps_the_axis() -> None:
+    assert _axis(lambda m, x: m.a(x), a=nn.GLU(1)) == 1
+    assert _axis(lambda m, x: m.a(x), a=nn.GLU(3)) == 1
+    assert _axis(lambda m, x: m.a(x.permute(0, 2, 3, 1)), a=nn.GLU()) == 3
 
 
 def test_a_tuple_of_slices_has_the_axis_of_its_items() -> None:

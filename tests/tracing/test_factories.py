@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import nn, ones
 
 from attn_inject import GuardError, TraceError, attach, inject
 from attn_inject.tracing.shapes import trace_at_a_size
@@ -149,6 +149,26 @@ def test_what_torch_checks_of_sizes_is_a_guard_and_of_data_has_no_graph() -> Non
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(attached(x), model(x))
     assert (torch._check_with, torch._check) == before
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda _, n, h: ones(n, 1, h, 3),
+        lambda m, n, h: m.own(n, 1, h, 3),
+        lambda _, n, h: torch.Tensor(n, 1, h, 3).fill_(1),
+        lambda _, n, h: torch.Tensor([n, h]).sum(),
+    ],
+)
+def test_factories_by_any_name_and_tensors_by_their_class_are_of_the_sizes_that_come(made: Any) -> None:
+    net = _net(lambda m, x: m.conv(x) * (1 + made(m, x.shape[0], x.shape[2]).mean()))
+    vars(net)["own"] = torch.ones
+    patched = inject(net.eval(), "eca", kinds=("stage",), input_size=8, init="identity")
+    for size in ((2, 3, 8, 8), (3, 3, 5, 5)):
+        x = torch.rand(size)
+        assert torch.equal(patched.eval()(x), net(x))
+    assert "__new__" not in vars(torch.Tensor)
+    assert ones is torch.ones is vars(net)["own"]
 
 
 def test_torch_is_as_it_was() -> None:
