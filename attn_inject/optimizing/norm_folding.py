@@ -7,6 +7,7 @@ with torch's own `fuse_conv_bn_weights`. Conditions:
      own behind it (a norm and an activation in one module), which then stay.
  N2. Its input is a `torch.nn` convolution, called once, whose output nothing else reads.
  N3. Neither has hooks.
+ N4. The graph itself neither reads nor writes a tensor of either: a tied weight, one that is merged anew in every run.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> int:
-    """Fold where N1 to N3 hold; `root` gets new convolutions in their places. Returns how many norms are gone."""
+    """Fold where N1 to N4 hold; `root` gets new convolutions in their places. Returns how many norms are gone."""
     calls: dict[str, int] = {}
     for node in graph.nodes:
         if node.op == "call_module":
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    held = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     folded = 0
     for node in list(graph.nodes):
         conv_node = _foldable(root, node, calls)
-        if conv_node is None:
+        if conv_node is None or held & {str(conv_node.target), str(node.target)}:
             continue
         conv = root.get_submodule(str(conv_node.target))
         norm = root.get_submodule(str(node.target))

@@ -62,8 +62,37 @@ def test_what_is_learned_is_merged_anew(make: Callable[..., nn.Module], has_run:
 
 
 def test_an_optimized_graph_gives_the_same() -> None:
-    patched = inject(_model(), "se", reduction=4, example_inputs=X).eval()
-    assert torch.allclose(optimize(patched)(X), patched(X), atol=1e-5)
+    model = _model()
+    norm = nn.BatchNorm2d(16).eval()
+    for held in norm.state_dict().values():
+        held.copy_(torch.rand(16) + 0.5 if held.dim() else held)
+    model[1].branch.insert(1, norm)
+    patched = inject(model, "se", reduction=4, example_inputs=X).eval()
+    fast = optimize(patched)
+    assert torch.allclose(fast(X), patched(X), atol=1e-5)
+    assert fast.rewritten.norms_folded == 0
+
+
+class Tied(nn.Module):
+    """A convolution with a norm behind it, whose weights are used once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = toys.conv(16, 16), nn.BatchNorm2d(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(torch.relu(self.norm(self.conv(x))), self.conv.weight, padding=1)
+
+
+def test_weights_that_the_graph_reads_itself_are_not_folded() -> None:
+    tied = Tied()
+    for held in tied.norm.state_dict().values():
+        held.copy_(torch.rand(16) + 0.5 if held.dim() else held)
+    model = nn.Sequential(toys.conv(3, 16), toys.Residual(tied, nn.ReLU())).eval()
+    patched = inject(model, "se", reduction=4, example_inputs=X).eval()
+    fast = optimize(patched)
+    assert torch.allclose(fast(X), patched(X), atol=1e-5)
+    assert fast.rewritten.norms_folded == 0
 
 
 class Reset(nn.Module):
