@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -19,14 +19,22 @@ def given(**settings: Any) -> dict[str, Any]:
 
 
 def pairs(texts: Sequence[str] | None, option: str) -> dict[str, Any]:
-    """`KEY=VALUE` texts as arguments; a value is a Python literal, or else itself."""
+    """`KEY=VALUE` texts as arguments, each key once; a value is a Python literal, or else itself."""
     found: dict[str, Any] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not equals or not key.strip().isidentifier():
             raise typer.BadParameter(f"'{text}' is not of the form key=value", param_hint=option)
-        found[key.strip()] = literal(value.strip())
+        found |= once(found, {key.strip(): literal(value.strip())}, option)
     return found
+
+
+def once(found: Mapping[str, Any], more: Mapping[str, Any], option: str) -> Mapping[str, Any]:
+    """`more`, of which nothing has been found yet. Raises BadParameter for what has."""
+    for key in more:
+        if key in found:
+            raise typer.BadParameter(f"{key} is given twice: give it once", param_hint=option)
+    return more
 
 
 def words(text: str | None) -> list[str] | None:
@@ -80,5 +88,6 @@ def per_stage(texts: Sequence[str] | None, option: str) -> dict[int, dict[str, A
         stage, colon, pair = text.partition(":")
         if not colon or not stage.isascii() or not stage.isdecimal() or len(stage) > 2:
             raise typer.BadParameter(f"'{text}' is not of the form stage:key=value", param_hint=option)
-        found.setdefault(int(stage), {}).update(pairs([pair], option))
+        of_stage = found.setdefault(int(stage), {})
+        of_stage |= once(of_stage, pairs([pair], option), option)
     return found or None

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import typer
 
-from attn_inject.cli.values import given, literal, numbers, pairs, per_stage, words
+from attn_inject.cli.values import given, literal, numbers, once, pairs, per_stage, words
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,17 @@ def test_options_per_stage() -> None:
 
 def test_only_what_was_given() -> None:
     assert given(a=None, b=0, c=[], d=False, e="x") == {"b": 0, "d": False, "e": "x"}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: pairs(["a=1", "a=1"], "--option"),
+        lambda: per_stage(["1:a=1", "2:a=1", "1:b=1", "1:a=2"], "--option"),
+        lambda: once({"a": 1}, {"b": 1, "a": 2}, "--option"),
+    ],
+)
+def test_what_is_given_twice_is_refused(read: Callable[[], object]) -> None:
+    with pytest.raises(typer.BadParameter, match="^a is given twice: give it once$"):
+        read()
+    assert per_stage(["1:a=1", "1:b=1", "2:a=3"], "--option") == {1: {"a": 1, "b": 1}, 2: {"a": 3}}
