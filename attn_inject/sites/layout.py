@@ -5,8 +5,9 @@ Rules, applied in graph order:
     axis, one with more axes than the layer works on (steps of time in front, which a class of somebody's own folds into
     the batch), and one whose axis 1 has not as many channels as the layer, where another has, leave it unknown; where
     that is the last axis, it is that.
- 2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays. A
-    channel axis that `unflatten` divides is the last of its parts: the channels within each group.
+ 2. `permute` and `transpose` carry the axis along; `flatten`, `view` and `reshape` keep it where its extent stays, or
+    where a batch that was folded into the channels comes out of them again (StyleGAN2's convolutions). A channel axis
+    that `unflatten` divides is the last of its parts: the channels within each group.
  3. A linear layer or layer norm over the last axis puts channels last, where the input does not say otherwise.
  4. Matrix products between two values leave the axis unknown; an `einsum` that only scales one of its operands, letter
     by letter, has that one's.
@@ -292,7 +293,11 @@ def _order(node: fx.Node, name: str, rank: int) -> list[int] | None:
 
 
 def _reshaped(axis: int, before: torch.Size, after: torch.Size) -> int | None:
-    """The axis that starts at the same element offset with the same extent, in front or from behind."""
+    """The axis that starts at the same element offset with the same extent; or that of channels of one image, which the
+    batch was folded into (a convolution with kernels of its own for each image), once they are a batch again.
+    """
+    if axis == 1 and before[0] == 1 and after[2:] == before[2:] and math.prod(after[:2]) == before[1]:
+        return 1
     front = math.prod(before[:axis])
     for new, extent in enumerate(after):
         if extent == before[axis] and math.prod(after[:new]) == front:

@@ -232,6 +232,18 @@ def test_a_convolution_after_a_product_tells_the_axis_again() -> None:
     assert _axis(lambda m, x: m.a(torch.matmul(x, x.transpose(2, 3))), a=conv(6, 4)) == 1
 
 
+def test_channels_of_a_batch_that_was_folded_into_them() -> None:
+    def by_image(m: Net, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        kernels = x.mean((2, 3)).view(n, 1, c, 1, 1) * m.w
+        out = F.conv2d(x.reshape(1, n * c, h, w), kernels.reshape(-1, c, 3, 3), padding=1, groups=n)
+        return out.reshape(n, -1, h, w)
+
+    assert _axis(by_image, w=torch.zeros(8, 6, 3, 3)) == 1
+    assert _axis(by_image, (3, 6, 10, 12), w=torch.zeros(8, 6, 3, 3)) == 1
+    assert _axis(lambda m, x: m.a(x).reshape(2, 6, 120, 1), (1, 12, 10, 12), a=conv(12, 12)) is None
+
+
 # Rule 5.
 @pytest.mark.parametrize(
     ("run", "axis"),
