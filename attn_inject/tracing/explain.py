@@ -63,7 +63,7 @@ class CodeError(TraceError):
             reason = f"it hands on an object of {held[1]}, which no graph holds"
         elif is_data_dependent(error) and not isinstance(error, Unfollowable):
             # What torch says of meta tensors is about its own machinery.
-            reason = "what it gives depends on the data"
+            reason = "what it gives depends on numbers in a tensor"
         self.stopped = f"{type(skeleton).__name__} cannot be traced: stopped{where} ({reason})"
         self.is_hopeless = is_data_dependent(error)
         self.scope = ""
