@@ -14,7 +14,7 @@ from attn_inject.reporting.settings import ReportSettings
 from . import job, options
 from .loading import source_of
 from .outputs import LOADED_ENDINGS, MODEL_ENDINGS, PLOT_ENDINGS, check_apart, check_output
-from .values import given, input_forms, kinds_of, numbers, once, pairs, per_stage
+from .values import given, input_forms, kinds_of, numbers, pairs, per_stage
 
 
 def command(
@@ -103,8 +103,7 @@ def command(
         existing=existing,
         scope=scope,
     )
-    own = pairs(option, "--option")
-    own |= once(own, given(reduction=reduction, k=k), "--option")
+    own = {**pairs(option, "--option"), **given(reduction=reduction, k=k)}
     args = pairs(model_arg, "--model-arg")
     # Not a change of the network: its parameters are the same at every size.
     size = given(input_size=numbers(input_size, "--input-size", separator="x"))

@@ -52,7 +52,7 @@ def test_options_stand_behind_the_name(cli: Callable, own: str) -> None:
     twice = cli(own, "-a", "se:reduction=8", "--reduction", "4", "--no-bench", "--input-size", "32")
     assert twice.code == 2
     assert "se is given reduction twice: 8 in the attention's name, and 4 as an option; leave one out" in twice.err
-    twice = cli(own, "-a", "se", "-o", "reduction=8", "--reduction", "4", "--no-bench", "--input-size", "32")
+    twice = cli(own, "-a", "se", "-o", "reduction=8", "-o", "reduction=4", "--no-bench", "--input-size", "32")
     assert twice.code == 2
     assert "reduction is given twice: give it once" in twice.err
 
