@@ -48,6 +48,7 @@ def marked_maps(model: nn.Module, batch: Batch, modules: Collection[nn.Module]) 
 def images_of(maps: int, images: int, *, beside: bool) -> torch.Tensor:
     """The number of the image that each of the maps was made of: (maps,).
 
+    >>> from attn_inject.studying.views import images_of
     >>> images_of(4, 2, beside=True), images_of(4, 2, beside=False)
     (tensor([0, 0, 1, 1]), tensor([0, 1, 0, 1]))
     """
@@ -58,6 +59,8 @@ def images_of(maps: int, images: int, *, beside: bool) -> torch.Tensor:
 def are_beside(marked: torch.Tensor, images: int) -> bool | None:
     """Whether maps of one image are beside one another, by which are `marked` as made of the first; None if unknown.
 
+    >>> import torch
+    >>> from attn_inject.studying.views import are_beside
     >>> are_beside(torch.tensor([True, True, False, False]), 2), are_beside(torch.tensor([True, False, True, False]), 2)
     (True, False)
     """
