@@ -18,6 +18,7 @@ from ..tracing.injected import InjectedModule
 from ..tracing.parts import patched_parts
 from ..tracing.prepare import unwrap
 from ..tracing.restoring import in_mode
+from ..tracing.sharded import must_not_be_sharded
 from ..types import FOLD_MEASURES, Measure
 from .ablation import means_of
 from .costing import Costing, Halves
@@ -82,6 +83,7 @@ def fold(
     must_be_number("tolerance", tolerance, 0)
     must_be_number("bench_seconds", bench_seconds, 0)
     tell = progress or (lambda _text, _share: None)
+    must_not_be_sharded(patched)
     model = as_graph(unwrap(patched))
     halves = Halves(data, batches, model)
     with evaluated(model):

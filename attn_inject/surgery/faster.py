@@ -11,6 +11,7 @@ from ..optimizing import optimized, training
 from ..optimizing.optimized import OptimizedModule
 from ..optimizing.optimized import fold_norms as fold_norms
 from ..tracing.injected import InjectedModule
+from ..tracing.sharded import must_not_be_sharded
 from .forms import as_graph
 from .parameters import hold_parameters_of
 
@@ -81,11 +82,12 @@ def optimize_training(patched: nn.Module, *, example_inputs: Any = None) -> Inje
         example_inputs: for models with several inputs; shapes are otherwise those of the trace. Not with scopes.
 
     Raises:
-        PlanError: `patched` is no patched model, has no graph, was changed since it was attached to, or is one with a
-            scope and has `example_inputs`.
+        PlanError: `patched` is no patched model, has no graph, was changed since it was attached to, is sharded
+            (shard what this gives), or is one with a scope and has `example_inputs`.
         TraceError: the model does not run on `example_inputs`.
 
     """
+    must_not_be_sharded(patched)
     faster = training.optimize_training(as_graph(patched), example_inputs=example_inputs)
     hold_parameters_of(patched, faster)
     return faster

@@ -9,6 +9,7 @@ from torch import nn
 from ..sites.reading import submodule
 from ..tracing.parts import patched_parts
 from ..tracing.prepare import taken_out, unwrap
+from ..tracing.sharded import must_not_be_sharded
 from ..types import Check, Verification
 from .attachment import attachments_of
 from .forms import as_graph
@@ -36,6 +37,8 @@ def verify(original: nn.Module, patched: nn.Module) -> Verification:
 
     """
     whole, patched = unwrap(original), taken_out(patched)
+    for model in (whole, patched):
+        must_not_be_sharded(model)
     parts = patched_parts(as_graph(patched, check=False))
     verification = joined({path: verify_part(submodule(whole, path), part) for path, part in parts.items()})
     alike = [

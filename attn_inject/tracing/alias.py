@@ -17,6 +17,7 @@ from .contents import filled_slots
 from .hook_tables import copy_hooks, hook_tables
 from .inputs import tensors_in
 from .rebound import Rebinding
+from .sharded import must_not_be_sharded
 
 # What `copy.deepcopy` gives back as it is.
 _ATOMS = frozenset(
@@ -33,7 +34,12 @@ def alias(model: nn.Module) -> nn.Module:
     """The same modules again over the same storage: new `Parameter` objects that share memory, shared buffers.
 
     Modes, flags, hooks and children can be changed on the alias without the original noticing; no weight is copied.
+
+    Raises:
+        PlanError: the model is sharded.
+
     """
+    must_not_be_sharded(model)
     memo: dict[int, Any] = {}
     modules = list(model.modules())
     for module in modules:
