@@ -186,7 +186,7 @@ class ZeroMix(nn.Module):
     """`x + mix * (f(x) - x)` with a scalar `mix` that starts at zero: exactly x at first, f(x) at mix = 1.
 
     For attentions that rewrite features and have no gate that could start at one. `f`'s own parameters get a gradient
-    from the second step on, when `mix` has moved.
+    from the second step on, when `mix` has moved. It never would where f(x) is x at first: then `mix` starts at one.
     """
 
     traced_whole = True
@@ -200,6 +200,32 @@ class ZeroMix(nn.Module):
         """(N, C, *spatial) -> the same shape."""
         mixed: torch.Tensor = x + self.mix.to(x.dtype) * (self.inner(x) - x)
         return mixed
+
+    def start_whole(self) -> None:
+        """Start at f(x), for an `f` that is the identity at first."""
+        nn.init.ones_(self.mix)
+
+
+def is_identity(module: nn.Module, channels: int, ndim: int) -> bool:
+    """Whether a new module gives back what it is given, to the bit, told by a small map of `ndim` spatial axes.
+
+    Not told of a module on the meta device, nor of one that does not run on such a map: it is taken for none.
+    """
+    held = next((tensor for tensor in (*module.parameters(), *module.buffers())), torch.empty(0, device="cpu"))
+    if held.is_meta:
+        return False
+    x = torch.rand(2, channels, *(4,) * ndim, generator=torch.Generator().manual_seed(0), device="cpu") - 0.5
+    x = x.to(held.device, held.dtype if held.is_floating_point() else None)
+    modes = {part: part.training for part in module.modules()}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            out = module.eval()(x.clone())
+    except Exception:  # whatever somebody else's code minds about such a map
+        return False
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    return isinstance(out, torch.Tensor) and torch.equal(out, x)
 
 
 def unmixed(module: nn.Module) -> nn.Module:

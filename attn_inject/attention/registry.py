@@ -151,7 +151,7 @@ def build(
     """One new module for maps of `channels` channels and `ndim` spatial axes.
 
     With init="identity" its output equals its input to the bit at the start: gates start at exactly 1, everything else
-    is mixed in by a scalar that starts at zero.
+    is mixed in by a scalar that starts at zero, or at one where the module starts as the identity by itself.
 
     Raises:
         AttentionError: settings that the attention cannot work with.
@@ -159,7 +159,7 @@ def build(
     """
     from torch import nn
 
-    from .gating import ZeroMix
+    from .gating import ZeroMix, is_identity
 
     attention, arguments = resolve(attention).settled(options or {})
     attention.check_options(arguments)
@@ -191,7 +191,10 @@ def build(
         return module
     if arguments.get("stride", 1) != 1 or arguments.get("out_channels") not in (None, channels):
         raise AttentionError(f"init='identity' needs a module that keeps the shape; {attention.name} changes it here")
-    return ZeroMix(module)
+    mixed = ZeroMix(module)
+    if is_identity(module, channels, ndim):
+        mixed.start_whole()
+    return mixed
 
 
 def _is_module_instance(value: object) -> bool:
