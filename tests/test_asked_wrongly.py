@@ -92,3 +92,35 @@ def test_gates_see_attention_wherever_an_attached_model_stands() -> None:
     alone, within = gates(attached, BATCHES), gates(nn.Sequential(nn.Identity(), attached), BATCHES)
     assert [(row.block, row.weight) for row in within.sites] == [(f"1.{row.block}", row.weight) for row in alone.sites]
     assert within.sites
+
+
+def test_a_loss_that_nothing_can_be_trained_with_is_refused() -> None:
+    def wrong(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs.argmax(1) != targets).float()
+
+    with pytest.raises(AttnInjectError, match=r"the loss has no gradient \(an argmax, a detach\(\)\)"):
+        choose(preactivation(), "eca", BATCHES, wrong, steps=1, seeds=1)
+    bad = [(x * torch.nan, y) for x, y in BATCHES]
+    with pytest.raises(AttnInjectError, match="no finite number at step 0 .*: look at the images, the targets"):
+        choose(preactivation(), "eca", bad, steps=1, seeds=1)
+
+
+@pytest.mark.parametrize("of", [lambda y: y.numpy(), lambda y: tuple(y.tolist()), lambda y: y.tolist()])
+def test_targets_may_be_numbers_of_any_kind(of: Callable[[torch.Tensor], Any]) -> None:
+    patched = _patched()
+    made = gates(patched, [(x, of(y)) for x, y in BATCHES])
+    assert (made.measure, made.score) == ("accuracy", gates(patched, BATCHES).score)
+
+
+def test_targets_that_are_not_read_are_told() -> None:
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return outputs.sum(1) * targets
+
+    named = [(x, {"label": y}) for x, y in BATCHES]
+    made = gates(_patched(), named)
+    assert made.measure == "outputs"
+    assert "targets of the data are of the class dict, and not tensors: the outputs are compared" in made.notes
+    with pytest.raises(AttnInjectError, match="are of the class dict, and a loss is of tensors: give batches of"):
+        gates(_patched(), named, loss=loss)
+    with pytest.raises(AttnInjectError, match="the data has no targets, and a loss is of tensors"):
+        gates(_patched(), [x for x, _ in BATCHES], loss=loss)

@@ -20,10 +20,11 @@ MOST_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a model is given, and targets where there are any."""
+    """What a model is given, and targets where there are any; `unread` is what class of targets is none of ours."""
 
     inputs: Inputs
     targets: torch.Tensor | None = None
+    unread: str = ""
 
     @property
     def size(self) -> int:
@@ -50,7 +51,7 @@ class Batch:
     def on(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """The same on a device, floating-point inputs in the type of the model."""
         inputs = self.inputs.map_tensors(lambda x: x.to(device, dtype if x.is_floating_point() else None))
-        return Batch(inputs, None if self.targets is None else self.targets.to(device))
+        return Batch(inputs, None if self.targets is None else self.targets.to(device), self.unread)
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,14 @@ def as_batch(value: Any) -> Batch:
     if isinstance(value, (tuple, list, Mapping)):
         parts = list(value.values()) if isinstance(value, Mapping) else list(value)
         inputs, targets = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
-        targets = _as_targets(targets) if isinstance(targets, (int, list)) else targets
+        targets = _as_targets(targets) if _are_numbers(targets) else targets
     made = inputs
     if not isinstance(inputs, Inputs):
         made = Inputs(named=dict(inputs)) if isinstance(inputs, Mapping) else Inputs(_tuple(inputs))
-    batch = Batch(made, targets if isinstance(targets, torch.Tensor) else None)
+    is_read = targets is None or isinstance(targets, torch.Tensor)
+    batch = Batch(
+        made, targets if isinstance(targets, torch.Tensor) else None, "" if is_read else type(targets).__name__
+    )
     if batch.size == 0:
         raise AttnInjectError(
             "a batch of the data must be a tensor of images, or a tuple or dict that begins with one; got a "
@@ -121,7 +125,14 @@ def as_batch(value: Any) -> Batch:
     return batch
 
 
-def _as_targets(targets: int | list[Any]) -> torch.Tensor:
+def _are_numbers(targets: Any) -> bool:
+    """Whether the targets are to be numbers: one, a list, a tuple of them, or an array of another library's."""
+    if isinstance(targets, tuple):
+        return all(isinstance(each, (int, float)) for each in targets)
+    return isinstance(targets, (int, list)) or (hasattr(targets, "__array__") and not isinstance(targets, torch.Tensor))
+
+
+def _as_targets(targets: Any) -> torch.Tensor:
     try:
         return torch.as_tensor(targets, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:

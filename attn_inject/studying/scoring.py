@@ -55,6 +55,11 @@ class Scoring:
 
     def _chosen(self, batch: Batch, outputs: Any) -> Measure:
         if batch.targets is None:
+            what = f"targets of the data are of the class {batch.unread}" if batch.unread else "the data has no targets"
+            if self._loss is not None:
+                raise AttnInjectError(f"{what}, and a loss is of tensors: give batches of (input, target)")
+            if batch.unread:
+                self.notes.append(f"{what}, and not tensors: the outputs are compared")
             return "outputs"
         if self._loss is not None:
             return "loss"

@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import AttnInjectError
 from ..surgery.parameters import attention_parameters, freeze_original
 from ..tracing.alias import copied
+from ..tracing.inputs import tensors_in
 from ..tracing.parts import full_path
 from ..tracing.regions import ordinary_mode
 from ..types import Plan
@@ -77,10 +78,17 @@ class Training:
         for step in range(self.steps):
             order = order or torch.randperm(len(self.portions.trained), generator=generator, device="cpu").tolist()
             (batch,) = placed([self.portions.trained[order.pop()]], model)
-            loss = self.answers.loss(batch, run(model, batch))
+            outputs = run(model, batch)
+            loss = self.answers.loss(batch, outputs)
             if not isfinite(float(loss.detach())):
-                raise AttnInjectError(f"the loss is no finite number at step {step} of the training: lower lr")
+                mend = "lower lr" if step else "look at the images, the targets and the model's weights"
+                raise AttnInjectError(f"the loss is no finite number at step {step} of the training: {mend}")
             if not loss.requires_grad:
+                if any(tensor.requires_grad for tensor in tensors_in(outputs)):
+                    raise AttnInjectError(
+                        "the loss has no gradient (an argmax, a detach()), so that nothing can be trained with it: "
+                        "give one that has, such as torch.nn.functional.cross_entropy"
+                    )
                 return  # nothing of the attention takes part in it
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
