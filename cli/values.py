@@ -51,12 +51,18 @@ def numbers(text: str | None, option: str, separator: str = ",") -> list[int] | 
     """A list of whole numbers written with `separator`."""
     if text is None:
         return None
-    parts = [part.strip() for part in text.lower().split(separator)]
-    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+    found = _whole_numbers(text, separator)
+    if found is None:
         other = {"x": ",", ",": "x"}[separator]
-        mend = f": write {text.replace(other, separator)}" if other in text else ""
+        mend = f": write {text.replace(other, separator)}" if _whole_numbers(text, other) else ""
         raise typer.BadParameter(f"'{text}' is not a list of whole numbers{mend}", param_hint=option)
-    return [int(part) for part in parts]
+    return found
+
+
+def _whole_numbers(text: str, separator: str) -> list[int] | None:
+    parts = [part.strip() for part in text.lower().split(separator)]
+    are_whole = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts)
+    return [int(part) for part in parts] if are_whole else None
 
 
 def input_forms(

@@ -27,9 +27,12 @@ def own_code(name: str, error: type[AttnInjectError]) -> Any:
     A module is found as `python -m` would find it, in the working folder first; a file is run as `python file.py` would
     run it, once as long as it stays the same: what stands beside it can be imported by it.
 
-    Raises `error` where there is no such file, module or name; what the code itself raises comes out as it is.
+    Raises `error` where `name` is not of this form, or there is no such file, module or name; what the code itself
+    raises comes out as it is.
     """
-    where, _, path = name.rpartition(":")
+    where, colon, path = name.rpartition(":")
+    if not colon or not (where.endswith(".py") or all(part.isidentifier() for part in where.split("."))):
+        raise error(f"{name!r} names no code: write package.module:name or file.py:name")
     found: Any = _file(Path(where), error) if where.endswith(".py") else _module(where, error)
     for part in path.split("."):
         if not hasattr(found, part):

@@ -76,3 +76,13 @@ def test_what_is_given_twice_is_refused(read: Callable[[], object]) -> None:
     with pytest.raises(typer.BadParameter, match="^a is given twice: give it once$"):
         read()
     assert per_stage(["1:a=1", "1:b=1", "2:a=3"], "--option") == {1: {"a": 1, "b": 1}, 2: {"a": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "mend"),
+    [("x", ",", ""), ("1x2", ",", ": write 1,2"), ("3,x", "x", ""), ("3,8", "x", ": write 3x8")],
+)
+def test_a_list_with_the_other_separator_is_shown_with_the_right_one(text: str, separator: str, mend: str) -> None:
+    with pytest.raises(typer.BadParameter) as caught:
+        numbers(text, "--stages", separator=separator)
+    assert str(caught.value) == f"'{text}' is not a list of whole numbers{mend}"

@@ -76,3 +76,9 @@ def test_a_module_that_lacks_another_says_which(folder: Path) -> None:
     (folder / "own_lacking.py").write_text("import nobody_has_this\n")
     with pytest.raises(ModuleNotFoundError, match="nobody_has_this"):
         own_code("own_lacking:x", AttentionError)
+
+
+@pytest.mark.parametrize("name", ["own_made.py", "own_made", ":Made", ".own_made:Made", "own made:Made", ""])
+def test_what_names_no_code_is_one_sentence(folder: Path, name: str) -> None:
+    with pytest.raises(AttentionError, match=r"names no code: write package\.module:name or file\.py:name$"):
+        own_code(name, AttentionError)
