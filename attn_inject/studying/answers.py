@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 from ..errors import AttnInjectError, first_line
 from ..tracing.inputs import tensors_in
 from .feeds import Batch
+from .named import settings_of
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -48,6 +49,11 @@ class Answers:
         kind = type(self._loss)
         named = self._loss if hasattr(self._loss, "__qualname__") else kind
         return f"{named.__module__}:{named.__qualname__}"
+
+    @property
+    def settings(self) -> str:
+        """What tells the loss from others of its name."""
+        return "" if self._loss is cross_entropy else settings_of(self._loss)
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
         """(): the mean over the batch.

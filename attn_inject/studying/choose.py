@@ -26,6 +26,7 @@ from .candidates import AttentionLike, choices_of, competing, plan_with, plans_o
 from .choice import Choice
 from .compared import rows, ways
 from .finished import Finished
+from .named import settings_of
 from .portions import portions_of, put_into
 from .study import Progress
 from .trained import Training
@@ -152,7 +153,7 @@ def study_choice(
     portions = portions_of(data, batches, tell)
     plans, patched = plans_of(model, named, choices, example_inputs, portions.trained[0].inputs)
     training = Training(model, patched, portions, Answers(loss), steps, lr)
-    finished = Finished(None if resume is None else Path(resume), _fingerprint(training, plans))
+    finished = Finished(None if resume is None else Path(resume), _fingerprint(training, plans, named))
     study = Weighing(training, plans, finished, limited, seeds, tell)
     study.price(bench_seconds)
     study.weigh()
@@ -176,13 +177,16 @@ def study_choice(
     return replace(made, plan=replace(made.plan, notes=(*plan_notes(made), *made.plan.notes)))
 
 
-def _fingerprint(training: Training, plans: Mapping[str, Plan]) -> str:
+def _fingerprint(training: Training, plans: Mapping[str, Plan], named: Mapping[str, AttentionLike]) -> str:
     """A digest of all that an outcome hangs on."""
     digest = hashlib.sha256(f"{torch.__version__} {training.steps} {training.rate} {training.answers.name}".encode())
+    digest.update(training.answers.settings.encode())
     digest.update(training.portions.digest.encode())
     for name, tensor in training.model.state_dict(keep_vars=True).items():
         digest.update(name.encode())
         put_into(digest, tensor)
+    for each in named.values():
+        digest.update(settings_of(each).encode())
     for label, plan in plans.items():
         digest.update(
             f"{label} {[(i.module, i.attention, sorted(i.options.items())) for i in plan.insertions]}".encode()

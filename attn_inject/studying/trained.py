@@ -81,7 +81,7 @@ class Training:
             outputs = run(model, batch)
             loss = self.answers.loss(batch, outputs)
             if not isfinite(float(loss.detach())):
-                mend = "lower lr" if step else "look at the images, the targets and the model's weights"
+                mend = "lower lr" if step else "look at the images, the targets and the weights, or lower lr"
                 raise AttnInjectError(f"the loss is no finite number at step {step} of the training: {mend}")
             if not loss.requires_grad:
                 if any(tensor.requires_grad for tensor in tensors_in(outputs)):

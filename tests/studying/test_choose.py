@@ -181,6 +181,11 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
             quick(**settings, resume=state)
     with pytest.raises(CheckpointError, match="of another model"):
         quick(loss=F.cross_entropy, resume=state)
+    smoothed = tmp_path / "smoothed.json"
+    quick(loss=nn.CrossEntropyLoss(), resume=smoothed)
+    quick(loss=nn.CrossEntropyLoss(), resume=smoothed)
+    with pytest.raises(CheckpointError, match="of another model"):
+        quick(loss=nn.CrossEntropyLoss(label_smoothing=0.5), resume=smoothed)
     assert state.read_bytes() == before
     good = json.loads(before)
     for content, said in (
