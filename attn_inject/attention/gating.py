@@ -214,7 +214,7 @@ def is_identity(module: nn.Module, channels: int, ndim: int) -> bool:
     held = next((tensor for tensor in (*module.parameters(), *module.buffers())), torch.empty(0, device="cpu"))
     if held.is_meta:
         return False
-    x = torch.rand(2, channels, *(4,) * ndim, generator=torch.Generator().manual_seed(0), device="cpu") - 0.5
+    x = torch.rand(2, channels, *(4,) * ndim, generator=torch.Generator("cpu").manual_seed(0), device="cpu") - 0.5
     x = x.to(held.device, held.dtype if held.is_floating_point() else None)
     modes = {part: part.training for part in module.modules()}
     try:

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map_only
 
 from ..errors import AttnInjectError, first_line
 from ..tracing.inputs import tensors_in
+from .described import described
 from .feeds import Batch
-from .named import settings_of
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -51,9 +51,9 @@ class Answers:
         return f"{named.__module__}:{named.__qualname__}"
 
     @property
-    def settings(self) -> str:
+    def described(self) -> str:
         """What tells the loss from others of its name."""
-        return "" if self._loss is cross_entropy else settings_of(self._loss)
+        return "" if self._loss is cross_entropy else described(self._loss)
 
     def loss(self, batch: Batch, outputs: Any) -> torch.Tensor:
         """(): the mean over the batch.

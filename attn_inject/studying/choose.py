@@ -25,8 +25,8 @@ from .budget import budget_of
 from .candidates import AttentionLike, choices_of, competing, plan_with, plans_of
 from .choice import Choice
 from .compared import rows, ways
+from .described import described
 from .finished import Finished
-from .named import settings_of
 from .portions import portions_of, put_into
 from .study import Progress
 from .trained import Training
@@ -99,7 +99,7 @@ def choose(
     Raises:
         TraceError, PlanError, AttentionError: as for `make_plan`; a model that holds attention of ours already.
         AttnInjectError: a budget or data that do not do, a loss that is no finite number.
-        CheckpointError: `resume` is of another model, data or settings.
+        CheckpointError: `resume` is of another model, data, loss, attention or settings.
 
     """
     return study_choice(
@@ -180,13 +180,13 @@ def study_choice(
 def _fingerprint(training: Training, plans: Mapping[str, Plan], named: Mapping[str, AttentionLike]) -> str:
     """A digest of all that an outcome hangs on."""
     digest = hashlib.sha256(f"{torch.__version__} {training.steps} {training.rate} {training.answers.name}".encode())
-    digest.update(training.answers.settings.encode())
+    digest.update(training.answers.described.encode())
     digest.update(training.portions.digest.encode())
     for name, tensor in training.model.state_dict(keep_vars=True).items():
         digest.update(name.encode())
         put_into(digest, tensor)
     for each in named.values():
-        digest.update(settings_of(each).encode())
+        digest.update(described(each).encode())
     for label, plan in plans.items():
         digest.update(
             f"{label} {[(i.module, i.attention, sorted(i.options.items())) for i in plan.insertions]}".encode()

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import distributed, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -22,6 +22,7 @@ from attn_inject.cost.kept import Kept, kept_for_backward
 from attn_inject.tracing.inputs import Inputs
 
 from ..bench.memory import kept_by
+from ..one_process import group
 
 
 def _image(size: int = 32, batch: int = 2) -> Inputs:
@@ -126,12 +127,9 @@ def test_however_it_is_trained(way: str, form: Any, tmp_path: Path) -> None:
     x = torch.randn(2, 3, 128, 128)
     if way == "channels last":
         x = x.contiguous(memory_format=torch.channels_last)
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
-    try:
+    with group(tmp_path):
         patched = form(copy.deepcopy(model), "se")
         plain, before, after = (kept_by(*WAYS[way](each), x) for each in (model, patched, optimize_training(patched)))
-    finally:
-        distributed.destroy_process_group()
     assert after <= 1.01 * plain
     assert after <= before
     assert before > 1.1 * plain or way == "checkpointed"

@@ -11,7 +11,7 @@ import timm
 import torch
 import torchvision
 from timm.layers.norm_act import BatchNormAct2d
-from torch import distributed, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from attn_inject import PlanError, fold, inject, verify
@@ -22,6 +22,7 @@ from attn_inject.tracing.injected import InjectedModule
 from attn_inject.zoo import cifar
 
 from ..bench.memory import kept_by, kept_compiled, kept_under_autocast
+from ..one_process import group
 
 SIZE = (3, 32, 32)
 
@@ -264,12 +265,9 @@ def test_in_a_distributed_model_and_under_checkpointing(tmp_path: Path) -> None:
     again = copy.deepcopy(fast)
     _step(fast, x)
     checkpoint(again, x, use_reentrant=False).square().sum().backward()
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
-    try:
+    with group(tmp_path):
         parallel = nn.parallel.DistributedDataParallel(optimize_training(copy.deepcopy(patched)))
         parallel(x).square().sum().backward()
-    finally:
-        distributed.destroy_process_group()
     for one, two, three in zip(fast.parameters(), again.parameters(), parallel.parameters(), strict=True):
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(three.grad, one.grad, rtol=1e-10, atol=1e-10)

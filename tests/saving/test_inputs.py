@@ -144,6 +144,7 @@ def test_a_batch_that_code_holds_for_alone_is_kept(batch: int, tmp_path: Path) -
     patched = attach(OneBatch(batch), "se", example_inputs=x, reduction=4)
     save(patched, tmp_path / "net.pt")
     loaded = load(tmp_path / "net.pt", OneBatch(batch), form="module")
+    assert toys.gates_run(loaded, x) == 1
     assert torch.equal(loaded.eval()(x), patched.eval()(x))
 
 

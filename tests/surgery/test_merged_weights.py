@@ -52,6 +52,7 @@ def test_what_is_learned_is_merged_anew(make: Callable[..., nn.Module], has_run:
     patched = make(model, "eca", example_inputs=X, init="identity", copy=True).eval()
     assert all(torch.equal(held, before[name]) for name, held in model.state_dict().items())
     assert torch.equal(patched(X), model(X))
+    assert toys.gates_run(patched, X) == 2
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "both" not in name:
@@ -111,8 +112,9 @@ class Reset(nn.Module):
 
 def test_a_map_that_gets_other_data_has_it_from_there_on() -> None:
     model = nn.Sequential(toys.conv(3, 16), Reset(lambda out: out)).eval()
-    patched = inject(model, "eca", example_inputs=X, init="identity")
-    assert torch.equal(patched.eval()(X), model(X))
+    patched = inject(model, "eca", example_inputs=X, init="identity").eval()
+    assert torch.equal(patched(X), model(X))
+    assert toys.gates_run(patched, X) == 1
 
 
 def test_data_of_another_shape_has_no_graph() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from attn_inject import (
@@ -28,6 +27,7 @@ from attn_inject import (
     save,
     verify,
 )
+from tests.one_process import group, mesh
 from tests.toys import preactivation
 
 SIZE = (3, 16, 16)
@@ -37,11 +37,8 @@ X = torch.randn(2, *SIZE)
 @pytest.fixture
 def sharded(tmp_path: Path) -> Iterator[Callable[[nn.Module], Any]]:
     """Shards a model over this one process."""
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
-    try:
-        yield lambda model: fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    finally:
-        distributed.destroy_process_group()
+    with group(tmp_path):
+        yield lambda model: fully_shard(model, mesh=mesh())
 
 
 VERBS: dict[str, Callable[[nn.Module], Any]] = {

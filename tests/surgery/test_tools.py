@@ -8,9 +8,8 @@ import multiprocessing
 import operator
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ import timm
 import torch
 import torchvision
 from timm.layers.norm_act import convert_sync_batchnorm as convert_timms
-from torch import distributed, fx, nn
+from torch import fx, nn
 from torch.ao.quantization import get_default_qconfig_mapping, quantize_dynamic
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.fx.experimental.optimization import fuse
 from torch.nn.parallel import DistributedDataParallel
@@ -31,6 +29,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from attn_inject import PlanError, attach, inject
 from attn_inject.attention.gating import ChannelGate
+from tests.one_process import group, mesh
 
 FORMS = [inject, attach]
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -334,11 +333,11 @@ def test_what_people_do_with_what_was_attached(name: str, tmp_path: Path) -> Non
             # Scripts give in a tuple what training adds.
             found = [x for x in torch.utils._pytree.tree_leaves(given) if isinstance(x, torch.Tensor)]
             assert _same(found[: len(before)], before)
-    with _group(tmp_path):
+    with group(tmp_path):
         sharded = copy.deepcopy(attached)
         for path in _blocks_with_gates(sharded) - {""}:
-            fully_shard(sharded.get_submodule(path), mesh=_mesh())
-        fully_shard(sharded, mesh=_mesh())
+            fully_shard(sharded.get_submodule(path), mesh=mesh())
+        fully_shard(sharded, mesh=mesh())
         assert _counted(sharded) == gates
         assert _same(_given(sharded), before)
     # Hooked: each block that holds a gate is called, and sees it.
@@ -387,12 +386,12 @@ def test_slices_of_what_was_attached_hold_their_gates() -> None:
 def test_blocks_are_sharded_where_blocks_are_called(form: Any, tmp_path: Path) -> None:
     _, patched = _made(form)
     before = patched(IMAGE)
-    with _group(tmp_path):
-        mesh = _mesh()
+    with group(tmp_path):
+        meeting = mesh()
         for stage in ("layer1", "layer2", "layer3", "layer4"):
             for block in patched.get_submodule(stage).children():
-                fully_shard(block, mesh=mesh)
-        fully_shard(patched, mesh=mesh)
+                fully_shard(block, mesh=meeting)
+        fully_shard(patched, mesh=meeting)
         if form is inject:
             with pytest.raises(PlanError, match=r"never calls its blocks.*or use attach\(\)"):
                 patched(IMAGE)
@@ -404,28 +403,14 @@ def test_blocks_are_sharded_where_blocks_are_called(form: Any, tmp_path: Path) -
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("wrap", [DistributedDataParallel, lambda model: fully_shard(model, mesh=_mesh())])
+@pytest.mark.parametrize("wrap", [DistributedDataParallel, lambda model: fully_shard(model, mesh=mesh())])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_whole_is_distributed_in_both_forms(form: Any, wrap: Any, tmp_path: Path) -> None:
     _, patched = _made(form)
     before = patched(IMAGE)
-    with _group(tmp_path):
+    with group(tmp_path):
         wrapped = wrap(patched)
         assert _runs(wrapped) == len(_gates(wrapped)) == 8
         assert torch.allclose(wrapped(IMAGE), before, atol=1e-5)
         wrapped.train()(IMAGE).square().mean().backward()
         assert all(parameter.grad is not None for parameter in wrapped.parameters())
-
-
-def _mesh() -> Any:
-    return init_device_mesh("cpu", (1,))
-
-
-@contextmanager
-def _group(folder: Path) -> Iterator[None]:
-    """A group of this one process."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder / 'group'}", rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()

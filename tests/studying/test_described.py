@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attn_inject.studying.named import settings_of
+from attn_inject.studying.described import described
 
 
 def _bound(value: Any) -> Callable[[], Any]:
@@ -54,18 +54,18 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 @pytest.mark.parametrize("pair", PAIRS)
 def test_what_differs_is_told_and_what_is_the_same_is_the_same(pair: str) -> None:
     one, other = PAIRS[pair]
-    assert settings_of(one()) == settings_of(one())
-    assert settings_of(other()) == settings_of(other())
-    assert settings_of(one()) != settings_of(other())
+    assert described(one()) == described(one())
+    assert described(other()) == described(other())
+    assert described(one()) != described(other())
 
 
 def test_a_file_is_what_it_says_now(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("class Gate: ...")
-    before = settings_of(f"{file}:Gate")
-    assert settings_of(f"{file}:Gate") == before
+    before = described(f"{file}:Gate")
+    assert described(f"{file}:Gate") == before
     file.write_text("class Gate: pass")
-    assert settings_of(f"{file}:Gate") != before
+    assert described(f"{file}:Gate") != before
 
 
 def test_an_empty_cell_and_what_cannot_be_shown_are_no_matter() -> None:
@@ -74,16 +74,16 @@ def test_an_empty_cell_and_what_cannot_be_shown_are_no_matter() -> None:
             later = 1
         return lambda: later
 
-    assert settings_of(outer()) == settings_of(outer())
-    assert settings_of(_bound(object())) == settings_of(_bound(object()))
+    assert described(outer()) == described(outer())
+    assert described(_bound(object())) == described(_bound(object()))
 
 
 def test_another_process_says_the_same() -> None:
     code = (
         "import torch; from functools import partial; from torch.nn import functional as F\n"
-        "from attn_inject.studying.named import settings_of\n"
-        "print(settings_of(partial(F.cross_entropy, label_smoothing=0.1)) + settings_of(torch.nn.CrossEntropyLoss()))"
+        "from attn_inject.studying.described import described\n"
+        "print(described(partial(F.cross_entropy, label_smoothing=0.1)) + described(torch.nn.CrossEntropyLoss()))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    ours = settings_of(partial(F.cross_entropy, label_smoothing=0.1)) + settings_of(nn.CrossEntropyLoss())
+    ours = described(partial(F.cross_entropy, label_smoothing=0.1)) + described(nn.CrossEntropyLoss())
     assert ran.stdout == f"{ours}\n"

@@ -16,13 +16,13 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MOST = 10_000
 
 
-def settings_of(value: Any) -> str:
+def described(value: Any) -> str:
     """The settings of an object, the code of a class or a function and what is bound to it, the file of a
     `file.py:name`; nothing of what these call by name.
 
     >>> from functools import partial
-    >>> from attn_inject.studying.named import settings_of
-    >>> settings_of(lambda: 1) == settings_of(lambda: 2), settings_of(partial(max, 1)) == settings_of(partial(max, 1))
+    >>> from attn_inject.studying.described import described
+    >>> described(lambda: 1) == described(lambda: 2), described(partial(max, 1)) == described(partial(max, 1))
     (False, True)
     """
     return "\n".join(_lines(value))
