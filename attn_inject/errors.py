@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AttnInjectError(Exception):
@@ -85,6 +87,34 @@ def must_be_number(
         wanted = "above 0" if least is None else f"from {least:g}"
         raise error(f"{label} must be a number {wanted}, got {value!r}")
     return float(value)  # type: ignore[arg-type]
+
+
+def must_be(
+    label: str,
+    value: object,
+    kinds: type | tuple[type, ...],
+    wanted: str,
+    error: type[AttnInjectError] = AttnInjectError,
+) -> None:
+    """Raise an `error` that says what is `wanted`, where `value` is of none of the `kinds`.
+
+    >>> from attn_inject.errors import must_be
+    >>> must_be("path", "model.pt", str, "a path")
+    """
+    if not isinstance(value, kinds):
+        raise error(f"{label} must be {wanted}, got {value!r}")
+
+
+def must_be_path(label: str, value: object, error: type[AttnInjectError] = AttnInjectError) -> Path:
+    """`value` as a path, where it is one or its text; else an `error` that says so with what it is called.
+
+    >>> from attn_inject.errors import must_be_path
+    >>> must_be_path("the file", "model.pt").suffix
+    '.pt'
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise error(f"{label} must be a path, got {value!r}")
+    return Path(value)
 
 
 def first_line(error: BaseException) -> str:

@@ -77,15 +77,11 @@ def run(job: Job) -> None:
 
 
 def check_bench(settings: ReportSettings) -> None:
-    """Raise AttnInjectError for a device that is not there or a type that cannot be measured, before any work.
-
-    Where nothing is measured, only for words that are neither.
-    """
+    """`must_be_measurable`, without loading torch where nothing is asked for."""
     if settings.device != "auto" or settings.dtype is not None:
-        from attn_inject.cost.device import pick, read
-        from attn_inject.reporting.speed import bench_settings
+        from attn_inject.reporting.speed import must_be_measurable
 
-        (pick if settings.bench else read)(bench_settings(settings).device)
+        must_be_measurable(settings, here=True)
 
 
 def check_attention(name: str, options: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ from attn_inject.reporting.settings import ReportSettings
 
 from . import options
 from .flags import in_flags
-from .job import check_bench
 from .outputs import STDOUT, check_apart, check_output, say_written, write_text
 from .progress import bar
 from .values import given, kinds_of, numbers, pairs
@@ -115,8 +114,6 @@ def command(
     )
     sets = [{**asked, "placement": place} for place in placement or ["standard"]]
     settings = ReportSettings(bench_seconds=bench_seconds, device=device, dtype=dtype, batch=batch, threads=threads)
-    if not no_latency and address is None:
-        check_bench(settings)
     with bar("sweeping") as tell:
         from attn_inject.sweeping.sweep import sweep
 

@@ -13,20 +13,33 @@ from torch import nn
 from attn_inject import (
     AttnInjectError,
     CheckpointError,
+    apply_plan,
     attach,
     choose,
     compare,
     fold,
     gates,
     inject,
+    load,
     optimize,
+    register_torchvision_model,
+    remove,
     report,
     save,
     sweep,
+    verify,
 )
 from tests.toys import preactivation
 
 BATCHES = [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1])) for _ in range(4)]
+
+
+# What no type checker lets through, as what somebody's own code gave.
+NOTHING: Any = None
+
+
+def _injected(**choices: Any) -> nn.Module:
+    return inject(preactivation(), "se", input_size=(3, 8, 8), **choices)
 
 
 def _patched() -> nn.Module:
@@ -56,6 +69,65 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "sweep, setting": (
         lambda: sweep("resnet18", "se", dtyp="float32"),
         r"there is no setting 'dtyp' \(did you mean dtype\?\); settings are",
+    ),
+    "sweep, dtype": (
+        lambda: sweep("resnet18", "se", dtype="foo", latency=False),
+        "'foo' is not a floating-point type; use float32",
+    ),
+    "sweep, device": (
+        lambda: sweep("resnet18", "se", device="gpu", latency=False),
+        "'gpu' is not a device; use 'auto', 'cuda' or 'cpu'",
+    ),
+    "sweep, options": (
+        lambda: sweep("resnet18", "se", options=3, latency=False),
+        "options must be a dict of choices, or several, got 3",
+    ),
+    "inject, kinds": (
+        lambda: _injected(kinds=None),
+        "kinds must be of residual, mixed, plain, stage, attention, got None",
+    ),
+    "inject, include": (
+        lambda: _injected(include=3),
+        "include must be a pattern on block paths, or several; got 3",
+    ),
+    "inject, stages": (lambda: _injected(stages=1.5), "stages must be a stage's number, or several; got 1.5"),
+    "inject, stages by word": (
+        lambda: _injected(stages=["2"]),
+        r"stages must be a stage's number, or several; got \['2'\]",
+    ),
+    "inject, min_channels": (lambda: _injected(min_channels=-4), "min_channels must be a whole number from 0, got -4"),
+    "inject, scope": (lambda: _injected(scope=3), "scope must be the path of a submodule, got 3"),
+    "inject, input_size": (
+        lambda: inject(preactivation(), "se", input_size="32"),
+        r"input_size must be one whole number, \(height, width\) or \(channels, height, width\); got '32'",
+    ),
+    "inject, stage_options": (
+        lambda: _injected(stage_options={1: 3}),
+        r"stage_options must be options by stage.*got \{1: 3\}",
+    ),
+    "apply_plan": (lambda: apply_plan(preactivation(), NOTHING), "plan must be what make_plan.. gives, got None"),
+    "remove": (lambda: remove(NOTHING), "expected an nn.Module, got NoneType"),
+    "optimize": (lambda: optimize(NOTHING), "expected an nn.Module, got NoneType"),
+    "verify": (lambda: verify(preactivation(), NOTHING), "expected an nn.Module, got NoneType"),
+    "save": (lambda: save(NOTHING, "net.pt"), "expected an nn.Module, got NoneType"),
+    "save, path": (lambda: save(_patched(), NOTHING), "the file to save to must be a path, got None"),
+    "load": (lambda: load(NOTHING), "the file to load must be a path, got None"),
+    "gates, data": (lambda: gates(_patched(), NOTHING), "data must be batches to go through.*; got None"),
+    "gates, loss": (
+        lambda: gates(_patched(), BATCHES, loss="ce"),
+        "loss must be a function of .outputs, targets., got 'ce'",
+    ),
+    "choose, resume": (
+        lambda: choose(preactivation(), "eca", BATCHES, resume=3),
+        "resume must be a path, got 3",
+    ),
+    "compare, models": (
+        lambda: compare(NOTHING, "se"),
+        "models must be a model, a source such as 'resnet50', or several",
+    ),
+    "register": (
+        lambda: register_torchvision_model(3, "se"),
+        "model must be a name that torchvision knows, got 3",
     ),
     "compare, setting": (lambda: compare(preactivation(), ["se"], bach=1), "there is no setting 'bach'"),
     "compare, batch": (

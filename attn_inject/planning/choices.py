@@ -108,7 +108,14 @@ class Choices:
             if value not in allowed:
                 words = [str(word) for word in allowed if word is not None]
                 raise PlanError(f"{label} must be one of {', '.join(words)}; got {value!r}{nearest(str(value), words)}")
+        for label in ("include", "exclude"):
+            _must_list(label, getattr(self, label), str, "a pattern on block paths, or several")
+        _must_list("stages", self.stages, int, "a stage's number, or several")
         must_be_whole("every", self.every, error=PlanError)
+        must_be_whole("min_channels", self.min_channels, 0, error=PlanError)
+        per_stage = self.stage_options or {}
+        if not isinstance(per_stage, Mapping) or not all(isinstance(each, Mapping) for each in per_stage.values()):
+            raise PlanError(f"stage_options must be options by stage, such as {{2: {{'k': 3}}}}; got {per_stage!r}")
         if self.attention == "none" and self.existing != "replace":
             raise PlanError("attention 'none' takes attention out, so it needs existing='replace'")
         if self.name is not None and child_name(str(self.name)) != self.name:
@@ -149,6 +156,16 @@ def selected(sites: Sites, choices: Choices) -> list[Site]:
         and site.channels >= choices.min_channels
     ]
     return kept[:: choices.every]
+
+
+def _must_list(label: str, value: object, kind: type, wanted: str) -> None:
+    """Refuse what is neither None nor one value of that kind nor several."""
+    if value is None or isinstance(value, kind):
+        return
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        raise PlanError(f"{label} must be {wanted}; got {value!r}")
+    if not all(isinstance(each, kind) for each in value):
+        raise PlanError(f"{label} must be {wanted}; got {value!r}")
 
 
 def _must_match(pattern: str, sites: Sites, *, left_out_will_do: bool) -> None:

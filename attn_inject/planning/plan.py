@@ -11,7 +11,7 @@ from torch import nn
 from ..attention.base import Attention
 from ..attention.gating import unmixed
 from ..attention.registry import resolve
-from ..errors import AttentionError, PlanError, TraceError
+from ..errors import AttentionError, PlanError, TraceError, must_be
 from ..sites.placement import Edit
 from ..sites.reading import LocatedModel, read
 from ..tracing.shapes import BATCH
@@ -110,6 +110,7 @@ def read_for(
     no_graph: TraceError | None = None,
 ) -> LocatedModel:
     """The model as it was read when the plan was made, unless other inputs are given; `read` has the rest."""
+    must_be("plan", plan, Plan, "what make_plan() gives", PlanError)
     shape = None if example_inputs is not None else plan.input_shape
     return read(
         model,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import PlanError
+from ..errors import PlanError, must_be
 from ..planning.choices import Choices
 from ..planning.recipe import Recipe, load_recipe
 from ..surgery.apply import remove
@@ -66,6 +66,7 @@ def asked_models(
         PlanError: a recipe that is not there, or is not a sound one; a model that nothing is to go into.
 
     """
+    must_be("models", models, (str, nn.Module, Iterable), "a model, a source such as 'resnet50', or several")
     found = [_asked(each) for each in ([models] if isinstance(models, (str, nn.Module)) else models)]
     for each in found:
         each.wanted += [Wanted.of(attention) for attention in attentions]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..cost.counting import count
-from ..cost.device import threads
+from ..cost.device import pick, read, threads
 from ..cost.latency import PAIRS, SHARES_PART, BenchSettings, Contest, Progress, Race
 from ..cost.shares import Share, module_seconds, shares
 from ..errors import AttnInjectError
@@ -38,6 +38,18 @@ def bench_settings(settings: ReportSettings) -> BenchSettings:
         seconds=settings.bench_seconds,
         threads=settings.threads,
     )
+
+
+def must_be_measurable(settings: ReportSettings, *, here: bool) -> None:
+    """Refuse a device that is not there, or a type that cannot be measured, before any work.
+
+    Where nothing is measured, or not `here`, only words that are neither.
+
+    Raises:
+        AttnInjectError: if so.
+
+    """
+    (pick if settings.bench and here else read)(bench_settings(settings).device)
 
 
 def _floating(name: str) -> torch.dtype:

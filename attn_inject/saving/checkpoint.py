@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, PlanError
+from ..errors import CheckpointError, PlanError, must_be_path
 from ..files.atomic import write_atomically
 from ..files.pt import write_pt
 from ..files.safetensors_file import write_safetensors
@@ -70,7 +70,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
         PlanError: `patched` is no patched model, or its plan has options that cannot be written down.
 
     """
-    target = Path(path)
+    target = must_be_path("the file to save to", path, CheckpointError)
     suffix = checked_suffix(target)
     if not force and target.exists():
         raise CheckpointError(f"{target} exists: pass force to overwrite it")

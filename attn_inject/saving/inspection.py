@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import CheckpointError, must_be_path
 from ..files.pt import must_be_file
 from ..surgery.folding import Folding
 from ..tracing.parts import full_path
@@ -60,7 +61,7 @@ def inspect(path: str | Path) -> CheckpointInfo:
         CheckpointError: the file is damaged or was not written by attn-inject.
 
     """
-    target = Path(path)
+    target = must_be_path("the file to inspect", path, CheckpointError)
     suffix = checked_suffix(target)
     tensors: dict[str, torch.Tensor] = {}
     if suffix in (".pt", ".safetensors"):

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from ..errors import AttnInjectError, CheckpointError, PlanError, RewriteError, nearest
+from ..errors import AttnInjectError, CheckpointError, PlanError, RewriteError, must_be_path, nearest
 from ..surgery.apply import apply_plan
 from ..surgery.attach import attach_as_planned
 from ..surgery.attachment import attachments_of
@@ -107,7 +107,7 @@ def load(
     """
     if form not in FORMS:
         raise PlanError(f"form must be one of {', '.join(FORMS)}; got {form!r}{nearest(str(form), FORMS)}")
-    target = Path(path)
+    target = must_be_path("the file to load", path, CheckpointError)
     record, tensors = read_file(target)
     if not trust_source:
         must_trust_attention(target, record)

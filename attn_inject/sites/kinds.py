@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from ..errors import PlanError, nearest
+from ..errors import PlanError, must_be, nearest
 from ..types import KINDS, Kind
 
 
@@ -15,6 +15,7 @@ def checked_kinds(kinds: Sequence[Kind] | str) -> tuple[Kind, ...]:
         PlanError: a kind that does not exist, or none at all.
 
     """
+    must_be("kinds", kinds, Iterable, f"of {', '.join(KINDS)}", PlanError)
     given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [str(kind) for kind in given if kind not in KINDS]
     if unknown or not given:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..errors import PlanError, TraceError, nearest
+from ..errors import PlanError, TraceError, must_be, nearest
 from ..tracing.alias import alias
 from ..tracing.calls import inputs_in_place
 from ..tracing.compiled import as_written
@@ -24,6 +24,7 @@ from ..tracing.recording import record
 from ..tracing.regions import ordinary_mode
 from ..tracing.shapes import BATCH, annotate, inputs_to_try, trace_at_a_size
 from ..tracing.trace import MODES, Trace
+from ..tracing.usual_sizes import shape_asked
 from ..types import DEFAULT_KINDS, Injection, Insertion, Kind, Sites
 from .found import GraphSites
 from .kinds import checked_kinds
@@ -157,7 +158,7 @@ def _read(
     model = materialised(model, inputs if scope is None else None)
     part = submodule(model, scope)
     must_have_forward(part)
-    shape = (input_size,) if isinstance(input_size, int) else None if input_size is None else tuple(input_size)
+    shape = None if input_size is None else shape_asked(input_size)
     if scope:
         inputs = _as_in_place(part, inputs_in_place(model, scope), inputs, shape, batch)
     if isinstance(part, InjectedModule):
@@ -226,6 +227,7 @@ def submodule(model: nn.Module, scope: str | None) -> nn.Module:
         PlanError: no such path, with the nearest ones.
 
     """
+    must_be("scope", scope, (str, type(None)), "the path of a submodule", PlanError)
     if not scope:
         return model
     try:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_map_only
 
 from ..errors import AttnInjectError, first_line
+from ..files.described import described
 from ..tracing.inputs import tensors_in
-from .described import described
 from .feeds import Batch
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import AttnInjectError, must_be_number, must_be_whole
+from ..errors import AttnInjectError, must_be_number, must_be_path, must_be_whole
+from ..files.described import described
 from ..tracing.prepare import unwrap
 from ..types import Plan
 from .answers import Answers, Loss
@@ -25,7 +26,6 @@ from .budget import budget_of
 from .candidates import AttentionLike, choices_of, competing, plan_with, plans_of
 from .choice import Choice
 from .compared import rows, ways
-from .described import described
 from .finished import Finished
 from .portions import portions_of, put_into
 from .study import Progress
@@ -153,7 +153,9 @@ def study_choice(
     portions = portions_of(data, batches, tell)
     plans, patched = plans_of(model, named, choices, example_inputs, portions.trained[0].inputs)
     training = Training(model, patched, portions, Answers(loss), steps, lr)
-    finished = Finished(None if resume is None else Path(resume), _fingerprint(training, plans, named))
+    finished = Finished(
+        None if resume is None else must_be_path("resume", resume), _fingerprint(training, plans, named)
+    )
     study = Weighing(training, plans, finished, limited, seeds, tell)
     study.price(bench_seconds)
     study.weigh()

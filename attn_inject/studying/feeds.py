@@ -68,6 +68,15 @@ class Feed:
     classes: int | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing can go through."""
+        if isinstance(self.batches, str) or not (
+            hasattr(self.batches, "__iter__") or hasattr(self.batches, "__getitem__")
+        ):
+            raise AttnInjectError(
+                f"data must be batches to go through, such as a DataLoader or a list of them; got {self.batches!r}"
+            )
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
 

@@ -21,6 +21,8 @@ class Scoring:
     def __init__(self, loss: Loss | None = None, classes: int | None = None) -> None:
         self.measure: Measure | None = None
         self.notes: list[str] = []
+        if loss is not None and not callable(loss):
+            raise AttnInjectError(f"loss must be a function of (outputs, targets), got {loss!r}")
         self._loss = loss
         self._classes = classes
 

@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import PlanError
 from ..tracing.inputs import NO_INPUTS, Inputs
 from ..tracing.parts import full_path
+from ..tracing.prepare import must_be_module
 from ..types import Injection
 
 _ATTACHED = "_attached"
@@ -32,6 +33,7 @@ class Attachment:
 
 def attachments_of(model: nn.Module) -> tuple[Attachment, ...]:
     """What was attached to a model's parts, that of the last call last; none if nothing was."""
+    must_be_module(model)
     held: tuple[Attachment, ...] = vars(model).get(_ATTACHED, ())
     return held
 

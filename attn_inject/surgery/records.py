@@ -8,6 +8,7 @@ from torch import nn
 
 from ..tracing.injected import InjectedModule
 from ..tracing.parts import full_path
+from ..tracing.prepare import must_be_module
 from ..types import Injection, Insertion
 from .attachment import attachments_of, must_have_what_was_attached
 
@@ -19,6 +20,7 @@ def records_of(patched: nn.Module) -> tuple[tuple[str, Injection], ...]:
         PlanError: what was attached is not there any more.
 
     """
+    must_be_module(patched)
     found: list[tuple[str, Injection]] = []
     for path, module in patched.named_modules():
         if isinstance(module, InjectedModule):

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import SourceError
+from ..errors import SourceError, must_be
 from ..types import Source
 from ..zoo.parsing import parse_source
 from .attach import attach
@@ -30,6 +30,7 @@ class Registered:
         choices: Mapping[str, Any],
     ) -> None:
         """Raises SourceError: the zoo has no such model, or the name is no word."""
+        must_be("model", model, str, f"a name that {zoo} knows", SourceError)
         self.source = parse_source(f"{zoo}:{model.removeprefix(f'{zoo}:')}")
         self._attention, self._choices = attention, choices
         what = attention if isinstance(attention, str) else getattr(attention, "__name__", type(attention).__name__)

@@ -60,9 +60,8 @@ def _latency(row: Row) -> str:
 
 def _legend(rows: Sequence[Row]) -> Iterator[str]:
     failed = sum(row.error is not None for row in rows)
-    yield (
-        f"{len(rows)} rows" + (f", {failed} with an error" if failed else "") + ". What each attention adds, per image."
-    )
+    errors = f", {failed} with an error" if failed else ""
+    yield f"{len(rows)} row{'' if len(rows) == 1 else 's'}{errors}. What each attention adds, per image."
     devices = sorted({row.device for row in rows if row.device is not None})
     if devices:
         if any(row.latency_confidence is not None for row in rows):

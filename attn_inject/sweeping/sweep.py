@@ -15,10 +15,11 @@ from torch import nn
 from ..attention.registry import library_names, resolve, text_name
 from ..attention.registry import names as attention_names
 from ..attention.specs import split_spec
-from ..errors import AttnInjectError, PlanError, SourceError, must_be_whole
+from ..errors import AttnInjectError, PlanError, SourceError, must_be, must_be_whole
 from ..files.imported import own_code
 from ..planning.choices import Choices
 from ..reporting.settings import ReportSettings, settings_of
+from ..reporting.speed import must_be_measurable
 from ..zoo import names
 from ..zoo.parsing import parse_source
 from .cluster import on_cluster
@@ -60,9 +61,9 @@ def sweep(
     What fails for one row, be it the model's code or the process that it ran in, is that row's `error`. With `out`,
     each row is noted in a journal beside it (`table.csv.journal`) when it is done, and the same call goes on where the
     last one was stopped, however that happened; rows in the journal that are not asked for now are left there, so that
-    a sweep can grow. Rows whose file of a model, an attention or a train function says something else now are made
-    again; of what such a file imports nothing is known. The table itself is written at the end. Delete the journal to
-    start anew.
+    a sweep can grow. Rows whose model, attention or train function is other code now (a file, a function, a class, a
+    model of other layers) are made again; of what such code imports or calls nothing is known. The table itself is
+    written at the end. Delete the journal to start anew.
 
     Args:
         models: sources ("resnet50", "timm:resnet50d", "nets.py:make", ...), globs of the zoos' names ("resnet*"), and
@@ -92,7 +93,7 @@ def sweep(
 
     """
     _must_be_numbers(seeds, processes, train)
-    sets = [options] if isinstance(options, Mapping) else list(options) or [{}]
+    sets = _sets(options)
     wishes = _wishes(_models(models, pretrained=pretrained), _listed(attentions), sets, train)
     if isinstance(train, str):
         own_code(train, AttnInjectError)
@@ -103,6 +104,7 @@ def sweep(
         pretrained=pretrained,
         home=Path.cwd(),
     )
+    must_be_measurable(work.settings, here=address is None)
     portable = all(map(_is_portable, wishes)) and (train is None or isinstance(train, str))
     if not portable and (processes or address):
         raise AttnInjectError(
@@ -130,6 +132,14 @@ def sweep(
     if path is not None:
         table.write(path)
     return table
+
+
+def _sets(options: Any) -> list[Mapping[str, Any]]:
+    """Every set of options; PlanError for what is none."""
+    sets = [options] if isinstance(options, Mapping) else list(options) if isinstance(options, Iterable) else [options]
+    for each in sets:
+        must_be("options", each, Mapping, "a dict of choices, or several", PlanError)
+    return sets or [{}]
 
 
 def _must_be_numbers(seeds: int, processes: int | None, train: Any) -> None:
@@ -196,11 +206,14 @@ def _wishes(
     if not attentions:
         raise AttnInjectError("there is no attention to sweep over")
     found: dict[str, Wish] = {}
+    called: dict[str, Any] = {}
     for (name, model), attention, asked in product(models, attentions, sets):
-        wish = replace(_wish(name, model, attention, asked), code=code_of(model, attention, train))
-        held = found.setdefault(wish.key, wish)
-        if held.choices.attention is not attention and not isinstance(attention, str):
+        wish = _wish(name, model, attention, asked)
+        if called.setdefault(wish.label, attention) is not attention and not isinstance(attention, str):
             raise AttnInjectError(f"two attentions are called {wish.label}: give them names of their own")
+        registered = resolve(attention).factory if _is_registered(attention) else None
+        wish = replace(wish, code=code_of(model, attention, train, registered))
+        found.setdefault(wish.key, wish)
     for wish in found.values():
         if wish.name == models[0][0]:
             _must_make_sense(wish)
@@ -231,9 +244,13 @@ def _name(made_by: Any) -> str:
 def _is_portable(wish: Wish) -> bool:
     """Whether another process can make the row: whether all of it is text that means the same there."""
     attention = wish.choices.attention
-    if not isinstance(wish.model, str) or not isinstance(attention, str):
-        return False
-    return split_spec(attention)[0] not in {*attention_names()} - {*library_names()}
+    return isinstance(wish.model, str) and isinstance(attention, str) and not _is_registered(attention)
+
+
+def _is_registered(attention: Any) -> bool:
+    """Whether it is a name that the caller registered in this process."""
+    known = {*attention_names()} - {*library_names()}
+    return isinstance(attention, str) and split_spec(attention)[0] in known
 
 
 def _must_make_sense(wish: Wish) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import AttnInjectError, first_line
+from ..files.described import described
 from ..files.imported import own_code, raised
 from ..planning.choices import Choices
 from ..reporting.asked import asked_models
@@ -41,7 +42,7 @@ class Wish:
     """One row that is asked for: a model, the choices for it, and how a table calls both.
 
     `model` is a source's text, or a module or factory of the caller's; `asked` are the choices beside the attention and
-    its placement; `code` is what the files said that it names (`code_of`).
+    its placement; `code` tells the caller's own code in it (`code_of`).
     """
 
     model: str | nn.Module | Callable[[], nn.Module]
@@ -72,11 +73,16 @@ class Wish:
         )
 
 
-def code_of(*names: Any) -> str:
-    """A digest of the files among `names` (`file.py:function`); nothing where none is a file's."""
-    files = [name.partition(".py:")[0] + ".py" for name in names if isinstance(name, str) and ".py:" in name]
-    found = [Path(file).read_bytes() for file in files if Path(file).is_file()]
-    return hashlib.sha256(b"\0".join(found)).hexdigest()[:16] if found else ""
+def code_of(*given: Any) -> str:
+    """A digest of the caller's own code among what is given: files (`file.py:function`), functions, classes, and of
+    models the layers, whatever their weights; nothing where all of it is the name of something else.
+    """
+    found = [_described(each) for each in given if each is not None and (not isinstance(each, str) or ".py:" in each)]
+    return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16] if found else ""
+
+
+def _described(given: Any) -> str:
+    return f"{described(type(given))} {given!r}" if isinstance(given, nn.Module) else described(given)
 
 
 @dataclass(frozen=True, kw_only=True)

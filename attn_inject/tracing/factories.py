@@ -33,6 +33,7 @@ _CHECKS = {
     "_check_tensor_all": "_check", "_check_tensor_all_with": "_check_with", "_check_type": "_check_type",
     "_check_value": "_check_value", "_check_with": "_check_with",
 }  # fmt: skip
+_BOUND = frozenset({MethodType, BuiltinMethodType})
 _DRAWS = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli})
 
 Record = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -69,7 +70,7 @@ def factories_followed(
         (home, name, value)
         for home in (vars(torch.autograd), *homes)
         for name, value in home.items()
-        if value is Variable or id(value) in asking or _applies(value)
+        if value is Variable or id(value) in asking or (type(value) in _BOUND and _applies(value))
     ]
     for home, name, value in stored:
         home[name] = _Variable if value is Variable else asking.get(id(value)) or value.__self__.apply
@@ -135,8 +136,8 @@ def _decided(value: Any) -> Any:
 
 
 def _applies(value: Any) -> bool:
-    """Whether it is an autograd function's `apply`."""
-    if type(value) not in (MethodType, BuiltinMethodType) or value.__name__ != "apply":
+    """Whether a bound method is an autograd function's `apply`."""
+    if value.__name__ != "apply":
         return False
     return isinstance(value.__self__, type) and issubclass(value.__self__, torch.autograd.Function)
 

@@ -35,14 +35,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and compiled wrappers.
 
     Raises:
-        TraceError: for scripted, quantized and other modules whose code cannot be read.
+        TraceError: for what is no module, and for scripted, quantized and other modules whose code cannot be read.
 
     """
-    if not issubclass(type(model), nn.Module):
-        held = [f".{name}" for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
-        hint = f": pass the module that it holds, {' or '.join(held)}" if held else ""
-        # It may say of itself that it is one.
-        raise TraceError(f"expected an nn.Module, got {type(model).__name__}{hint}")
     model = taken_out(model)
     for name, module in model.named_modules():
         where = f"submodule {name}" if name else "the model"
@@ -80,8 +75,28 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
 
 
 def taken_out(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel, AveragedModel and compiled wrappers, whatever it is."""
+    """The module inside DataParallel, DistributedDataParallel, AveragedModel and compiled wrappers, whatever it is.
+
+    Raises:
+        TraceError: for what is no module.
+
+    """
+    must_be_module(model)
     return _taken_off(model)[0]
+
+
+def must_be_module(model: object) -> None:
+    """Refuse what is no module, and name the modules that it holds.
+
+    Raises:
+        TraceError: if so.
+
+    """
+    # It may say of itself that it is one.
+    if not issubclass(type(model), nn.Module):
+        held = [f".{name}" for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)]
+        hint = f": pass the module that it holds, {' or '.join(held)}" if held else ""
+        raise TraceError(f"expected an nn.Module, got {type(model).__name__}{hint}")
 
 
 def wrapped_by(model: nn.Module) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import is_
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -71,12 +72,30 @@ def _bases_of(model: nn.Module) -> set[type]:
 
 
 def _modules_in(packages: set[str]) -> list[ModuleType]:
-    packages = packages - _NOBODYS
-    within = tuple(f"{package}." for package in packages)
-    loaded = [module for name, module in list(sys.modules.items()) if name in packages or name.startswith(within)]
+    loaded = [module for package in sorted(packages - _NOBODYS) for module in _LOADED.by_package().get(package, ())]
     # Some go by several names.
     once = {id(module): module for module in loaded if type(getattr(module, "__dict__", None)) is dict}
     return list(once.values())
+
+
+class _Loaded:
+    """The loaded modules by their package; attaching asks some hundred times, and little is imported meanwhile."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ModuleType] = {}
+        self._by_package: dict[str, list[ModuleType]] = {}
+
+    def by_package(self) -> dict[str, list[ModuleType]]:
+        now = dict(sys.modules)
+        # Comparing modules themselves would run the code of those that load when they are first touched.
+        if list(now) != list(self._known) or not all(map(is_, now.values(), self._known.values())):
+            self._known, self._by_package = now, {}
+            for name, module in now.items():
+                self._by_package.setdefault(name.partition(".")[0], []).append(module)
+        return self._by_package
+
+
+_LOADED = _Loaded()
 
 
 def _globals_of(homes: set[str]) -> list[Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from ..errors import TraceError
+
 Convolution = nn.modules.conv._ConvNd
 
 _TRIAL_SIZES = (224, 256, 299, 32, 28, 64, 384, 512)
@@ -18,6 +20,21 @@ def first_convolution(model: nn.Module) -> Convolution | None:
     return next((module for module in model.modules() if isinstance(module, Convolution)), None)
 
 
+def shape_asked(input_size: object) -> tuple[int, ...]:
+    """What a caller gives as `input_size`, one number or several, as a tuple.
+
+    Raises:
+        TraceError: it is neither.
+
+    """
+    sizes = tuple(input_size) if isinstance(input_size, Iterable) else (input_size,)
+    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
+        raise TraceError(
+            f"input_size must be one whole number, (height, width) or (channels, height, width); got {input_size!r}"
+        )
+    return sizes
+
+
 def candidate_shapes(
     model: nn.Module, conv: nn.Module | None, input_size: Iterable[int] | None
 ) -> list[tuple[int, ...]]:
@@ -28,7 +45,7 @@ def candidate_shapes(
     """
     channels, rank = (conv.in_channels, len(conv.kernel_size)) if isinstance(conv, Convolution) else (3, 2)
     if input_size is not None:
-        size = (input_size,) * rank if isinstance(input_size, int) else tuple(input_size)
+        size = tuple(input_size)
         if len(size) == 1 and rank > 1:
             size = size * rank
         return [(2, *(size if len(size) > rank else (channels, *size)))]

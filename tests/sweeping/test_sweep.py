@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -231,3 +233,33 @@ def test_rows_of_a_file_that_was_changed_are_made_again(nets: Path) -> None:
     # What is in the journal is found again when the file is what it was.
     own.write_text(text.format(accuracy=0.25))
     assert swept("own.py:net") == [0.25]
+
+
+def test_rows_of_objects_that_were_changed_are_made_again(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of models the layers tell, since a new process has other random weights."""
+    monkeypatch.setattr(registry, "_registered", {})
+    made: Counter[str] = Counter()
+
+    def swept(model: nn.Module, attention: Any, accuracy: float) -> tuple[int | None, float | None]:
+        def train(patched: nn.Module, seed: int) -> float:
+            made["trained"] += 1
+            return accuracy
+
+        asked: dict[str, Any] = {"options": SIZE, "latency": False, "out": nets / "t.csv"}
+        (row,) = sweep(model, attention, train=train, **asked)
+        return row.parameters, row.accuracy
+
+    def net(width: int) -> nn.Module:
+        return build(parse_source("nets.py:net", model_args={"width": width}))
+
+    narrow = swept(net(16), "eca", 0.25)
+    assert narrow[1] == 0.25
+    assert swept(net(16), "eca", 0.25) == narrow
+    assert made["trained"] == 1
+    assert swept(net(16), "eca", 0.75)[1] == 0.75
+    assert swept(net(32), "se", 0.25)[0] != swept(net(16), "se", 0.25)[0]
+    register_attention("mine", lambda channels: nn.Conv2d(channels, channels, 1))
+    first = swept(net(16), "mine", 0.25)
+    registry._registered.clear()
+    register_attention("mine", lambda channels: nn.Conv2d(channels, channels, 3, padding=1))
+    assert swept(net(16), "mine", 0.25)[0] != first[0]

@@ -35,8 +35,8 @@ NETWORKS = [
     "timm:inception_v4", "timm:mambaout_femto",
 ]  # fmt: skip
 
-# It takes as long as attaching anew.
-BOTH_WAYS = NETWORKS[::3]
+# Loading a file takes as long as attaching anew.
+FROM_FILES = NETWORKS[::3]
 
 VIDEOS = ("r3d_18", "mc3_18", "r2plus1d_18")
 # Their code adds position tables of one size, or ends in a fixed number of pools.
@@ -107,9 +107,9 @@ def test_attach_gives_what_inject_gives(name: str, tmp_path: Path) -> None:
     assert _equal(ours, theirs)
     assert not _equal(ours, before)
     twin = copy.deepcopy(attached)
-    save(attached, tmp_path / "net.pt")
-    assert _equal(_outputs(load(tmp_path / "net.pt", model).eval(), image), ours)
-    if name in BOTH_WAYS:
+    if name in FROM_FILES:
+        save(attached, tmp_path / "net.pt")
+        assert _equal(_outputs(load(tmp_path / "net.pt", model).eval(), image), ours)
         # Files do not know which form they came from.
         save(patched, tmp_path / "graph.pt")
         module = load(tmp_path / "graph.pt", model, form="module").eval()
@@ -186,7 +186,7 @@ def test_what_timms_models_can_do(name: str) -> None:
     assert all(p.grad is not None for p in attached.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES[::2])
 def test_what_gives_features_only(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, features_only=True).eval()
@@ -199,7 +199,7 @@ def test_what_gives_features_only(name: str) -> None:
     assert attached.feature_info.channels() == model.feature_info.channels()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES[1::2])
 def test_a_model_without_a_classifier(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, num_classes=0).eval()

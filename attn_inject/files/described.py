@@ -21,7 +21,7 @@ def described(value: Any) -> str:
     `file.py:name`; nothing of what these call by name.
 
     >>> from functools import partial
-    >>> from attn_inject.studying.described import described
+    >>> from attn_inject.files.described import described
     >>> described(lambda: 1) == described(lambda: 2), described(partial(max, 1)) == described(partial(max, 1))
     (False, True)
     """

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attn_inject.studying.described import described
+from attn_inject.files.described import described
 
 
 def _bound(value: Any) -> Callable[[], Any]:
@@ -81,7 +81,7 @@ def test_an_empty_cell_and_what_cannot_be_shown_are_no_matter() -> None:
 def test_another_process_says_the_same() -> None:
     code = (
         "import torch; from functools import partial; from torch.nn import functional as F\n"
-        "from attn_inject.studying.described import described\n"
+        "from attn_inject.files.described import described\n"
         "print(described(partial(F.cross_entropy, label_smoothing=0.1)) + described(torch.nn.CrossEntropyLoss()))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
