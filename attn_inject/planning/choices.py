@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from inspect import cleandoc
+from numbers import Integral
 from typing import Any, TypeVar
 
 from ..attention.base import child_name
@@ -110,9 +111,11 @@ class Choices:
                 raise PlanError(f"{label} must be one of {', '.join(words)}; got {value!r}{nearest(str(value), words)}")
         for label in ("include", "exclude"):
             _must_list(label, getattr(self, label), str, "a pattern on block paths, or several")
-        _must_list("stages", self.stages, int, "a stage's number, or several")
+        _must_list("stages", self.stages, Integral, "a stage's number, or several")
         must_be_whole("every", self.every, error=PlanError)
-        must_be_whole("min_channels", self.min_channels, 0, error=PlanError)
+        least: Any = self.min_channels
+        if not isinstance(least, Integral) or least < 0:
+            raise PlanError(f"min_channels must be a whole number from 0, got {least!r}")
         per_stage = self.stage_options or {}
         if not isinstance(per_stage, Mapping) or not all(isinstance(each, Mapping) for each in per_stage.values()):
             raise PlanError(f"stage_options must be options by stage, such as {{2: {{'k': 3}}}}; got {per_stage!r}")
@@ -141,7 +144,7 @@ def selected(sites: Sites, choices: Choices) -> list[Site]:
 
     """
     include, exclude = _patterns(choices.include), _patterns(choices.exclude)
-    stages = (choices.stages,) if isinstance(choices.stages, int) else choices.stages
+    stages = choices.stages if choices.stages is None or isinstance(choices.stages, Iterable) else (choices.stages,)
     for pattern in (*include, *exclude):
         _must_match(pattern, sites, left_out_will_do=pattern not in include)
     if stages is not None and (missing := sorted(set(stages) - {site.stage for site in sites})):
@@ -158,13 +161,13 @@ def selected(sites: Sites, choices: Choices) -> list[Site]:
     return kept[:: choices.every]
 
 
-def _must_list(label: str, value: object, kind: type, wanted: str) -> None:
+def _must_list(label: str, value: Any, kind: type, wanted: str) -> None:
     """Refuse what is neither None nor one value of that kind nor several."""
     if value is None or isinstance(value, kind):
         return
-    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
-        raise PlanError(f"{label} must be {wanted}; got {value!r}")
-    if not all(isinstance(each, kind) for each in value):
+    # What can be gone through only once would be gone here.
+    several = isinstance(value, Collection) and not isinstance(value, (str, Mapping))
+    if not several or not all(isinstance(each, kind) for each in value):
         raise PlanError(f"{label} must be {wanted}; got {value!r}")
 
 

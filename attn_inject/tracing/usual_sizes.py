@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 
 from torch import nn
 
@@ -28,11 +29,12 @@ def shape_asked(input_size: object) -> tuple[int, ...]:
 
     """
     sizes = tuple(input_size) if isinstance(input_size, Iterable) else (input_size,)
-    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
+    if not sizes or any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
         raise TraceError(
             f"input_size must be one whole number, (height, width) or (channels, height, width); got {input_size!r}"
         )
-    return sizes
+    # numpy's, for one.
+    return tuple(map(int, sizes))
 
 
 def candidate_shapes(
@@ -45,7 +47,7 @@ def candidate_shapes(
     """
     channels, rank = (conv.in_channels, len(conv.kernel_size)) if isinstance(conv, Convolution) else (3, 2)
     if input_size is not None:
-        size = tuple(input_size)
+        size = shape_asked(input_size)
         if len(size) == 1 and rank > 1:
             size = size * rank
         return [(2, *(size if len(size) > rank else (channels, *size)))]

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
+import numpy
 import pytest
 
-from attn_inject import PlanError, attach, inject, make_plan
+from attn_inject import PlanError, attach, find_sites, inject, make_plan
 from attn_inject.cli.inject import command
 from attn_inject.planning import recipe
 from attn_inject.planning.choices import Choices, explaining_choices, listing, no_sites, selected
 from attn_inject.types import DEFAULT_KINDS, Kind, Site, Sites, Skipped
+from attn_inject.zoo.cifar import models
 
 VERBS: tuple[Callable[..., Any], ...] = (inject, make_plan, attach)
 
@@ -345,3 +347,21 @@ SKIPPED = (
 )
 def test_why_there_are_no_sites(skipped: tuple[Skipped, ...], kinds: tuple[Kind, ...], sentence: str) -> None:
     assert no_sites(Sites((), skipped), kinds) == sentence
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"stages": numpy.int64(0)}, {"stages": numpy.array([0])}, {"stages": range(1)}, {"include": {"layer1.*"}}],
+    ids=str,
+)
+def test_numpys_numbers_and_other_collections_will_do(choices: dict[str, Any]) -> None:
+    sites = find_sites(models()["resnet20"]())
+    asked = Choices(attention="se", **choices)
+    asked.validate()
+    assert [site.block for site in selected(sites, asked)] == ["layer1.0", "layer1.1", "layer1.2"]
+
+
+def test_a_generator_of_patterns_is_refused() -> None:
+    """It would be gone before the first site is looked at."""
+    with pytest.raises(PlanError, match="include must be a pattern on block paths, or several; got <generator"):
+        Choices(attention="se", include=(name for name in ["layer1.*"])).validate()
