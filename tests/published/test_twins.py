@@ -54,6 +54,13 @@ LARGE = {
     "nf_ecaresnet50": ("nf_resnet50", "eca"),
     "nf_ecaresnet101": ("nf_resnet101", "eca"),
 }
+# By hand: the same code as another of them, deeper or wider.
+MORE = {
+    "seresnet152", "seresnet152d", "seresnet200d", "seresnext101_32x8d", "seresnext101_64x4d", "ecaresnet200d",
+    "nf_seresnet101", "nf_ecaresnet101",
+    "regnety_120", "eca_resnet33ts", "gcresnet33ts", "seresnext26ts", "eca_resnext26ts", "cs3sedarknet_x",
+    "cs3se_edgenet_x",
+}  # fmt: skip
 # Gated after the norm and activation of the spatial convolution (RegNet, byobnet), or between a block's two
 # convolutions (DarkNet): (plain, attended).
 INSIDE = {
@@ -120,7 +127,7 @@ def test_strict_loading_and_equal_outputs(twin: str) -> None:
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("twin", LARGE)
+@pytest.mark.parametrize("twin", [pytest.param(each, marks=[pytest.mark.bench] * (each in MORE)) for each in LARGE])
 def test_large_ones_too(twin: str) -> None:
     plain, attention = LARGE[twin]
     _check(twin, inject(timm.create_model(plain), attention, preset="timm"))
@@ -289,7 +296,10 @@ CLASSES: dict[str, tuple[str, dict[str, object], int]] = {
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize(("plain", "twin"), sorted(INSIDE))
+@pytest.mark.parametrize(
+    ("plain", "twin"),
+    [pytest.param(*pair, marks=[pytest.mark.bench] * (pair[1] in MORE)) for pair in sorted(INSIDE)],
+)
 def test_no_placement_makes_those_gated_inside(plain: str, twin: str) -> None:
     """Once one does, its pairs belong into the table of twins."""
     kept = timm.create_model(twin)
