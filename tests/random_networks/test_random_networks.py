@@ -20,7 +20,7 @@ from .mixing import MIXING, Reduction
 # Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
 pytestmark = pytest.mark.no_cover
 
-SHORT, LONG = range(30), range(1000, 1150)
+SHORT, LONG = range(30), range(1000, 1075)
 
 
 @pytest.mark.slow

@@ -41,8 +41,8 @@ DETECTORS = (
 )
 # By hand: the same code as another of them, but for layers in its backbone or head.
 MORE = {
-    "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "retinanet_resnet50_fpn_v2",
-    "maskrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn",
 }  # fmt: skip
 IMAGES = [torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) for size in ((64, 64), (48, 80))]
 SE = {"attention": "se", "min_width": 1}
