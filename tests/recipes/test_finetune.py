@@ -194,7 +194,7 @@ def test_killed_and_called_again_it_ends_where_it_would_have(tmp_path: Path) -> 
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.bench), "fsdp"])
 def test_two_processes_that_are_killed_end_where_one_does(strategy: str, tmp_path: Path) -> None:
     """Sums in another order go their own way in training: what they come to is compared, not that they are equal."""
     one = tmp_path / "one"

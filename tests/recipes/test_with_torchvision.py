@@ -102,7 +102,7 @@ def _attention(net: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.bench), 2])
 def test_a_script_trains_the_network_and_goes_on(processes: int, script: Path) -> None:
     _train(script, "--epochs", "2", processes=processes)
     _train(script, "--epochs", "3", "--resume", str(script.parent / "1.pth"), processes=processes)

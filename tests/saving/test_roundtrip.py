@@ -39,7 +39,9 @@ PRECISIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", pytest.param(".safetensors", marks=pytest.mark.zoo)])
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.bench] * (i % 2)) for i, name in enumerate(NETWORKS)]
+)
 def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     attention, size = NETWORKS[name]
     model = patched(name, attention, input_size=size).to(dtype)
