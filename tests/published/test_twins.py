@@ -22,6 +22,8 @@ from attn_inject import find_sites, inject
 from attn_inject.attention.registry import resolve
 from attn_inject.planning.presets import preset_settings
 
+from ..by_hand import by_hand
+
 # Each runs what other tests run already, many times over: measuring what it covers takes as long as running it.
 pytestmark = pytest.mark.no_cover
 
@@ -127,7 +129,7 @@ def test_strict_loading_and_equal_outputs(twin: str) -> None:
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("twin", [pytest.param(each, marks=[pytest.mark.bench] * (each in MORE)) for each in LARGE])
+@pytest.mark.parametrize("twin", by_hand(LARGE, lambda twin: twin in MORE))
 def test_large_ones_too(twin: str) -> None:
     plain, attention = LARGE[twin]
     _check(twin, inject(timm.create_model(plain), attention, preset="timm"))
@@ -296,10 +298,7 @@ CLASSES: dict[str, tuple[str, dict[str, object], int]] = {
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize(
-    ("plain", "twin"),
-    [pytest.param(*pair, marks=[pytest.mark.bench] * (pair[1] in MORE)) for pair in sorted(INSIDE)],
-)
+@pytest.mark.parametrize(("plain", "twin"), by_hand(sorted(INSIDE), lambda pair: pair[1] in MORE))
 def test_no_placement_makes_those_gated_inside(plain: str, twin: str) -> None:
     """Once one does, its pairs belong into the table of twins."""
     kept = timm.create_model(twin)

@@ -23,6 +23,7 @@ from attn_inject.recipes.images import data_of
 from attn_inject.recipes.network import network, scores
 
 from ..before_after import every_gate_runs
+from ..by_hand import by_hand
 from .nets import of_five_classes
 
 NETS = Path(__file__).with_name("nets.py")
@@ -194,7 +195,7 @@ def test_killed_and_called_again_it_ends_where_it_would_have(tmp_path: Path) -> 
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.bench), "fsdp"])
+@pytest.mark.parametrize("strategy", by_hand(["ddp", "fsdp"], lambda strategy: strategy == "ddp"))
 def test_two_processes_that_are_killed_end_where_one_does(strategy: str, tmp_path: Path) -> None:
     """Sums in another order go their own way in training: what they come to is compared, not that they are equal."""
     one = tmp_path / "one"

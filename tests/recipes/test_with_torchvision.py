@@ -19,6 +19,7 @@ from attn_inject.recipes import FOLDER
 from attn_inject.recipes.with_torchvision import app
 
 from ..before_after import every_gate_runs
+from ..by_hand import by_hand
 
 # Builds by name, averages, saves with its options as a namespace, reads tensors alone; a module of its own beside it.
 SCRIPT = """
@@ -102,7 +103,7 @@ def _attention(net: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.bench), 2])
+@pytest.mark.parametrize("processes", by_hand([1, 2], lambda processes: processes == 1))
 def test_a_script_trains_the_network_and_goes_on(processes: int, script: Path) -> None:
     _train(script, "--epochs", "2", processes=processes)
     _train(script, "--epochs", "3", "--resume", str(script.parent / "1.pth"), processes=processes)

@@ -23,6 +23,7 @@ from attn_inject.tracing.inputs import Inputs
 from attn_inject.zoo.building import build
 from attn_inject.zoo.parsing import parse_source
 
+from ..by_hand import every_other
 from ..toys import Residual, gates_run
 from . import exchange
 from .nets import DTYPES, NETWORKS, SIZE, assert_export_holds, assert_same, patched
@@ -39,9 +40,7 @@ PRECISIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", pytest.param(".safetensors", marks=pytest.mark.zoo)])
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.bench] * (i % 2)) for i, name in enumerate(NETWORKS)]
-)
+@pytest.mark.parametrize("name", every_other(NETWORKS))
 def test_ten_networks_in_three_precisions(name: str, dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     attention, size = NETWORKS[name]
     model = patched(name, attention, input_size=size).to(dtype)

@@ -16,6 +16,8 @@ from attn_inject import attach, detach, inject, load, save
 from attn_inject.surgery.attachment import attached_modules
 from attn_inject.zoo.sizes import input_size
 
+from ..by_hand import by_hand, every_other
+
 pytestmark = pytest.mark.zoo
 
 # One or more of every family with sites.
@@ -99,7 +101,7 @@ def _equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.bench] * (each in MORE)) for each in NETWORKS])
+@pytest.mark.parametrize("name", by_hand(NETWORKS, lambda name: name in MORE))
 def test_attach_gives_what_inject_gives(name: str, tmp_path: Path) -> None:
     model = _model(name)
     patched, attached = inject(model, "se", min_width=4), attach(model, "se", min_width=4)
@@ -138,8 +140,7 @@ def _watched(attached: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     return gates, ran
 
 
-# Each of the three asks every other family.
-@pytest.mark.parametrize("name", FAMILIES[::2])
+@pytest.mark.parametrize("name", every_other(FAMILIES))
 def test_what_timms_models_can_do(name: str) -> None:
     model: Any = _model(f"timm:{name}")
     attached: Any = attach(model, "se", min_width=4)
@@ -194,7 +195,7 @@ def test_what_timms_models_can_do(name: str) -> None:
     assert all(p.grad is not None for p in attached.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", FAMILIES[1::2])
+@pytest.mark.parametrize("name", every_other(FAMILIES, first=1))
 def test_what_gives_features_only(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, features_only=True).eval()
@@ -207,7 +208,7 @@ def test_what_gives_features_only(name: str) -> None:
     assert attached.feature_info.channels() == model.feature_info.channels()
 
 
-@pytest.mark.parametrize("name", FAMILIES[1::2])
+@pytest.mark.parametrize("name", every_other(FAMILIES, first=1))
 def test_a_model_without_a_classifier(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, num_classes=0).eval()

@@ -14,6 +14,8 @@ from torch import nn
 
 from attn_inject import inject, save
 
+from ..by_hand import by_hand
+
 pytestmark = pytest.mark.zoo
 
 SIZE = (3, 64, 64)
@@ -41,7 +43,7 @@ def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.float() - b.float()).abs().max() / b.abs().max().clamp(min=1e-6))
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *(pytest.param(name, marks=pytest.mark.bench) for name in MORE)])
+@pytest.mark.parametrize("name", by_hand([*NETWORKS, *MORE], lambda name: name in MORE))
 def test_compilers_tracing_precision_and_layout(name: str, tmp_path: Path) -> None:
     model = _patched(name)
     x = torch.randn(2, *SIZE)

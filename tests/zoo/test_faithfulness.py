@@ -16,6 +16,7 @@ from torch import nn
 from attn_inject import inject
 
 from ..before_after import check_surgery
+from ..by_hand import by_hand
 
 pytestmark = pytest.mark.zoo
 
@@ -74,7 +75,7 @@ def _build(name: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.bench] * (each in MORE)) for each in NETWORKS])
+@pytest.mark.parametrize("name", by_hand(NETWORKS, lambda name: name in MORE))
 def test_identity_start_trains_as_the_original(name: str) -> None:
     model = _build(name)
     plain = name.partition(":")[2]
