@@ -4,9 +4,10 @@ M8. A further convolution or linear layer reads it. What goes only to the output
 M9. More than one of its parts convolves, and where the map gets smaller, some part convolves more than once: a
     convolution beside a pool, and two shifted convolutions of stride 2, are a stem or a reduction (ENet, DARTS).
     Where the network's blocks are mixed, such a reduction is one of them (Inception-v4).
-M11. Concats that the same code makes at the same place get one verdict: none is a site where no more of them are than
-    reuse features, join slices of one split or cross a stage (ShuffleNetV2: 13 of its 16 units hand half of their
-    input through); and M8 and M9 doubt none whose brother is a site without doubt.
+M11. Concats that the same code makes at the same place get one verdict: none is a site where one of them crosses a
+    stage (YOLOv5: the stages of its neck hold no block ends, those of its backbone do), or where no more of them are
+    than reuse features or join slices of one split (ShuffleNetV2: 13 of its 16 units hand half of their input
+    through); and M8 and M9 doubt none whose brother is a site without doubt.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def doubted(flow: Flow, taken: dict[fx.Node, Anatomy], refused: dict[fx.Node, st
     gone = {}
     for group in groups_of(flow, [*taken, *refused], only_ones_alike=True):
         sites = [node for node in group if node in taken]
-        if sites and sum(refused.get(node) in (FEATURE_REUSE, SLICES, CROSS_STAGE) for node in group) >= len(sites):
+        others = [refused[node] for node in group if node in refused]
+        passed_on = sum(why in (FEATURE_REUSE, SLICES) for why in others)
+        if sites and (CROSS_STAGE in others or passed_on >= len(sites)):
             gone.update(dict.fromkeys(sites, SAME_CODE))
         elif any(node not in doubts for node in sites):
             for node in sites:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 Frame = tuple[str, int]
 """A call of a module: its path (`""` is the model) and the number of the call."""
 
 _BLOCK, _CALL, _VALUE, _RETURNED_BY, _ATTENTION, _GATE = "block", "call", "val", "returned_by", "attention", "gate"
-_NAMED, _PLACE, _OWNER = "named", "place", "owner"
+_NAMED, _PLACE, _OWNER, _NUMBERS = "named", "place", "owner", "numbers"
 # What pickles; values and nodes stay behind.
 _PORTABLE = (_BLOCK, _CALL, _ATTENTION, _RETURNED_BY, _NAMED, _PLACE, _OWNER)
 
@@ -93,6 +94,20 @@ def has_value(node: fx.Node) -> bool:
 def value_of(node: fx.Node) -> Any:
     """What the node gives: meta tensors, structures of them, plain values; None where no shapes were propagated."""
     return node.meta.get(_VALUE)
+
+
+def set_numbers(node: fx.Node, numbers: torch.Tensor | None) -> None:
+    """Keep the numbers of a tensor that comes of sizes alone (`numbers_of_sizes`); None takes them away."""
+    if numbers is None:
+        node.meta.pop(_NUMBERS, None)
+    else:
+        node.meta[_NUMBERS] = numbers
+
+
+def numbers_of(node: fx.Node) -> torch.Tensor | None:
+    """The numbers of the node's value, on the CPU, where it is a tensor that comes of sizes alone."""
+    numbers: torch.Tensor | None = node.meta.get(_NUMBERS)
+    return numbers
 
 
 def leaves_torch(name: str, value: Any) -> bool:

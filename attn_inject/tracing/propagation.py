@@ -11,7 +11,7 @@ from ..errors import TraceError
 from .caches import nothing_kept
 from .explain import SizeError
 from .inputs import Inputs
-from .nodes import has_value, set_value, value_of
+from .nodes import has_value, numbers_of, set_numbers, set_value, value_of
 from .values import Values
 
 
@@ -47,6 +47,7 @@ def _propagated(values: Values, graph: fx.Graph, inputs: tuple[Any, ...], known:
                 set_value(node, next(given))
             elif twin is not None and _does_as(node, twin):
                 set_value(node, value_of(twin))
+                set_numbers(node, numbers_of(twin))
             else:
                 set_value(node, values.of(node))
         except TraceError:

@@ -18,7 +18,7 @@ from torch import fx
 
 from .given import has_any, is_given
 from .lengths import split_axis
-from .nodes import has_value, value_of
+from .nodes import has_value, numbers_of, value_of
 from .writes import index_assign, set_data, written
 
 
@@ -266,6 +266,32 @@ class NumberProxy(FollowingProxy):
         return self // other, self % other
 
 
+class NumbersProxy(FollowingProxy):
+    """A tensor that comes of sizes alone. What Python asks of its numbers is decided, as with a single size."""
+
+    def _decide(self, convert: Callable[[Any], Any]) -> Any:
+        return self.tracer.decide(self.node, convert)  # type: ignore[attr-defined]
+
+    def __bool__(self) -> bool:
+        return bool(self._decide(bool))
+
+    def __int__(self) -> int:
+        return int(self._decide(int))
+
+    def __float__(self) -> float:
+        return float(self._decide(float))
+
+    def __index__(self) -> int:
+        return int(self._decide(operator.index))
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self.tolist()
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        numbers = self.tracer.decide(self.tolist().node, _as_it_is)  # type: ignore[attr-defined]
+        return torch.tensor(numbers, dtype=value_of(self.node).dtype).numpy()
+
+
 class PlaceProxy(FollowingProxy):
     """A device or a type: code may keep things by it, and finds them by equality, which is checked."""
 
@@ -288,6 +314,8 @@ def proxy_for(node: fx.Node, tracer: fx.Tracer) -> fx.Proxy:
     value = value_of(node)
     if isinstance(value, (bool, int, float, complex)):
         return NumberProxy(node, tracer)
+    if numbers_of(node) is not None:
+        return NumbersProxy(node, tracer)
     if isinstance(value, (torch.device, torch.dtype)):
         return PlaceProxy(node, tracer)
     if isinstance(value, (tuple, list)):

@@ -50,7 +50,7 @@ from .hooks import Hooks
 from .inputs import Inputs, real_values
 from .leaves import Leaves
 from .modes import Modes
-from .nodes import has_value, note_return, set_frame, set_place, set_value, value_of
+from .nodes import has_value, note_return, numbers_of, set_frame, set_place, set_value, value_of
 from .onlookers import nothing_kept_by_hooks
 from .places import place_in_code
 from .proxies import FollowingProxy, Unfollowable, WeightProxy, proxy_for
@@ -339,7 +339,8 @@ class Tracer(fx.Tracer):
 
     def hold(self, node: fx.Node, convert: Callable[[Any], Any]) -> Any:
         """What `convert` makes of the value of `node`, which the graph holds for: a guard."""
-        outcome = convert(value_of(node))
+        numbers = numbers_of(node)
+        outcome = convert(value_of(node) if numbers is None else numbers)
         if (node, convert) not in self._decided:
             self._decided[node, convert] = outcome
             number = node if outcome is value_of(node) else self.create_node("call_function", convert, (node,), {})

@@ -7,7 +7,7 @@ replaced by meta stand-ins leaf by leaf; statistics that a norm would update in 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
 
@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_map
 
 from .guards import asks_for_gradients
 from .metadata import FOLLOWING, LAYERS, Remembered, following, of_layer
-from .nodes import value_of
+from .nodes import numbers_of, set_numbers, value_of
+from .numbers_of_sizes import computed, of_constant, run_on_numbers
 from .recurrent import of_one_step
 from .regions import is_region
 
@@ -69,12 +70,27 @@ class Values:
         return self.stand_in(value) if value.dim() or value.is_meta else value.detach().clone().cpu()
 
     def of(self, node: fx.Node) -> Any:
-        """What `node` gives; errors are those of the operation."""
+        """What `node` gives; errors are those of the operation. The numbers of what comes of sizes alone are noted."""
         if node.op == "get_attr":
+            held = self._constants.get(str(node.target))
+            set_numbers(node, None if held is None else of_constant(held))
             return self._held(str(node.target))
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), value_of)
         if node.op == "output":
-            return args[0]
+            return fx.node.map_arg(node.args, value_of)[0]
+        if node.op == "call_method" and node.target in _TO_NUMBERS and numbers_of(node.all_input_nodes[0]) is not None:
+            return run_on_numbers(node)
+        try:
+            value = self._given(node, value_of)
+        except Exception:
+            if all(_single(each) is None for each in node.all_input_nodes):
+                raise
+            # It wants a number (an axis, a length), and is given it as a tensor.
+            value = to_meta(self._given(node, lambda each: value_of(each) if _single(each) is None else _single(each)))
+        set_numbers(node, computed(node, value))
+        return value
+
+    def _given(self, node: fx.Node, of_input: Callable[[fx.Node], Any]) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), of_input)
         if is_region(node.target):
             return None
         if asks_for_gradients(node):
@@ -145,12 +161,20 @@ class Values:
                 home.update(tensors)
 
 
+def _single(node: fx.Node) -> torch.Tensor | None:
+    """The number of a tensor without axes that comes of sizes alone."""
+    numbers = numbers_of(node)
+    return None if numbers is None or numbers.dim() else numbers
+
+
 def _type_on(device: torch.device, tensor: torch.Tensor) -> str:
     """`tensor.type()` as it is on the model's device: "torch.cuda.HalfTensor"."""
     on_cpu = torch.empty(0, dtype=tensor.dtype, device="cpu").type()
     return on_cpu if device.type == "cpu" else on_cpu.replace("torch.", f"torch.{device.type}.", 1)
 
 
+# Methods that hand the numbers of a tensor to Python.
+_TO_NUMBERS = ("item", "tolist")
 # What code asks of a device; whatever else is given one makes something there.
 _OF_A_DEVICE = (getattr, str, operator.eq, operator.ne)
 DEVICE_FACTS: dict[str, Any] = {

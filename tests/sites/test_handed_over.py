@@ -182,4 +182,7 @@ def test_a_cross_stage_concat_without_a_block_end_is_one_still() -> None:
 
     with_ends, without = stage(Block(SPELLINGS["+"], 8, 8)), stage(nn.Sequential(conv(8, 8), nn.ReLU(), conv(8, 8)))
     assert _found(_net(with_ends, without)) == ([], [CROSS_STAGE, SAME_CODE])
+    # However many there are: what the code joins is a stage, by one that shows it.
+    more = [stage(nn.Sequential(conv(8, 8), nn.ReLU(), conv(8, 8))) for _ in range(3)]
+    assert _found(_net(*more, with_ends)) == ([], [SAME_CODE] * 3 + [CROSS_STAGE])
     assert _found(_net(without)) == (["1"], [])
