@@ -76,7 +76,7 @@ def register_attention(name: str, factory: Callable[..., Any]) -> None:
         raise AttentionError(f"an attention's name must be a plain word, got {name!r}")
     if name in PAPERS or name == "none":
         raise AttentionError(f"{name} is one of the library's own attentions: choose another name")
-    if not callable(factory):
+    if not callable(factory) or _is_module_instance(factory):
         raise AttentionError(f"the attention {name} must be a class or a function of the channel count")
     _registered[name] = factory
 

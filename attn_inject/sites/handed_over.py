@@ -3,7 +3,8 @@
 M8. A further convolution or linear layer reads it. What goes only to the outputs is a head's concat of predictions.
 M9. More than one of its parts convolves, and where the map gets smaller, some part convolves more than once: a
     convolution beside a pool, and two shifted convolutions of stride 2, are a stem or a reduction (ENet, DARTS).
-    Where the network's blocks are mixed, such a reduction is one of them (Inception-v4).
+    Where the network's blocks are mixed, such a reduction is one of them (Inception-v4). That more of them keep the
+    map's size says so: reductions alone do not (PolyNet, whose blocks are residual).
 M11. Concats that the same code makes at the same place get one verdict: none is a site where one of them crosses a
     stage (YOLOv5: the stages of its neck hold no block ends, those of its backbone do), or where no more of them are
     than reuse features or join slices of one split (ShuffleNetV2: 13 of its 16 units hand half of their input
@@ -36,8 +37,8 @@ def doubted(flow: Flow, taken: dict[fx.Node, Anatomy], refused: dict[fx.Node, st
         elif any(node not in doubts for node in sites):
             for node in sites:
                 doubts.pop(node, None)
-    sure = len(taken) - len(doubts.keys() | gone.keys())
-    if sure > sum(reason == PAIR for reason in doubts.values()):
+    sure = taken.keys() - doubts.keys() - gone.keys()
+    if sum(not _gets_smaller(taken[node]) for node in sure) > sum(reason == PAIR for reason in doubts.values()):
         doubts = {node: reason for node, reason in doubts.items() if reason != PAIR}
     return {**doubts, **gone}
 
@@ -75,7 +76,10 @@ def _is_pair(flow: Flow, site: Anatomy) -> bool:
     convolving = [region for region in regions if any(_convolves(flow, node) for node in region)]
     if len(convolving) < 2:
         return True
+    return _gets_smaller(site) and all(flow.convolutions_in_a_row(region) < 2 for region in convolving)
+
+
+def _gets_smaller(site: Anatomy) -> bool:
+    """Whether the concat has fewer positions than what its parts are made of."""
     start = value_of(site.fork) if site.fork is not None else None
-    if not isinstance(start, torch.Tensor) or value_of(site.join).shape[2:].numel() >= start.shape[2:].numel():
-        return False
-    return all(flow.convolutions_in_a_row(region) < 2 for region in convolving)
+    return isinstance(start, torch.Tensor) and value_of(site.join).shape[2:].numel() < start.shape[2:].numel()

@@ -75,6 +75,8 @@ def test_classes_functions_and_registered_names() -> None:
     assert patched.body.halve_test.factor.flatten()[0].item() == pytest.approx(0.1)
     with pytest.raises(AttentionError, match="library's own"):
         register_attention("se", Halve)
+    with pytest.raises(AttentionError, match="must be a class or a function of the channel count"):
+        register_attention("one-for-all", Halve(8))  # every site needs a module of its own
     patched = inject(model, "tests.attention.test_registry:Halve", init="identity", input_size=(3, 16, 16))
     assert torch.equal(patched.eval()(x := torch.randn(2, 3, 16, 16)), model.eval()(x))
 

@@ -137,6 +137,9 @@ def test_a_pair_is_a_block_where_the_networks_blocks_are_mixed() -> None:
     fires = [Branches(*_fire()), Branches(*_fire())]
     assert _found(_net(Other(*_down()), Branches(*_fire(32)), Branches(*_fire()))) == (["1", "2", "3"], [])
     assert _found(_net(*fires[:1], Other(*_down()), width=32)) == (["1"], [PAIR])
+    # PolyNet: two reductions of several convolutions beside residual blocks say nothing of its stem.
+    reductions = [Branches(*_reduction()), Branches(*_reduction(32))]
+    assert _found(_net(Other(*_down()), conv(32, 16), *reductions, width=48)) == (["3", "4"], [PAIR])
 
 
 class Shuffled(nn.Module):
