@@ -19,7 +19,7 @@ from .job import Files, check_attention, check_bench
 from .loading import source_of
 from .outputs import PLOT_ENDINGS, STDOUT, check_apart, check_output, say_written, write_text
 from .progress import working
-from .values import given, input_forms, kinds_of, numbers, pairs
+from .values import given, input_forms, kinds_of, numbers, pairs, sides
 
 if TYPE_CHECKING:
     from attn_inject.reporting.comparing import Comparison
@@ -98,7 +98,7 @@ def command(
         kinds=kinds_of(kinds),
         stages=numbers(stages, "--stages"),
         existing=existing,
-        input_size=numbers(input_size, "--input-size", separator="x"),
+        input_size=sides(input_size),
     )
     wishes = [
         Choices(attention=name, placement=cast(Placement, place), options=chosen, **asked)

@@ -14,7 +14,7 @@ from attn_inject.reporting.settings import ReportSettings
 from . import job, options
 from .loading import source_of
 from .outputs import LOADED_ENDINGS, MODEL_ENDINGS, PLOT_ENDINGS, check_apart, check_output
-from .values import given, input_forms, kinds_of, numbers, pairs, per_stage
+from .values import given, input_forms, kinds_of, numbers, pairs, per_stage, sides
 
 
 def command(
@@ -106,7 +106,7 @@ def command(
     own = {**pairs(option, "--option"), **given(reduction=reduction, k=k)}
     args = pairs(model_arg, "--model-arg")
     # Not a change of the network: its parameters are the same at every size.
-    size = given(input_size=numbers(input_size, "--input-size", separator="x"))
+    size = given(input_size=sides(input_size))
     forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     followed = load_recipe(recipe) if recipe else None
     changed = bool(model or asked or own or args)

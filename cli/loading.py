@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from attn_inject.types import Source
 from attn_inject.zoo.parsing import parse_source
 
@@ -49,8 +47,6 @@ def input_size_of(asked: int | Iterable[int] | None, model: nn.Module, source: S
     if asked is None:
         return natural
     given = [asked] if isinstance(asked, int) else list(asked)
-    if 0 in given:
-        raise typer.BadParameter("a side of the input cannot be 0", param_hint="--input-size")
     if natural is None or len(given) > 2 or len(given) == len(natural):
         return tuple(given)
     # One number is the height and the width; a clip keeps its length. A sequence has one side only.

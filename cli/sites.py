@@ -14,7 +14,7 @@ from attn_inject.types import DEFAULT_KINDS, Kind, counted, guard_notes
 from . import options
 from .loading import describe, input_size_of, source_of
 from .progress import working
-from .values import given, input_forms, numbers, pairs, words
+from .values import given, input_forms, pairs, sides, words
 from .why import plain_blocks, reasons
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Show where attention would go in a model."""
     source = source_of(model, pairs(model_arg, "--model-arg"))
-    size: Sequence[int] | None = numbers(input_size, "--input-size", separator="x")
+    size: Sequence[int] | None = sides(input_size)
     forms = input_forms(example_input, "--example-input", input_size=input_size, size_option="--input-size")
     asked = given(kinds=words(kinds), scope=scope)
     with working("reading the model"):

@@ -14,7 +14,7 @@ from . import options
 from .flags import in_flags
 from .outputs import STDOUT, check_apart, check_output, say_written, write_text
 from .progress import bar
-from .values import given, kinds_of, numbers, pairs
+from .values import given, kinds_of, numbers, pairs, sides
 
 _WHERE = "Where it runs"
 
@@ -109,7 +109,7 @@ def command(
         kinds=kinds_of(kinds),
         stages=numbers(stages, "--stages"),
         existing=existing,
-        input_size=numbers(input_size, "--input-size", separator="x"),
+        input_size=sides(input_size),
         **pairs(option, "--option"),
     )
     sets = [{**asked, "placement": place} for place in placement or ["standard"]]

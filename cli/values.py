@@ -59,6 +59,14 @@ def numbers(text: str | None, option: str, separator: str = ",") -> list[int] | 
     return found
 
 
+def sides(text: str | None) -> list[int] | None:
+    """The size of an input, as --input-size says it: whole numbers of at least 1, written with x."""
+    found = numbers(text, "--input-size", separator="x")
+    if found and 0 in found:
+        raise typer.BadParameter("a side of the input cannot be 0", param_hint="--input-size")
+    return found
+
+
 def _whole_numbers(text: str, separator: str) -> list[int] | None:
     parts = [part.strip() for part in text.lower().split(separator)]
     are_whole = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts)

@@ -66,6 +66,13 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _bare(name: str) -> tuple[str, str]:
+    if name.endswith((".onnx", ".pt2")):
+        raise SourceError(f"{name} is a file for others to run: name the model that it was made of")
+    if name.endswith((".pt", ".pth", ".safetensors")):
+        raise SourceError(
+            f"{name} is a file: name the model that it is of, as --checkpoint FILE gives it weights; "
+            "'attn-inject inspect FILE' says what is in a patched model's"
+        )
     if name.endswith(".py"):
         raise SourceError(f"{name} is a file: say which function builds the model, as in {name}:make_model")
     for zoo in ("torchvision", "timm"):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import typer
 from torch import nn
 
 from attn_inject.cli.loading import describe, input_size_of
@@ -40,8 +39,3 @@ def test_the_input_size_is_filled_in_from_the_model(
     module: nn.Module, asked: list[int] | None, size: tuple[int, ...] | None
 ) -> None:
     assert input_size_of(asked, nn.Sequential(module), Source("object", "Net")) == size
-
-
-def test_a_side_of_zero() -> None:
-    with pytest.raises(typer.BadParameter, match="cannot be 0"):
-        input_size_of([3, 0, 5], nn.Conv2d(1, 4, 3), Source("object", "Net"))

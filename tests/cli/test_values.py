@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import typer
 
-from attn_inject.cli.values import given, literal, numbers, once, pairs, per_stage, words
+from attn_inject.cli.values import given, literal, numbers, once, pairs, per_stage, sides, words
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,14 @@ def test_lists() -> None:
     for text in ("", "a", "-1", "1.5", "3,,4", "9" * 30, "٣"):
         with pytest.raises(typer.BadParameter):
             numbers(text, "--stages")
+
+
+def test_a_side_of_zero() -> None:
+    assert sides("3x224x160") == [3, 224, 160]
+    assert sides(None) is None
+    for text in ("0", "3x0x5"):
+        with pytest.raises(typer.BadParameter, match="cannot be 0"):
+            sides(text)
 
 
 def test_options_per_stage() -> None:
