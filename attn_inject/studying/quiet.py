@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import AttnInjectError, first_line
-from ..tracing.draws import Draws
+from ..tracing.draws import Draws, drawn_apart
 from .feeds import Batch
 
 
@@ -28,10 +28,9 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undrawn(model: nn.Module) -> Iterator[None]:
-    """Take back what is drawn in here, on the model's devices too."""
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), Draws.of(model).undone():
+def undrawn(model: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """Take back what is drawn in here, on the model's devices too, from a seed if there is one."""
+    with drawn_apart([parameter.device for parameter in model.parameters()], seed), Draws.of(model).undone():
         yield
 
 

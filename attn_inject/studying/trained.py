@@ -57,8 +57,7 @@ class Training:
     @ordinary_mode()
     def outcome(self, plan: Plan, seed: int, *, worth: bool, tell: Callable[[float], None]) -> Outcome:
         """Train the plan's attention, from an identity start, in a copy of the model."""
-        with undrawn(self.model):
-            torch.manual_seed(seed)
+        with undrawn(self.model, seed):
             if not plan.insertions:
                 return self._judged(copied(self.model), ())
             model = freeze_original(copied(self.patched(plan)))

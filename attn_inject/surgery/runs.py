@@ -12,7 +12,7 @@ from torch import fx, nn
 from ..sites.written import tensors_written
 from ..tracing.alias import alias, copied, own_once
 from ..tracing.checkpoints import quiet_checkpoints
-from ..tracing.draws import Draws, own_generators, reseed
+from ..tracing.draws import Draws, drawn_apart, own_generators, reseed
 from ..tracing.hook_tables import BACKWARD, FORWARD, hook_tables
 from ..tracing.hooks import Hooks
 from ..tracing.injected import InjectedModule
@@ -77,10 +77,8 @@ def from_one_seed(model: nn.Module) -> Iterator[None]:
     Some networks draw in eval mode too: an autoencoder samples around its code.
     """
     tensors = (*model.parameters(), *model.buffers())
-    devices = {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
     own = own_generators(model)
-    with torch.random.fork_rng(devices=list(devices)), Draws(own).undone(), quiet_checkpoints():
-        torch.manual_seed(0)
+    with drawn_apart([tensor.device for tensor in tensors], 0), Draws(own).undone(), quiet_checkpoints():
         reseed(own)
         yield
 

@@ -27,7 +27,7 @@ from ..reporting.comparison import Candidate
 from ..reporting.settings import ReportSettings
 from ..surgery.inject import inject_as_chosen
 from ..surgery.provenance import versions
-from ..zoo.building import build
+from ..zoo.building import build, seeded
 from ..zoo.parsing import parse_source
 from ..zoo.sizes import input_size
 from .rows import Row, mean_interval
@@ -202,8 +202,7 @@ def _is_plain(wish: Wish) -> bool:
 
 
 def _made(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         made = factory()
     if not isinstance(made, nn.Module):
         raise AttnInjectError(f"the factory gave a {type(made).__name__}, not a torch.nn.Module")

@@ -76,6 +76,39 @@ class Draws:
         return states
 
 
+@contextmanager
+def drawn_apart(devices: Iterable[torch.device], seed: int | None = None) -> Iterator[None]:
+    """Let torch's generators of the CPU and of these devices be as they were afterwards, and start from a seed, if any.
+
+    `torch.manual_seed` seeds those of all devices: what draws on another one would go on from there, or, on one that is
+    not in use yet, start from there one day.
+    """
+    of_devices = (_generator_of(device) for device in dict.fromkeys(devices))
+    generators = [torch.default_generator, *(each for each in of_devices if each is not None)]
+    before = [generator.get_state() for generator in generators]
+    try:
+        if seed is not None:
+            for generator in generators:
+                generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
+
+
+def _generator_of(device: torch.device) -> torch.Generator | None:
+    """What is drawn from on a device; None on the CPU, which has the default one, and where nothing is computed."""
+    if device.type in ("cpu", "meta"):
+        return None
+    home: Any = torch.get_device_module(device)
+    if device.type == "mps":
+        of_mps: torch.Generator = home._get_default_mps_generator()
+        return of_mps
+    index = home.current_device() if device.index is None else device.index
+    held: torch.Generator = home.default_generators[index]
+    return held
+
+
 def own_generators(model: nn.Module) -> list[Any]:
     """The random generators that `model`'s modules, their helpers, or the files of their classes hold."""
     somebodys = [module for module in model.modules() if not type(module).__module__.startswith("torch.")]

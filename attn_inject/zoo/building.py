@@ -49,7 +49,7 @@ def build(
     if not fetch and source.kind != "torchvision":
         source = dataclasses.replace(source, pretrained=False)
     make = _factory(source, fetch=fetch)
-    with _seeded(source.seed), _quiet(), _told(source):
+    with seeded(source.seed), _quiet(), _told(source):
         model = _on_meta(make) if meta else make()
     if not isinstance(model, nn.Module):
         raise SourceError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module")
@@ -143,12 +143,17 @@ def _told(source: Source) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
+    """Let weights that are made in here come of a seed, and the caller's own draws go on as if none were made."""
     if seed is None:
         yield
         return
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        if torch.get_default_device().type in ("cpu", "meta"):
+            # The CPU's generator alone, which is put back: those of other devices are not asked.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield
 
 
