@@ -75,6 +75,7 @@ def _within(model: nn.Module) -> nn.Module:
         lambda model: apply_plan(model, choose(model, "se", DATA, F.cross_entropy, "params=1.5", steps=2, seeds=1)),
     ],
 )
+@pytest.mark.slow
 def test_models_are_where_the_model_was(made: Callable[[nn.Module], nn.Module]) -> None:
     model = _toy()
     expected = model(IMAGES)

@@ -312,6 +312,7 @@ FAST: dict[str, Callable[[OptimizedModule], nn.Module]] = {
 
 @pytest.mark.parametrize("form", [_injected, _attached])
 @pytest.mark.parametrize("way", FAST)
+@pytest.mark.slow
 def test_an_optimized_graph_works_every_gate_out(way: str, form: Any, worked_out: Counter[int]) -> None:
     fast = optimize(form(twice.make()))
     made = FAST[way](fast)

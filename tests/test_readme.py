@@ -68,6 +68,7 @@ def test_the_links_lead_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_table_of_attentions_is_the_one_that_its_command_makes() -> None:
     """With the libraries of today: what a torch copies on the way, and so the traffic, differs between releases."""
     assert written(README) == README

@@ -76,7 +76,8 @@ def _file(path: Path, error: type[AttnInjectError]) -> ModuleType:
         sys.modules[path.stem] = module
     try:
         with _on_path(home.parent):
-            spec.loader.exec_module(module)
+            # What was read, and not what Python has kept compiled: that of a second ago passes for the file's of now.
+            exec(compile(content, home, "exec", dont_inherit=True), vars(module))  # the caller named it
     except BaseException:
         if sys.modules.get(path.stem) is module:
             del sys.modules[path.stem]

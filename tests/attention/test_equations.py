@@ -199,6 +199,7 @@ CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
     st.sampled_from([4, 16]), st.sampled_from([None, 1, 6, 40]),
 )  # fmt: skip
 @example(2048, 1, 2, "reversed", (3, 5, 7, 9), 16, None)
+@pytest.mark.slow
 def test_psa(
     c: int, stride: int, ndim: int, order: str, kernels: tuple[int, ...], reduction: int, out_channels: int | None
 ) -> None:

@@ -104,6 +104,7 @@ def test_works_in_a_model(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.zoo] * (name not in ("se", "eca", "cbam"))) for name in timm_names()]
 )
+@pytest.mark.slow
 def test_a_network_that_timm_builds_with_it_is_the_twin(name: str) -> None:
     """Strict loading and equal outputs, for the networks that timm can make but has no name for."""
     theirs = timm.create_model("resnet18", block_args={"attn_layer": name})

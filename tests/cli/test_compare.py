@@ -49,6 +49,7 @@ def test_recipes_go_into_their_own_models(cli: Callable, tmp_path: Path, monkeyp
     assert rows[2][2] == sum(p.numel() for p in narrow.parameters())
 
 
+@pytest.mark.slow
 def test_a_file_is_held_against_its_model_without_the_attention(
     cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ CHANGES: dict[str, Any] = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("form", [inject, attach])
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.slow
 def test_what_hooks_change_is_changed(change: str, form: Any) -> None:
     patched = form(_made(), "se", input_size=SIZE, reduction=4)
     CHANGES[change](patched.get_submodule("1"))

@@ -54,6 +54,7 @@ def _must_be_as_near(found: list[torch.Tensor], usual: list[torch.Tensor], exact
 
 
 @pytest.mark.parametrize("attention", ["se", "srm", Dropping])
+@pytest.mark.slow
 def test_statistics_and_gradients(attention: object) -> None:
     patched, fast = _pair(attention)
     exact = copy.deepcopy(patched)

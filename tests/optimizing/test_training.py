@@ -108,6 +108,7 @@ def test_a_norm_that_is_frozen_in_training_uses_its_statistics() -> None:
     _same_step(patched, optimize_training(copy.deepcopy(patched)))
 
 
+@pytest.mark.slow
 def test_it_is_one_model_with_the_patched_one() -> None:
     patched = _patched(torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 2, 1, 1]))
     fast = optimize_training(patched)
@@ -235,6 +236,7 @@ def test_verified_like_what_it_was_made_of() -> None:
     assert "layer1.0.se 0x in train" in edits.figure
 
 
+@pytest.mark.slow
 def test_what_is_taken_to_pieces_is_not_folded() -> None:
     """Its train graph would call what is no longer there."""
     torch.manual_seed(0)
@@ -247,6 +249,7 @@ def test_what_is_taken_to_pieces_is_not_folded() -> None:
     assert fold(patched, images, 1.0).folding.folded
 
 
+@pytest.mark.slow
 def test_compiled_it_keeps_no_more() -> None:
     """A compiler chooses itself what to keep: less than runs of the code do, and no map for the gates."""
     model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])

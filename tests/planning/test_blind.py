@@ -48,6 +48,7 @@ NORMS = {
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("attention", ["se", "eca", "srm", "gct"])
+@pytest.mark.slow
 def test_attention_that_sees_moments_only_is_named_behind_an_instance_norm(norm: str, attention: str) -> None:
     (note,) = _said(NORMS[norm], attention)
     assert note.startswith(

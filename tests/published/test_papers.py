@@ -39,6 +39,7 @@ def test_the_plain_networks() -> None:
 @pytest.mark.parametrize(
     ("reduction", "count"), [(16, 28_071_976), (2, 45_676_584), (4, 35_616_808), (8, 30_586_920), (32, 26_814_504)]
 )
+@pytest.mark.slow
 def test_se_resnet50(reduction: int, count: int) -> None:
     """SE paper, Table 10: 28.1, 45.7, 35.7, 30.7, 26.9 M."""
     assert _count(inject(_tv("resnet50"), "se", reduction=reduction)) == count
@@ -63,6 +64,7 @@ def test_se_in_one_stage(stage: int, blocks: int, width: int) -> None:
         pytest.param("resnet152", 256, 234, 150, marks=pytest.mark.zoo),
     ],
 )
+@pytest.mark.slow
 def test_eca(name: str, adaptive: int | None, authors: int, three: int) -> None:
     """ECA paper, Table 3, and its code's kernel sizes."""
     plain = _count(_tv(name))
@@ -125,6 +127,7 @@ CIFAR = {20: 0.27, 32: 0.46, 56: 0.85}
 
 @pytest.mark.parametrize("depth", CIFAR)
 @pytest.mark.parametrize("preact", [False, True])
+@pytest.mark.slow
 def test_cifar_se_resnets_in_closed_form(depth: int, preact: bool) -> None:
     """6n + 2 layers: a stem, three stages of n blocks of two 3x3 convolutions, and a classifier; no projections."""
     n = (depth - 2) // 6

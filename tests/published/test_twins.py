@@ -143,6 +143,7 @@ def test_large_ones_too(twin: str) -> None:
         pytest.param("resnext50_32x4d", "seresnext50_32x4d", marks=pytest.mark.zoo),
     ],
 )
+@pytest.mark.slow
 def test_torchvisions_networks_take_timms_weights(plain: str, twin: str) -> None:
     """They have the same names and the same strides."""
     _check(twin, inject(torchvision.models.get_model(plain), "se", preset="timm"))
@@ -188,6 +189,7 @@ def test_without_its_attention_a_network_is_the_plain_one(plain: str, attended: 
     assert min(_differences(stripped, model, x)) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail() -> None:
     """A network of the same names and shapes that blurs before it strides, and a gain left out."""
     for twin, plain, options in (

@@ -25,6 +25,7 @@ class Parts(nn.Module):
 
 
 @pytest.mark.parametrize(("named", "names"), [(True, ["map", "mean"]), (False, ["output.0", "output.1"])])
+@pytest.mark.slow
 def test_inputs_and_outputs_have_names_that_people_know(named: bool, names: list[str], tmp_path: Path) -> None:
     model = Parts(named=named).eval()
     save(inject(model, "se", reduction=4, input_size=(3, 8, 8)).eval(), tmp_path / "m.onnx")

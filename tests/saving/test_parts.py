@@ -145,6 +145,7 @@ def test_the_attention_of_a_whole_that_was_patched_twice_fits_its_original(tmp_p
 
 
 @pytest.mark.parametrize("order", [(1,), (2, 0, 1)])
+@pytest.mark.slow
 def test_an_export_of_the_whole(tmp_path: Path, order: tuple[int, ...]) -> None:
     model = patched(parted(), order)
     save(model, tmp_path / "net.pt2")

@@ -121,6 +121,7 @@ def test_flags_modes_and_ties_survive(suffix: str, tmp_path: Path) -> None:
     assert again.other.weight is again.inner.fc.weight
 
 
+@pytest.mark.slow
 def test_plain_torch_load_in_a_fresh_process(tmp_path: Path) -> None:
     model = patched()
     save(model, tmp_path / "m.pt")
@@ -187,6 +188,7 @@ def test_an_export_to_a_full_disk_is_an_error_and_not_the_end_of_the_process() -
         write_pt2(Path("/dev/full"), "{}", model, Inputs((torch.randn(2, 3, 8, 8),)))
 
 
+@pytest.mark.slow
 def test_scope_and_replaced_modules(tmp_path: Path) -> None:
     holder = nn.Sequential(torchvision.models.mobilenet_v3_small(), nn.Linear(1000, 2))
     model = inject(holder, "eca", scope="0", existing="replace", input_size=(3, 64, 64)).eval()

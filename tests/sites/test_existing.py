@@ -80,6 +80,7 @@ def _net(gate: Gate) -> nn.Module:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.slow
 def test_a_gate_is_recognised_and_taken_out(spelling: str) -> None:
     model = _net(SPELLINGS[spelling])
     (site,) = find_sites(model, kinds=("attention",), example_inputs=torch.zeros(2, 3, 16, 16))

@@ -90,6 +90,7 @@ def test_what_one_block_alone_calls_or_what_holds_weights_is_a_block() -> None:
 
 @pytest.mark.parametrize("model", [_Net(_Add(), times=2), _Flat()])
 @pytest.mark.parametrize("make", [inject, attach])
+@pytest.mark.slow
 def test_both_forms_gate_every_block_with_its_own(make: Any, model: nn.Module, tmp_path: Path) -> None:
     model = model.eval()
     same = make(model, "se", reduction=4, init="identity", input_size=SIZE)

@@ -50,6 +50,7 @@ JOINS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("join", JOINS.values(), ids=JOINS)
+@pytest.mark.slow
 def test_sites_and_reasons_are_those_of_arguments(join: Any) -> None:
     seen = {}
     for given, inputs in INPUTS.items():

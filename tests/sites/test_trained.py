@@ -90,6 +90,7 @@ TEACHER = ["teacher.0", "teacher.1"]
 
 
 @pytest.mark.parametrize("kind", [Frozen, Within, Detached, Data, Indices, Mask])
+@pytest.mark.slow
 def test_what_no_gradient_comes_back_to_is_no_site(kind: type[Pair]) -> None:
     model = kind()
     sites = find_sites(model, input_size=16)

@@ -56,6 +56,7 @@ def test_the_planted_site_is_chosen_and_nothing_else(both: Choice) -> None:
     assert both.plan.notes[1].endswith("better than no attention")
 
 
+@pytest.mark.slow
 def test_the_plan_does_what_it_says_in_the_model(both: Choice) -> None:
     net = Net().eval()
     patched = apply_plan(net, both.plan)

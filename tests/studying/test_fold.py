@@ -78,6 +78,7 @@ def test_constant_gates_fold_within_float_error_and_moving_ones_stay(still: Inje
     assert still.training == folded.training
 
 
+@pytest.mark.slow
 def test_it_trains_saves_loads_exports_and_says_what_remove_leaves(still: InjectedModule, tmp_path: Path) -> None:
     folded, x = fold(still, data(), 1e-4, bench_seconds=0), data(1)[0]
     # The gates that stayed work on, here and in what a file gives.

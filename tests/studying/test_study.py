@@ -185,6 +185,7 @@ WIDER: dict[str, Any] = {"timm:gc": {"rd_ratio": 0.5}, "lct": {"groups": 4}}
 
 
 @pytest.mark.parametrize("name", [*GATES_BY_NAME, *FOREIGN_GATES])
+@pytest.mark.slow
 def test_every_pure_gate(name: str) -> None:
     torch.manual_seed(0)
     options = WIDER.get(name, {})

@@ -94,6 +94,7 @@ class Cleared(Collecting):
 @pytest.mark.parametrize("form", [inject, attach])
 @pytest.mark.parametrize("has_run", [False, True])
 @pytest.mark.parametrize("kind", [Collecting, InTheirDict, ByAMethod, AsAttributes, InAList, Cleared])
+@pytest.mark.slow
 def test_what_hooks_collect_is_of_the_pass(kind: type[Collecting], has_run: bool, form: Any) -> None:
     torch.manual_seed(0)
     model = kind().eval()
@@ -189,6 +190,7 @@ def _hooks(model: nn.Module) -> list[list[tuple[int, Any]]]:
 @pytest.mark.parametrize(("form", "decides"), [(inject, False), (attach, False), (attach, True)])
 @pytest.mark.parametrize("ran_on", [None, (1, 3, 8, 8), (3, 3, 16, 16)])
 @pytest.mark.parametrize("held", HELD)
+@pytest.mark.slow
 def test_what_a_helper_of_the_model_stores_is_of_the_pass(
     held: str, ran_on: tuple[int, ...] | None, form: Any, decides: bool
 ) -> None:

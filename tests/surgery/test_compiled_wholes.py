@@ -33,6 +33,7 @@ def _compiled() -> nn.Module:
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.slow
 def test_a_copy_runs_its_own_weights(copied: Callable[[nn.Module], nn.Module]) -> None:
     other = copied(_compiled())
     assert torch.equal(other(X), _patched()(X))
@@ -50,6 +51,7 @@ def test_an_average_is_its_own() -> None:
     assert torch.equal(average(X), _patched()(X))
 
 
+@pytest.mark.slow
 def test_verbs_run_what_they_made() -> None:
     patched = _compiled()
     torch.testing.assert_close(optimize(patched)(X), _patched()(X))
@@ -73,6 +75,7 @@ def _functions(out: torch.Tensor) -> set[str]:
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.slow
 def test_the_gates_of_a_copy_run(copied: Callable[[nn.Module], nn.Module]) -> None:
     other = copied(_compiled())
     for mode in (True, False):
@@ -81,6 +84,7 @@ def test_the_gates_of_a_copy_run(copied: Callable[[nn.Module], nn.Module]) -> No
 
 @pytest.mark.parametrize("scope", [None, "layer1"])
 @pytest.mark.parametrize("verb", [optimize, optimize_training, remove])
+@pytest.mark.slow
 def test_what_a_wrapper_would_hide_is_refused(verb: Callable[..., nn.Module], scope: str | None) -> None:
     compiled: Any = torch.compile(_patched(scope), backend="eager")
     with pytest.raises(PlanError, match="pass the module inside"):

@@ -50,6 +50,7 @@ def test_a_file_that_gates_what_is_no_site_any_more_loads(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("change", [{"channels": 50}, {"kind": "residual"}, {"block": "conv1"}], ids=str)
+@pytest.mark.slow
 def test_what_never_was_one_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PlanError, match="the model has no"):
         apply_plan(_shuffled(), _plan(replace(SITES[0], **change)))

@@ -328,6 +328,7 @@ def test_attached_model_that_takes_other_images_now_says_so() -> None:
 
 @pytest.mark.parametrize("form", [_attached, lambda model: inject(model, "se", reduction=4, input_size=SMALL)])
 @pytest.mark.parametrize("wrapper", [torch.compile, nn.DataParallel, AveragedModel])
+@pytest.mark.slow
 def test_save_and_verify_look_through_wrappers(wrapper: Any, form: Any, tmp_path: Path) -> None:
     model = _toy()
     patched = form(model)

@@ -71,6 +71,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], int, bool]] = 
 
 @pytest.mark.parametrize("form", [inject, attach])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_each_gate_runs_as_often_as_its_block(name: str, form: Any, tmp_path: Path) -> None:
     make, given, count, has_graph = MODELS[name]
     torch.manual_seed(0)

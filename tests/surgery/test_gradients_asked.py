@@ -52,6 +52,7 @@ def _made(kind: type[nn.Module]) -> nn.Module:
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
 @pytest.mark.parametrize("form", [inject, attach])
 @pytest.mark.parametrize("kind", [Checkpointed, OfSeveral])
+@pytest.mark.slow
 def test_what_is_patched_can_be_trained(kind: type[nn.Module], form: Any, placement: Any) -> None:
     model = _made(kind)
     assert find_sites(model, input_size=SIZE).guards == ()

@@ -130,6 +130,7 @@ class Warm(Residual):
 
 @pytest.mark.parametrize("around", [nn.Sequential, Decides])
 @pytest.mark.parametrize("kind", [Forgetful, Warm])
+@pytest.mark.slow
 def test_the_code_of_a_block_that_keeps_something_runs_as_it_is(kind: Any, around: Any, tmp_path: Path) -> None:
     def made() -> Any:
         torch.manual_seed(0)

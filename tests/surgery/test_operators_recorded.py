@@ -62,6 +62,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize("placement", ["standard", "identity"])
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.slow
 def test_every_block_is_attached_to_whatever_operator_makes_what_is_gated(ending: Any, placement: Placement) -> None:
     model, x = Free(*(Gated(ending) for _ in range(3))).eval(), torch.randn(2, 3, 8, 8)
     assert find_sites(model, example_inputs=x).recorded

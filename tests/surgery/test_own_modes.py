@@ -65,6 +65,7 @@ def _modes(model: Any) -> tuple[bool, bool, bool]:
 
 @pytest.mark.parametrize("form", [inject, attach])
 @pytest.mark.parametrize("kind", [FrozenNorms, OwnEval, Wrapped])
+@pytest.mark.slow
 def test_modes_are_those_of_the_class(form: Any, kind: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = kind()

@@ -42,6 +42,7 @@ def test_a_record_takes_no_attributes_place(verb: Any, value: object, scope: str
 
 
 @pytest.mark.parametrize("name", ["meta", "graph", "code", "recompile", "print_readable"])
+@pytest.mark.slow
 def test_what_a_graph_module_would_hide_is_refused_and_can_be_attached_to(name: str) -> None:
     model = Named(name, nn.Conv2d(3, 3, 1)).eval()
     with pytest.raises(PlanError, match=f"'{name}', which torch.fx.GraphModule has .* use attach"):

@@ -52,6 +52,7 @@ def patched(model: nn.Module, order: tuple[int, ...] = (0, 1, 2), verb: Any = in
 
 @pytest.mark.parametrize("verb", FORMS)
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.slow
 def test_the_new_parameters_are_those_of_all_parts(order: tuple[int, ...], verb: Any) -> None:
     model = patched(parted(), order, verb)
     assert {scope for scope, _ in records_of(model)} == set(SCOPES)
@@ -83,6 +84,7 @@ def test_more_attention_in_a_part_that_has_some() -> None:
 
 
 @pytest.mark.parametrize("verb", FORMS)
+@pytest.mark.slow
 def test_the_parts_compute_together_and_removing_takes_all_out(verb: Any) -> None:
     original = parted()
     model = patched(original, verb=verb)
@@ -115,6 +117,7 @@ def test_every_part_is_verified() -> None:
 
 
 @pytest.mark.parametrize("verb", FORMS)
+@pytest.mark.slow
 def test_a_faster_training_step_in_every_part(verb: Any) -> None:
     model = patched(parted().double(), verb=verb)
     twin = copy.deepcopy(model)
@@ -180,6 +183,7 @@ def test_a_patched_model_in_anothers_place_counts_too() -> None:
 
 @pytest.mark.parametrize("verb", FORMS)
 @pytest.mark.parametrize("order", [(0,), (0, 1, 2)])
+@pytest.mark.slow
 def test_every_part_is_optimized_in_its_place(order: tuple[int, ...], verb: Any) -> None:
     model = patched(parted().double(), order, verb)
     x = torch.randn(2, 3, 16, 16).double()

@@ -98,6 +98,7 @@ def _run(model: nn.Module, *, train: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize("form", [inject, attach])
 @pytest.mark.parametrize("kind", [Frozen, FlagSet, AlwaysDrops, TwoPasses, OwnNorms, Attending])
+@pytest.mark.slow
 def test_layers_run_in_the_mode_that_the_code_says(form: Any, kind: type[nn.Module], tmp_path: Path) -> None:
     model = _seeded(kind)
     sites = find_sites(model, input_size=SIZE)

@@ -84,6 +84,7 @@ def _taught(update: Any) -> Taught:
 
 @pytest.mark.parametrize("form", [inject, attach])
 @pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.slow
 def test_no_weight_of_the_callers_changes_and_the_teacher_goes_on_to_learn(update: Any, form: Any) -> None:
     model, other = _taught(update), _taught(update)
     before = {name: held.clone() for name, held in model.state_dict().items()}

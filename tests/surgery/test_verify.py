@@ -473,6 +473,7 @@ class OwnError(Exception):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError, KeyError, ZeroDivisionError, OwnError])
+@pytest.mark.slow
 def test_no_size_that_is_refused_is_a_verdict(error: type[Exception]) -> None:
     model = nn.Sequential(Needs(33, error), Lambda(lambda m, x: x + m.a(relu(x)), a=conv(3, 3, 1)))
     patched = inject(model, "eca", input_size=(3, 40, 40))

@@ -218,6 +218,7 @@ class Joined(nn.Module):
 @pytest.mark.parametrize(
     "join", [_by_augmented, _by_method, _by_name, _part_of_a_part, _twice, _into_the_shortcut], ids=lambda f: f.__name__
 )
+@pytest.mark.slow
 def test_an_add_into_a_part_of_a_map_is_an_add_to_the_map(join: Any, recorded: bool) -> None:
     model, x = Joined(join, decides=recorded).eval(), torch.randn(2, 16, 8, 8)
     sites = find_sites(model, example_inputs=x)
@@ -321,6 +322,7 @@ class OwnStatistics(Residual):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", [Watched, OwnStatistics])
+@pytest.mark.slow
 def test_what_a_run_of_ours_would_write_is_left_as_it_was(kind: type[nn.Module], way: Any, tmp_path: Path) -> None:
     model, x = nn.Sequential(toys.conv(16, 16), kind()), torch.rand(2, 16, 8, 8)
     before = {name: held.clone() for name, held in model.state_dict().items()}

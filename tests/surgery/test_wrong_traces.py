@@ -57,6 +57,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("name", ASKS)
+@pytest.mark.slow
 def test_attach_follows_a_run_where_the_graph_is_not_the_model(name: str) -> None:
     model, x = Net(ASKS[name]), torch.randn(2, *SIZE)
     with pytest.raises(RewriteError, match=r"the graph and the model's own code are up to .* apart: use attach\(\)"):

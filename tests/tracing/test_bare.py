@@ -168,6 +168,7 @@ def test_sites_are_those_of_the_blocks(name: str) -> None:
 
 @pytest.mark.parametrize("verb", [inject, attach])
 @pytest.mark.parametrize("name", [name for name in NETS if name not in (*NO_GRAPH, "own forward")])
+@pytest.mark.slow
 def test_patched(verb: Any, name: str) -> None:
     make, home, _ = NETS[name]
     model = make().eval()

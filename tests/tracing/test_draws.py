@@ -27,7 +27,9 @@ VERBS: dict[str, Callable[[], Any]] = {
     "attach": lambda: attach(_model(), "eca"),
     "optimize": lambda: optimize(inject(_model(), "se", reduction=4).eval()),
     "gates": lambda: gates(inject(_model(), "eca"), [torch.ones(4, 3, 16, 16)]),
-    "choose": lambda: choose(_model(), ["eca"], [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1])) for _ in range(4)], steps=1, seeds=1),
+    "choose": lambda: choose(
+        _model(), ["eca"], [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1])) for _ in range(4)], steps=1, seeds=1
+    ),
     "build": lambda: build(parse_source("cifar:resnet20", seed=3)),
 }
 

@@ -84,6 +84,7 @@ def _outputs(model: nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "ran_before"), [(Featured, False), (Featured, True), (Capturing, False)])
+@pytest.mark.slow
 def test_features_that_hooks_collect_are_followed(kind: Callable[[], nn.Module], ran_before: bool) -> None:
     torch.manual_seed(0)
     model = kind().eval()
@@ -152,6 +153,7 @@ def test_hooks_do_not_help_what_cannot_be_followed() -> None:
         find_sites(Missing(), example_inputs=torch.zeros(1, 16, 8, 8))
 
 
+@pytest.mark.slow
 def test_a_zoo_s_features_that_hooks_collect() -> None:
     with torch.device("meta"):
         model = timm.create_model("xception41", features_only=True)

@@ -46,6 +46,7 @@ def toy(**options: Any) -> tuple[nn.Module, InjectedModule]:
 
 @pytest.mark.parametrize("attention", ["se", "eca"])
 @pytest.mark.parametrize("name", ["torchvision", "timm"])
+@pytest.mark.slow
 def test_resnet50_at_identity(name: str, attention: str) -> None:
     torch.manual_seed(0)
     model = (
@@ -347,6 +348,7 @@ def test_remove_gives_the_current_weights_back(options: dict[str, Any]) -> None:
     assert list(bare.state_dict()) == list(model.state_dict())
 
 
+@pytest.mark.slow
 def test_remove_puts_replaced_modules_back() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet50().eval()
@@ -385,6 +387,7 @@ def test_verify_can_fail() -> None:
         verify(model, model)
 
 
+@pytest.mark.slow
 def test_scope_patches_a_part_in_its_place() -> None:
     torch.manual_seed(0)
     detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(

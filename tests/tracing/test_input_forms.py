@@ -65,6 +65,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("case", FORMS)
+@pytest.mark.slow
 def test_a_model_is_read_and_patched(case: str) -> None:
     model = Many().eval()
     assert [site.block for site in find_sites(model, example_inputs=FORMS[case])] == ["block"]

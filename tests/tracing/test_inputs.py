@@ -96,6 +96,7 @@ def test_which_arguments_take_an_input(
         (Listed(), ({"image": IMAGE}, [IMAGE, IMAGE]), lambda m, x: torch.cat(m({"image": x}, [x, x]))),
     ],
 )
+@pytest.mark.slow
 def test_patched_models_take_the_inputs_of_the_original(model: nn.Module, example_inputs: Any, call: Any) -> None:
     model.eval()
     options: dict[str, Any] = {"example_inputs": example_inputs} if example_inputs is not None else {"input_size": 16}

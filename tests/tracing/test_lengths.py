@@ -41,6 +41,7 @@ BY_SIZE: dict[str, Callable[[torch.Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("take", BY_SIZE)
+@pytest.mark.slow
 def test_parts_of_an_axis_of_the_image_hold_for_its_size(take: str) -> None:
     model = Parts(BY_SIZE[take]).eval()
     patched = inject(model, "eca", init="identity", example_inputs=torch.randn(2, 3, 16, 16)).eval()
@@ -187,6 +188,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.slow
 def test_a_structure_that_is_given_is_what_it_was_or_is_refused(name: str) -> None:
     run, traced_on, others, refused = STRUCTURES[name]
     model = Given(run).eval()

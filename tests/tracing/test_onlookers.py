@@ -92,6 +92,7 @@ PREPARED: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("how", PREPARED)
+@pytest.mark.slow
 def test_what_changes_a_module_that_the_graph_runs_through_is_in_the_graph(how: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Net(PREPARED[how])

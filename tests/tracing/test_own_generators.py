@@ -43,6 +43,7 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
+@pytest.mark.slow
 def test_no_graph_holds_a_draw_and_no_reading_draws(kind: str) -> None:
     model, other = Noisy(kind), Noisy(kind)
     if kind == "of the file":

@@ -83,6 +83,7 @@ HOWS = (by_closure, by_a_helper, by_itself, in_a_list, in_a_part, by_a_method, b
 
 
 @pytest.mark.parametrize("how", HOWS)
+@pytest.mark.slow
 def test_the_modules_of_the_copy_run(how: Any) -> None:
     torch.manual_seed(0)
     model = Net()

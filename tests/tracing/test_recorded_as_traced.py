@@ -76,6 +76,7 @@ RUNS: list[Callable[[Any, torch.Tensor], torch.Tensor]] = [
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
+@pytest.mark.slow
 def test_attention_is_at_the_same_place_in_both_or_refused(
     run: Callable[[Any, torch.Tensor], torch.Tensor], placement: Any
 ) -> None:

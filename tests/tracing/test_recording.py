@@ -60,6 +60,7 @@ def _batched(x: torch.Tensor) -> torch.Tensor:
         lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(),
     ],
 )
+@pytest.mark.slow
 def test_whatever_runs_can_be_read_and_attached_to(around: Callable[[torch.Tensor], torch.Tensor]) -> None:
     torch.manual_seed(0)
     model = Body(around).eval()
@@ -95,6 +96,7 @@ def test_what_does_not_run_either_says_why_it_has_no_graph() -> None:
         find_sites(Body(around), input_size=16)
 
 
+@pytest.mark.slow
 def test_a_detector_whole() -> None:
     torch.manual_seed(0)
     model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(

@@ -50,6 +50,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("put", [inject, attach])
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.slow
 def test_the_code_is_the_models(spelling: str, put: Any, tmp_path: Any) -> None:
     """The code that runs, not only the graph: the gate lets all through, so that the outputs are the model's."""
     x = torch.randn(2, 16, 8, 8)

@@ -193,6 +193,7 @@ def test_what_other_threads_run_costs_what_it_costs_in_turn() -> None:
     assert told.total("MACs").before == count(plain, [IMAGE]).total.macs
 
 
+@pytest.mark.slow
 def test_a_daemon_is_let_go_and_other_threads_errors_are_theirs() -> None:
     ended = threading.Event()
 

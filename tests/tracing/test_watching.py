@@ -356,6 +356,7 @@ def _differentiated(x: torch.Tensor) -> torch.Tensor:
         lambda x, y: y.add_(x) if y.mean() > -1e9 else x,
     ],
 )
+@pytest.mark.slow
 def test_blocks_are_found_and_gated_where_no_graph_can_be_had(join: Callable[..., torch.Tensor]) -> None:
     def run(m: Net, x: torch.Tensor) -> torch.Tensor:
         x = m.stem(x)
