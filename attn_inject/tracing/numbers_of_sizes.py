@@ -23,11 +23,11 @@ _PLAIN = ("torch", "_operator", "operator", "math", "builtins")
 _MOVES = ("cpu", "cuda", "xpu", "mps", "to")
 
 
-def computed(node: fx.Node, value: Any) -> torch.Tensor | None:
-    """The numbers of `value`, which the node gives; None where a map, a weight or a draw is in it, and of many."""
-    if not isinstance(value, torch.Tensor) or value.numel() > _MOST or not _is_plain(node):
-        return None
-    if any(numbers_of(each) is None and _holds_tensors(value_of(each)) for each in node.all_input_nodes):
+def computed(node: fx.Node) -> torch.Tensor | None:
+    """The numbers of the tensor that the node gives; None where a map, a weight or a draw is in it, and of many."""
+    if not _is_plain(node) or any(
+        numbers_of(each) is None and _holds_tensors(value_of(each)) for each in node.all_input_nodes
+    ):
         return None
     try:
         with torch.device("cpu"), torch.no_grad(), _Repeatable():  # type: ignore[no-untyped-call]
@@ -35,7 +35,12 @@ def computed(node: fx.Node, value: Any) -> torch.Tensor | None:
     except Exception:
         # Of an operation that only somebody else's device has, for example.
         return None
-    return numbers if isinstance(numbers, torch.Tensor) and numbers.shape == value.shape else None
+    return numbers if isinstance(numbers, torch.Tensor) and numbers.numel() <= _MOST else None
+
+
+def may_have_numbers(value: Any) -> bool:
+    """Whether it is a tensor, and one of so few numbers that they are computed."""
+    return isinstance(value, torch.Tensor) and value.numel() <= _MOST
 
 
 def of_constant(held: torch.Tensor) -> torch.Tensor | None:

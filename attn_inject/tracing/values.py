@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from .guards import asks_for_gradients
 from .metadata import FOLLOWING, LAYERS, Remembered, following, of_layer
 from .nodes import numbers_of, set_numbers, value_of
-from .numbers_of_sizes import computed, of_constant, run_on_numbers
+from .numbers_of_sizes import computed, may_have_numbers, of_constant, run_on_numbers
 from .recurrent import of_one_step
 from .regions import is_region
 
@@ -82,11 +82,13 @@ class Values:
         try:
             value = self._given(node, value_of)
         except Exception:
-            if all(_single(each) is None for each in node.all_input_nodes):
+            numbers = computed(node)
+            if numbers is None and all(_single(each) is None for each in node.all_input_nodes):
                 raise
-            # It wants a number (an axis, a length), and is given it as a tensor.
-            value = to_meta(self._given(node, lambda each: value_of(each) if _single(each) is None else _single(each)))
-        set_numbers(node, computed(node, value))
+            # How much it gives is in the numbers, or it wants one (an axis, a length) and is given it as a tensor.
+            value = self._given(node, _with_numbers) if numbers is None else numbers
+            value = to_meta(value)
+        set_numbers(node, computed(node) if may_have_numbers(value) else None)
         return value
 
     def _given(self, node: fx.Node, of_input: Callable[[fx.Node], Any]) -> Any:
@@ -165,6 +167,10 @@ def _single(node: fx.Node) -> torch.Tensor | None:
     """The number of a tensor without axes that comes of sizes alone."""
     numbers = numbers_of(node)
     return None if numbers is None or numbers.dim() else numbers
+
+
+def _with_numbers(node: fx.Node) -> Any:
+    return value_of(node) if (number := _single(node)) is None else number
 
 
 def _type_on(device: torch.device, tensor: torch.Tensor) -> str:

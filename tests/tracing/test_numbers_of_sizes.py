@@ -80,8 +80,15 @@ def written_into(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return y * float(sizes[0]) + sizes[1].item()
 
 
+def as_many_as_there_are(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Of which no shape tells how many come out."""
+    sides = torch.unique(torch.tensor([x.shape[2], x.shape[3]]))
+    large = sides[sides > 10]
+    return y * len(sides) + large.sum()
+
+
 EVERY = [to_eighths, over_axes, over_listed_axes, turn_by_turn, by_item, by_a_branch, by_numpy, by_a_length,
-         by_membership, written_into]  # fmt: skip
+         by_membership, written_into, as_many_as_there_are]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", EVERY, ids=lambda how: how.__name__)
