@@ -66,7 +66,7 @@ def by_numpy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def by_a_length(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return y + torch.arange(torch.tensor(x.shape[2])).view(1, 1, -1, 1)
+    return y + torch.arange(torch.tensor(x.shape[2])).view(1, 1, -1, 1)  # type: ignore[call-overload]
 
 
 def by_membership(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
