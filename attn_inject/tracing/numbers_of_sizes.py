@@ -1,8 +1,9 @@
 """Tensors that code makes of sizes alone: their numbers are facts of the input's size, as the sizes are.
 
 `torch.arange(2, x.ndim)` and `torch.ceil(torch.as_tensor(h / 8))` would have no numbers on the meta device, and code
-that asks for one (`int(...)`, `.item()`, an `if`) no answer. So a small tensor of which every part is a size, a number
-or a constant is computed for real as well. Draws and uninitialised memory are nobody's facts.
+that asks for one (`int(...)`, `.item()`, an `if`) no answer. So a small tensor is computed for real as well where every
+part of it is a size or a number. Draws and uninitialised memory are nobody's facts; nor are tensors that the model
+holds, into which its code may count its runs.
 """
 
 from __future__ import annotations
@@ -41,11 +42,6 @@ def computed(node: fx.Node) -> torch.Tensor | None:
 def may_have_numbers(value: Any) -> bool:
     """Whether it is a tensor, and one of so few numbers that they are computed."""
     return isinstance(value, torch.Tensor) and value.numel() <= _MOST
-
-
-def of_constant(held: torch.Tensor) -> torch.Tensor | None:
-    """Those of a tensor that the code holds; None of many, and of one that has none itself."""
-    return None if held.is_meta or held.numel() > _MOST else held.detach().to("cpu", copy=True)
 
 
 def run_on_numbers(node: fx.Node) -> Any:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from .guards import asks_for_gradients
 from .metadata import FOLLOWING, LAYERS, Remembered, following, of_layer
 from .nodes import numbers_of, set_numbers, value_of
-from .numbers_of_sizes import computed, may_have_numbers, of_constant, run_on_numbers
+from .numbers_of_sizes import computed, may_have_numbers, run_on_numbers
 from .recurrent import of_one_step
 from .regions import is_region
 
@@ -72,8 +72,6 @@ class Values:
     def of(self, node: fx.Node) -> Any:
         """What `node` gives; errors are those of the operation. The numbers of what comes of sizes alone are noted."""
         if node.op == "get_attr":
-            held = self._constants.get(str(node.target))
-            set_numbers(node, None if held is None else of_constant(held))
             return self._held(str(node.target))
         if node.op == "output":
             return fx.node.map_arg(node.args, value_of)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,17 +133,36 @@ def test_what_is_no_fact_of_the_size_is_refused(how: How) -> None:
         inject(Net(how), "eca")
 
 
-def test_a_constant_of_the_model_decides_with_the_sizes() -> None:
-    class Strided(Net):
-        strides = torch.tensor([4.0, 8.0])
+class Counting(Net):
+    """Decides on a tensor that it holds, and has changed in every run."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = super().forward(x)
-            return y * 2 if (self.strides * x.shape[2]).max() > 100 else y
+    def __init__(self, count: Callable[[Any, torch.Tensor], None]) -> None:
+        super().__init__(lambda x, y: y)
+        self.seen = torch.tensor(0)
+        self.count = count
 
-    model = Strided(lambda _, y: y).eval()
-    patched = inject(model, "eca", init="identity", example_inputs=(torch.randn(2, 3, 20, 20),))
-    x = torch.randn(2, 3, 20, 20)
-    assert torch.equal(patched(x), model(x))
-    with pytest.raises(GuardError, match="came to True"):
-        patched(torch.randn(2, 3, 8, 8))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        many = self.seen * x.shape[1] > 9
+        self.count(self, x)
+        return y * 2 if many or self.seen > 6 else y
+
+
+def _anew(model: Any, x: torch.Tensor) -> None:
+    model.seen = model.seen + x.shape[0]
+
+
+def _in_place(model: Any, x: torch.Tensor) -> None:
+    model.seen += x.shape[0]
+
+
+def _by_itself(model: Any, x: torch.Tensor) -> None:
+    model.seen += 1
+
+
+@pytest.mark.parametrize("count", [_anew, _in_place, _by_itself])
+def test_what_the_model_holds_is_no_fact_since_it_may_count_in_it(
+    count: Callable[[Any, torch.Tensor], None],
+) -> None:
+    with pytest.raises(TraceError, match="cannot be used as inputs to control flow"):
+        inject(Counting(count), "eca")
