@@ -15,28 +15,55 @@ from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .nodes import numbers_of, value_of
+from .nodes import numbers_of, set_numbers, value_of
 from .writes import index_assign
 
 _MOST = 4096
 # Whose functions compute what they are given, and nothing else.
 _PLAIN = ("torch", "_operator", "operator", "math", "builtins")
 _MOVES = ("cpu", "cuda", "xpu", "mps", "to")
+# Methods that take a tensor for its type alone, and which of their arguments that is.
+_OF_THE_TYPE = {"new_tensor": 0, "new_zeros": 0, "new_ones": 0, "new_full": 0, "to": 1, "type_as": 1}
 
 
-def computed(node: fx.Node) -> torch.Tensor | None:
-    """The numbers of the tensor that the node gives; None where a map, a weight or a draw is in it, and of many."""
-    if not _is_plain(node) or any(
-        numbers_of(each) is None and _holds_tensors(value_of(each)) for each in node.all_input_nodes
-    ):
+def computed(node: fx.Node) -> torch.Tensor | float | None:
+    """What the node gives, in numbers: of a tensor, or one; None where a map, a weight or a draw is in it, and of many.
+
+    Where the operation writes into a tensor, whatever shares numbers with that one has none from here on.
+    """
+    place = _OF_THE_TYPE.get(str(node.target), len(node.args)) if node.op == "call_method" else len(node.args)
+    typed = node.args[place : place + 1]
+    others = [part for part in tree_leaves((node.args[:place], node.args[place + 1 :], node.kwargs)) if part in typed]
+    if others or not _is_plain(node) or not all(_is_known(each, typed) for each in node.all_input_nodes):
         return None
+    given: dict[fx.Node, torch.Tensor] = {}
     try:
         with torch.device("cpu"), torch.no_grad(), _Repeatable():  # type: ignore[no-untyped-call]
-            numbers = run_on_numbers(node)
+            found = _run(node, given)
     except Exception:
         # Of an operation that only somebody else's device has, for example.
         return None
-    return numbers if isinstance(numbers, torch.Tensor) and numbers.numel() <= _MOST else None
+    for each in [each for each, copied in given.items() if copied._version]:
+        _forget(each)
+    if isinstance(found, torch.Tensor):
+        return found if found.numel() <= _MOST else None
+    return found if isinstance(found, (bool, int, float)) else None
+
+
+def _is_known(node: fx.Node, typed: tuple[Any, ...]) -> bool:
+    if numbers_of(node) is not None or not _holds_tensors(value_of(node)):
+        return True
+    return node in typed and isinstance(value_of(node), torch.Tensor)
+
+
+def _forget(node: fx.Node) -> None:
+    """Take their numbers from a tensor that is written into, and from all that may share memory with it."""
+    pending = [node]
+    while pending:
+        each = pending.pop()
+        if numbers_of(each) is not None:
+            set_numbers(each, None)
+            pending += [*each.all_input_nodes, *each.users]
 
 
 def may_have_numbers(value: Any) -> bool:
@@ -46,7 +73,21 @@ def may_have_numbers(value: Any) -> bool:
 
 def run_on_numbers(node: fx.Node) -> Any:
     """What the node gives of the numbers of its tensors, and of plain values."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), _as_numbers)
+    return _run(node, {})
+
+
+def _run(node: fx.Node, given: dict[fx.Node, torch.Tensor]) -> Any:
+    """`run_on_numbers`, which puts down what it gives to the operation in the place of each node."""
+
+    def in_numbers(each: fx.Node) -> Any:
+        value, numbers = value_of(each), numbers_of(each)
+        if numbers is None and not isinstance(value, torch.Tensor):
+            return value
+        # A copy, since the operation may write into it.
+        given[each] = torch.zeros(0, dtype=value.dtype) if numbers is None else numbers.clone()
+        return given[each]
+
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), in_numbers)
     args, kwargs = tree_map(_on_cpu, (args, kwargs), is_leaf=lambda part: type(part) is torch.Size)
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("cpu")}
@@ -57,12 +98,6 @@ def run_on_numbers(node: fx.Node) -> Any:
         rest = [part for part in rest if not isinstance(part, (str, torch.device))]
         return target.to(*rest, **kwargs) if node.target == "to" and (rest or kwargs) else target
     return getattr(target, str(node.target))(*rest, **kwargs)
-
-
-def _as_numbers(node: fx.Node) -> Any:
-    numbers = numbers_of(node)
-    # A copy, since the operation may write into it.
-    return value_of(node) if numbers is None else numbers.clone()
 
 
 def _on_cpu(value: Any) -> Any:

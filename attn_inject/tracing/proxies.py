@@ -270,6 +270,8 @@ class NumbersProxy(FollowingProxy):
     """A tensor that comes of sizes alone. What Python asks of its numbers is decided, as with a single size."""
 
     def _decide(self, convert: Callable[[Any], Any]) -> Any:
+        if numbers_of(self.node) is None:
+            raise Unfollowable("a number of a tensor is asked for that was written into under another name")
         return self.tracer.decide(self.node, convert)  # type: ignore[attr-defined]
 
     def __bool__(self) -> bool:

@@ -84,9 +84,10 @@ class Values:
             if numbers is None and all(_single(each) is None for each in node.all_input_nodes):
                 raise
             # How much it gives is in the numbers, or it wants one (an axis, a length) and is given it as a tensor.
-            value = self._given(node, _with_numbers) if numbers is None else numbers
-            value = to_meta(value)
-        set_numbers(node, computed(node) if may_have_numbers(value) else None)
+            value = to_meta(self._given(node, _with_numbers) if numbers is None else numbers)
+        else:
+            numbers = computed(node) if may_have_numbers(value) else None
+        set_numbers(node, numbers if isinstance(numbers, torch.Tensor) else None)
         return value
 
     def _given(self, node: fx.Node, of_input: Callable[[fx.Node], Any]) -> Any:

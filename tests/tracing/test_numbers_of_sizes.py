@@ -88,8 +88,17 @@ def as_many_as_there_are(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return y * len(sides) + large.sum()
 
 
+def of_the_maps_type(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Of the map the type alone is taken."""
+    sides = x.new_tensor([x.shape[2], x.shape[3]])
+    counted = x.new_zeros(2)
+    counted[0] = 5
+    square = torch.equal(sides, sides.flip(0).to(x))
+    return y * float(counted[0]) if square else y / float(sides.max())
+
+
 EVERY = [to_eighths, over_axes, over_listed_axes, turn_by_turn, by_item, by_a_branch, by_numpy, by_a_length,
-         by_membership, written_into, as_many_as_there_are]  # fmt: skip
+         by_membership, written_into, as_many_as_there_are, of_the_maps_type]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", EVERY, ids=lambda how: how.__name__)
@@ -131,6 +140,37 @@ def test_what_is_decided_is_a_guard() -> None:
 def test_what_is_no_fact_of_the_size_is_refused(how: How) -> None:
     with pytest.raises(TraceError, match="test_numbers_of_sizes.py"):
         inject(Net(how), "eca")
+
+
+def through_a_view(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    sizes = torch.zeros(x.ndim)
+    sizes.view(-1).add_(x.shape[2])
+    return y * int(sizes[0])
+
+
+def read_by_a_view(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    sizes = torch.zeros(x.ndim)
+    same = sizes.view(-1)
+    sizes.add_(x.shape[2])
+    return y * int(same[0])
+
+
+def under_another_name(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    sizes = same = torch.zeros(x.ndim)
+    same += x.shape[2]
+    return y * int(sizes[0])
+
+
+def as_the_place_of_a_sum(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    sizes = torch.zeros(x.ndim)
+    torch.add(sizes, x.shape[2], out=sizes)
+    return y * int(sizes[0])
+
+
+@pytest.mark.parametrize("how", [through_a_view, read_by_a_view, under_another_name, as_the_place_of_a_sum])
+def test_what_is_written_into_under_another_name_has_no_numbers(how: How) -> None:
+    with pytest.raises(TraceError, match=r"a number of (the data|a tensor) is asked for"):
+        inject(Net(how), "eca", example_inputs=(torch.randn(2, 3, 20, 20),))
 
 
 class Counting(Net):
