@@ -47,9 +47,8 @@ def factories_followed(
 
     Nothing is recorded while `quiet()` is true. Calls with plain tensors alone are `plainly`'s. `homes` are the
     attributes and globals of the model's code, which may hold one of them, an autograd function's `apply`, or
-    `Variable`, under a name of their own.
+    `Variable`, under a name of their own. `prime` goes before it.
     """
-    _prime()
     owner = threading.get_ident()
     over: list[bool] = []
 
@@ -175,10 +174,13 @@ class _Variable(metaclass=_Tensors):
         return value if isinstance(value, fx.Proxy) else Variable(value, *args, **kwargs)
 
 
-def _prime() -> None:
+def prime() -> None:
     """Let torch note its functions, which it does when it is first asked, before others stand in their places."""
-    import torch._dynamo  # which the first value of a trace would import
+    from torch._dynamo import trace_rules  # which the first value of a trace would import
 
+    # `init_process_group` lets its compiler forget them; made while others stand in their places, the table would lack
+    # torch's own, and nothing that calls one could be compiled whole any more.
+    trace_rules.get_torch_obj_rule_map()
     with torch.device("meta"):
         torch.empty(())
     is_tensor_method_or_property(torch.Tensor.add)

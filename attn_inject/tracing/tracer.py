@@ -41,7 +41,7 @@ from .checkpoints import checkpoints_noted
 from .compiled import as_written
 from .draws import Draws
 from .entry import Entry, as_named
-from .factories import factories_followed
+from .factories import factories_followed, prime
 from .frames import CallStack, as_handed_over, values_in, with_nodes
 from .given import is_given, is_none
 from .guards import ARGUMENTS, PLACES, asks_for_places, guarded, line_of_code
@@ -169,6 +169,7 @@ class Tracer(fx.Tracer):
     @contextmanager
     def _following(self) -> Iterator[None]:
         """All that lets this trace see what plain fx does not, while it runs."""
+        prime()
         record = partial(self.create_proxy, "call_function")
         homes = [vars(module) for module in (*self.skeleton.modules(), *modules_of(self.skeleton))]
         with (

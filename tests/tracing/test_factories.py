@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn, ones
+from torch._dynamo import trace_rules
 
 from attn_inject import GuardError, TraceError, attach, inject
 from attn_inject.tracing.shapes import trace_at_a_size
@@ -291,3 +292,12 @@ def test_two_threads_trace_one_after_the_other() -> None:
     assert [[node.name for node in trace.graphs["eval"].nodes] for trace in made] == [
         ["x", "conv", "size", "zeros", "add", "output"]
     ] * 6
+
+
+def test_dynamo_knows_torchs_own_functions_after_a_trace_in_which_it_was_asked() -> None:
+    """`init_process_group` has it forget them, and what is compiled in a model asks for them while that is traced."""
+    net = _net(lambda m, x: torch.cat([m.conv(x)] * (1 + (nn.Module in trace_rules.get_torch_obj_rule_map())), 1))
+    trace_rules.clear_lru_cache()
+    trace_at_a_size(net, input_size=8)
+    known = trace_rules.get_torch_obj_rule_map()
+    assert {torch.cat, torch.stack, torch.zeros, torch.arange, torch.tensor} <= known.keys()
