@@ -81,13 +81,16 @@ def drawn_apart(devices: Iterable[torch.device], seed: int | None = None) -> Ite
     """Let torch's generators of the CPU and of these devices be as they were afterwards, and start from a seed, if any.
 
     `torch.manual_seed` seeds those of all devices: what draws on another one would go on from there, or, on one that is
-    not in use yet, start from there one day.
+    not in use yet, start from there one day. It is for backends that do not show their generators.
     """
-    of_devices = (_generator_of(device) for device in dict.fromkeys(devices))
+    computing = [device for device in dict.fromkeys(devices) if device.type not in ("cpu", "meta")]
+    of_devices = [_generator_of(device) for device in computing]
     generators = [torch.default_generator, *(each for each in of_devices if each is not None)]
     before = [generator.get_state() for generator in generators]
     try:
-        if seed is not None:
+        if seed is not None and None in of_devices:
+            torch.manual_seed(seed)
+        elif seed is not None:
             for generator in generators:
                 generator.manual_seed(seed)
         yield
@@ -97,15 +100,14 @@ def drawn_apart(devices: Iterable[torch.device], seed: int | None = None) -> Ite
 
 
 def _generator_of(device: torch.device) -> torch.Generator | None:
-    """What is drawn from on a device; None on the CPU, which has the default one, and where nothing is computed."""
-    if device.type in ("cpu", "meta"):
-        return None
-    home: Any = torch.get_device_module(device)
+    """What is drawn from on a device; None where its backend does not show it."""
+    home: Any = getattr(torch, device.type, None)
     if device.type == "mps":
         of_mps: torch.Generator = home._get_default_mps_generator()
         return of_mps
-    index = home.current_device() if device.index is None else device.index
-    held: torch.Generator = home.default_generators[index]
+    if not hasattr(home, "default_generators"):
+        return None
+    held: torch.Generator = home.default_generators[home.current_device() if device.index is None else device.index]
     return held
 
 

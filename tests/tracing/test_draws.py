@@ -47,8 +47,7 @@ def test_generators_of_devices_that_are_not_in_use_are_not_seeded(verb: str, mon
 
 def test_what_is_drawn_on_a_device_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     held = [torch.Generator(), torch.Generator()]
-    home = SimpleNamespace(default_generators=held, current_device=lambda: 1)
-    monkeypatch.setattr(torch, "get_device_module", lambda _: home)
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(default_generators=held, current_device=lambda: 1))
     devices = [torch.device("cuda", 0), torch.device("cuda"), torch.device("cpu"), torch.device("meta")]
     before = [generator.get_state() for generator in (torch.default_generator, *held)]
 
@@ -65,3 +64,13 @@ def test_what_is_drawn_on_a_device_is_taken_back(monkeypatch: pytest.MonkeyPatch
     assert all(
         map(torch.equal, (generator.get_state() for generator in (torch.default_generator, held[1])), before[::2])
     )
+
+
+def test_a_backend_that_shows_no_generator_is_seeded_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "hpu", SimpleNamespace(), raising=False)
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    with drawn_apart([torch.device("hpu")]):
+        pass
+    with drawn_apart([torch.device("hpu"), torch.device("cpu")], 7):
+        assert seeds == [7]
