@@ -14,7 +14,7 @@ from torch import nn
 from .alias import alias
 from .caches import nothing_kept
 from .draws import Draws
-from .face import is_plain
+from .face import is_of_numbers, is_plain
 from .inputs import Inputs, Signature, tensors_in
 from .onlookers import nothing_kept_by_hooks
 from .restoring import aside_in_mode
@@ -79,27 +79,37 @@ def inputs_in_place(model: nn.Module, scope: str) -> Inputs | None:
     return None
 
 
-def inputs_of_call(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+def inputs_of_call(
+    forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, with_numbers: bool = False
+) -> Inputs | None:
     """What a forward that is called so takes as inputs, and which plain values it takes beside them.
 
-    None if it is given what is neither, which a graph could not hold for.
+    `with_numbers` has numbers among the inputs: most are sizes (`block(x, height, width)`), which are others with
+    another image. What is decided on them becomes a guard. None if it is given what a graph could not hold for.
     """
     signature = inspect.signature(forward)
+    given = signature.bind(*args, **kwargs).arguments
     positional: list[Any] = []
     named: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
-    for name, value in signature.bind(*args, **kwargs).arguments.items():
-        kind, default = signature.parameters[name].kind, signature.parameters[name].default
+    in_order = True
+    for name, parameter in signature.parameters.items():
+        # What follows an argument that is left out has to be named.
+        in_order = in_order and (name in given or parameter.kind is inspect.Parameter.VAR_POSITIONAL)
+        if name not in given:
+            continue
+        value, kind = given[name], parameter.kind
         for key, each in value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]:
-            if any(True for _ in tensors_in(each)):
+            open_number = with_numbers and is_of_numbers(each) and kind in _BY_NAME
+            if open_number or any(True for _ in tensors_in(each)):
                 if kind is inspect.Parameter.VAR_POSITIONAL:
                     positional += each
-                elif kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not named and not fixed:
+                elif kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and in_order and not named and not fixed:
                     positional.append(each)
                 else:
                     named[key] = each
             elif is_plain(each) and kind in _BY_NAME:
                 fixed[key] = each
-            elif each is not default:
+            elif each is not parameter.default:
                 return None
     return Inputs(tuple(positional), named, fixed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import keyword
+import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -103,24 +104,40 @@ def is_plain(value: Any) -> bool:
     )
 
 
+def is_of_numbers(value: Any) -> bool:
+    """Whether a value is a number, or a tuple or a list of nothing else.
+
+    >>> is_of_numbers((7, [8, 9.0])), is_of_numbers(True), is_of_numbers(())
+    (True, False, False)
+    """
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(map(is_of_numbers, value))
+    return type(value) in (int, float)
+
+
 def may_be_fixed(name: str, value: Any) -> bool:
     """Whether F3 can be had for an argument."""
     return is_plain(value) and name.isidentifier() and not keyword.iskeyword(name)
 
 
-def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any]) -> str:
+def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any], *, keeps_defaults: bool = False) -> str:
     """The parameters of a forward that takes `places`, then what is fixed: by position where the class's own has it so.
+
+    Left out, an argument is what it is fixed at; or the class's own default, if these are kept.
 
     >>> from torch import nn
     >>> class Net(nn.Module):
     ...     def forward(self, x, scale, *, deep=False): ...
-    >>> parameters_of(Net, ["x"], {"scale": 2.0, "deep": False})
+    >>> parameters_of(Net, ["x"], {"scale": 2.0, "deep": True})
     "self, x, scale=inj_fixed['scale'], *, deep=inj_fixed['deep']"
+    >>> parameters_of(Net, ["x"], {"scale": 2.0, "deep": True}, keeps_defaults=True)
+    "self, x, scale=inj_fixed['scale'], *, deep=False"
     """
     # Called on an object, so that its first parameter, whatever its name, is none of them.
     own = inspect.signature(MethodType(face.forward, object())).parameters  # type: ignore[attr-defined]
     order = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    leading = _leading(own, order, places, fixed)
+    defaults = {name: (keeps_defaults and _default(own, name)) or f"inj_fixed[{name!r}]" for name in fixed}
+    leading = _leading(own, order, places, defaults)
     following = order[len(leading) :] if leading else []
     by_position: list[str] = []
     for name in following:
@@ -128,36 +145,48 @@ def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any]) -
             break
         by_position.append(name)
     by_name = [name for name in fixed if name not in by_position and name not in (leading or ())]
-    written = [f"{name}=inj_fixed[{name!r}]" for name in by_position]
-    written += ["*", *(f"{name}=inj_fixed[{name!r}]" for name in by_name)] if by_name else []
+    written = [f"{name}={defaults[name]}" for name in by_position]
+    written += ["*", *(f"{name}={defaults[name]}" for name in by_name)] if by_name else []
     return ", ".join(["self", *(leading.values() if leading else places), *written])
 
 
 def _leading(
-    own: Mapping[str, inspect.Parameter], order: Sequence[str], places: Sequence[str], fixed: Mapping[str, Any]
+    own: Mapping[str, inspect.Parameter], order: Sequence[str], places: Sequence[str], defaults: Mapping[str, str]
 ) -> dict[str, str] | None:
     """The parameters up to the last place as they are written, by name, also where fixed ones stand between the places.
 
-    None where the places do not stand in the class's order.
+    `defaults` are those of what is fixed. None where the places do not stand in the class's order.
     """
     count = max((order.index(name) + 1 for name in places if name in order), default=0)
     between = list(order[:count])
-    if [name for name in between if name not in fixed] != list(places) or not places:
+    if [name for name in between if name not in defaults] != list(places) or not places:
         return None
-    if between == list(places):
-        return {name: name for name in places}
-    written: dict[str, str] = {}
-    for name in between:
-        default = own[name].default
-        if default is inspect.Parameter.empty:
-            written[name] = name
-        elif name in fixed:
-            written[name] = f"{name}=inj_fixed[{name!r}]"
-        elif is_plain(default):
-            written[name] = f"{name}={default!r}"
-        else:
-            return None
-    return written
+    # A place that stands for a number of the class's may be left out, as there; one for a tensor may not.
+    first = next((i for i, name in enumerate(between) if name in defaults or is_of_numbers(own[name].default)), count)
+    written = [defaults.get(name) or _default(own, name) for name in between[first:]]
+    if not all(written):
+        return {name: name for name in between} if between == list(places) else None
+    given = {name: name for name in between[:first]}
+    return given | {name: f"{name}={default}" for name, default in zip(between[first:], written, strict=True)}
+
+
+def _default(own: Mapping[str, inspect.Parameter], name: str) -> str | None:
+    """The default of a class's own parameter as it is written, if it has one that can be."""
+    return literal(own[name].default) if name in own else None
+
+
+def literal(value: Any) -> str | None:
+    """A plain value as Python has it written; None for one of another class, as a member of an enumeration.
+
+    >>> literal((1, float("-inf"), "same"))
+    "(1, float('-inf'), 'same', )"
+    """
+    if type(value) is tuple:
+        parts = [literal(part) for part in value]
+        return None if None in parts else f"({''.join(f'{part}, ' for part in parts)})"
+    if type(value) is float and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    return repr(value) if type(value) in (type(None), bool, int, float, str) else None
 
 
 def forward_of(

@@ -21,11 +21,11 @@ from torch import fx, nn
 
 from ..errors import PlanError
 from .code import code_of
-from .face import may_be_fixed, must_be_as_fixed, must_be_as_written, parameters_of
+from .face import is_of_numbers, literal, may_be_fixed, must_be_as_fixed, must_be_as_written, parameters_of
 from .generated import kept_as_rewritten
 from .guards import guarded, guarded_in_place
 from .must_run import Wanted, must_run
-from .nodes import is_named
+from .nodes import is_named, value_of
 from .own_code import (
     Gate,
     OwnCode,
@@ -140,6 +140,8 @@ class Writing(Rewritten):
         made, scope = code_of(graphs, parameters, checks)
         scope = {name: guarded_in_place if value is guarded else value for name, value in scope.items()}
         scope.update(must_be_as_written=must_be_as_written, **(_OTHERWISE if asks else {}))
+        if "inj_fixed[" in made:
+            scope["inj_fixed"] = self.fixed
         regions = any(is_region(node.target) for graph in graphs.values() for node in graph.nodes)
         # Graphs that were pickled know less of their values.
         super().__init__(base, source or made, scope, own, has_regions=regions)
@@ -205,7 +207,7 @@ def _head(base: type[nn.Module], graph: fx.Graph, fixed: Mapping[str, Any], asks
     """
     given = [node for node in graph.nodes if node.op == "placeholder"]
     places = [str(node.target).lstrip("*") for node in given]
-    asked = parameters_of(base, places, fixed)
+    asked = parameters_of(base, places, fixed, keeps_defaults=True)
     checks = [f'"""What {_name_in_code(base)}.forward does, with attention in it."""\n']
     if asks:
         named = [*(place for place, node in zip(places, given, strict=True) if is_named(node)), *fixed]
@@ -214,10 +216,16 @@ def _head(base: type[nn.Module], graph: fx.Graph, fixed: Mapping[str, Any], asks
         checks.append(
             f"if not is_scripting():\n    if {' or '.join(asks)}:\n        return own_forward({', '.join(handed)})\n"
         )
+    # Scripts know no dict of ours.
+    known = {name: literal(value) or f"inj_fixed[{name!r}]" for name, value in fixed.items()}
+    for place, node in zip(places, given, strict=True):
+        # A number that is left out goes another way in the class's code, or none.
+        if is_of_numbers(number := value_of(node)) and literal(number):
+            checks.append(f"if {place} is None: must_be_as_written({place!r}, {place}, {literal(number)})\n")
     for name, value in fixed.items():
-        differs = f"{name} is not {value!r}" if value is None or isinstance(value, bool) else f"{name} != {value!r}"
-        checks.append(f"if {differs}: must_be_as_written({name!r}, {name}, {value!r})\n")
-    return re.sub(r"inj_fixed\['(\w+)'\]", lambda found: repr(fixed[found[1]]), asked), "".join(checks)
+        differs = f"{name} {'is not' if value is None or isinstance(value, bool) else '!='} {known[name]}"
+        checks.append(f"if {differs}: must_be_as_written({name!r}, {name}, {known[name]})\n")
+    return re.sub(r"inj_fixed\['(\w+)'\]", lambda found: known[found[1]], asked), "".join(checks)
 
 
 class Passing(Rewritten):
