@@ -71,6 +71,13 @@ def stacking_note(chosen: list[Site], choices: Choices) -> list[str]:
     ]
 
 
+def idle_options_note(chosen: list[Site], choices: Choices) -> list[str]:
+    """The stages that options were given for, and that have none of the chosen blocks."""
+    there = {site.stage for site in chosen}
+    idle = sorted((choices.stage_options or {}).keys() - there)
+    return [f"the options for stage {', '.join(map(str, idle))} do nothing: no chosen block is there"] if idle else []
+
+
 def cost_note(model: nn.Module, attention: Attention, made: list[tuple[Insertion, nn.Module]]) -> list[str]:
     """A warning where the attention costs more parameters than the network itself (PSA before the add).
 

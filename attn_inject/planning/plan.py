@@ -31,7 +31,15 @@ from ..types import (
 from .blind import blind_note
 from .choices import Choices, explaining_choices, listing, no_sites, selected
 from .homes import free_name, place_of
-from .notes import adjustment_notes, cost_note, recording_note, stacking_note, unread_note, unrun_note
+from .notes import (
+    adjustment_notes,
+    cost_note,
+    idle_options_note,
+    recording_note,
+    stacking_note,
+    unread_note,
+    unrun_note,
+)
 from .presets import PresetSettings, preset_settings
 from .trials import Trials
 
@@ -149,6 +157,7 @@ def plan_for(located: LocatedModel, choices: Choices) -> Plan:
             *unrun_note(located.part, located.sites, {path for path, _ in called}),
             *unread_note(located.sites),
             *stacking_note(chosen, choices),
+            *idle_options_note(chosen, choices),
             *notes,
         ),
         factory=choices.attention if callable(choices.attention) else None,

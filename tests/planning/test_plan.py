@@ -204,6 +204,16 @@ def test_options_of_a_stage_go_before_the_presets_and_these_before_the_general_o
     assert [dict(insertion.options) for insertion in plan.insertions] == [{"min_width": 1, **each} for each in options]
 
 
+def test_options_of_a_stage_without_a_block_are_said_to_do_nothing() -> None:
+    options = {0: {"bias": True}, 9: {"bias": False}, 11: {}}
+    plan = make_plan(two_stages(), "se", input_size=SIZE, stage_options=options)
+    assert "the options for stage 9, 11 do nothing: no chosen block is there" in plan.notes
+    there = make_plan(two_stages(), "se", input_size=SIZE, stage_options={0: {"bias": True}})
+    assert not [note for note in there.notes if "do nothing" in note]
+    (only,) = make_plan(two_stages(), "se", input_size=SIZE, stages=0, stage_options={1: {"bias": True}}).notes
+    assert only == "the options for stage 1 do nothing: no chosen block is there"
+
+
 def strided(channels: int, *, stride: int = 1) -> nn.Module:
     return nn.Conv2d(channels, channels, 3, stride, 1)
 
