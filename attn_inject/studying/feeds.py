@@ -83,7 +83,11 @@ class Feed:
     @property
     def is_single(self) -> bool:
         """Whether it can be gone through only once, as a generator."""
-        return iter(self.batches) is self.batches
+        found = iter(self.batches)
+        if found is self.batches:
+            return True
+        # One that is handed out again may start anew, as a DataLoader's with lasting workers does. Python's own do not.
+        return type(found).__module__ in ("builtins", "itertools") and iter(self.batches) is found
 
     @property
     def is_shuffled(self) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.utils.data import DataLoader
 
 from attn_inject import AttnInjectError, PlanError, attach, gates, inject, load, save
 from attn_inject.attention.catalogue import catalogue
@@ -124,9 +125,37 @@ def test_targets_of_the_outputs_shape_and_others() -> None:
         gates(planted(), [(x, ["cat"] * 200)])
 
 
+class Stored:
+    """An iterable that hands out one iterator each time."""
+
+    def __init__(self, held: Iterator[Any]) -> None:
+        self.held = held
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.held
+
+
+@pytest.mark.parametrize(
+    ("data", "single"),
+    [
+        ([1, 2], False),
+        (iter([1, 2]), True),
+        ((part for part in (1, 2)), True),
+        (Stored(iter([1, 2])), True),
+        (Stored(part for part in (1, 2)), True),
+        (Stored(zip((1, 2), (3, 4), strict=True)), True),
+        (DataLoader([1, 2]), False),
+    ],
+)
+def test_what_can_be_gone_through_only_once_is_known(data: Any, single: bool) -> None:
+    assert feeds.Feed(data).is_single is single
+    assert len(list(data)) == 2
+
+
 def test_data_that_can_be_read_once_only_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, once = gates(planted(), batches()), gates(planted(), iter(batches()))
     assert once.sites == whole.sites
+    assert gates(planted(), Stored(iter(batches()))).sites == whole.sites
     monkeypatch.setattr(feeds, "KEPT_BYTES", 0)
     monkeypatch.setattr("attn_inject.studying.study.KEPT_BYTES", 3 * 32 * (4 * 9 * 4 + 8))
     part = gates(planted(), iter(batches()))
