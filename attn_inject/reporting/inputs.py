@@ -11,7 +11,17 @@ from torch import nn
 
 from ..errors import AttnInjectError
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import Inputs, Signature, chosen_arguments, dtype_of, given_inputs, image, inputs_of, tensor_paths
+from ..tracing.inputs import (
+    Inputs,
+    Signature,
+    chosen_arguments,
+    dtype_of,
+    given_inputs,
+    image,
+    inputs_of,
+    must_fit,
+    tensor_paths,
+)
 from ..types import Plan
 from ..zoo.sizes import input_size as made_for
 from .data import InputRow
@@ -32,6 +42,7 @@ def report_inputs(
 
     """
     given = given_inputs(original, example_inputs)
+    must_fit(original, given)
     dtype = dtype_of(original)
     if given is None and isinstance(part, InjectedModule):
         given = inputs_of(part.pristine_graph_of("eval"))

@@ -17,7 +17,7 @@ from ..tracing.calls import inputs_in_place
 from ..tracing.compiled import as_written
 from ..tracing.injected import InjectedModule
 from ..tracing.input_forms import InputForms
-from ..tracing.inputs import Inputs, given_inputs
+from ..tracing.inputs import Inputs, given_inputs, must_fit
 from ..tracing.nodes import has_value
 from ..tracing.prepare import materialised, must_have_forward, unwrap, wrapped_by
 from ..tracing.recording import record
@@ -161,6 +161,7 @@ def _read(
     shape = None if input_size is None else shape_asked(input_size)
     if scope:
         inputs = _as_in_place(part, inputs_in_place(model, scope), inputs, shape, batch)
+    must_fit(part, inputs)
     if isinstance(part, InjectedModule):
         traced = annotate(retrace(part), inputs=inputs, input_size=shape)
     else:

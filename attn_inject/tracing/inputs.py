@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
+from ..errors import TraceError
 from .given_numbers import numbers_of, whole_numbers, with_numbers
 from .nodes import has_value, is_named, value_of
 
@@ -184,16 +185,39 @@ def tensor_paths(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def given_inputs(model: nn.Module, example_inputs: Any) -> Inputs | None:
     """`example_inputs` as people write them: one value, a tuple of values, or a dict of argument names and values.
 
-    A dict whose keys are no names of arguments is one value.
+    A dict none of whose keys is the name of an argument is one value.
     """
     if example_inputs is None or isinstance(example_inputs, Inputs):
         return example_inputs
     if isinstance(example_inputs, Mapping) and example_inputs:
         parameters = inspect.signature(model.forward).parameters.values()
         names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if set(example_inputs) <= names or any(p.kind is p.VAR_KEYWORD for p in parameters):
+        if names & set(example_inputs) or any(p.kind is p.VAR_KEYWORD for p in parameters):
             return Inputs(named=dict(example_inputs))
     return Inputs(tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,))
+
+
+def must_fit(model: nn.Module, inputs: Inputs | None) -> None:
+    """Refuse inputs with which nobody could call the model.
+
+    Raises:
+        TraceError: one too many or too few, or one whose name no argument has.
+
+    """
+    if inputs is None:
+        return
+    own = inspect.signature(model.forward)
+    # What is called may be a decorator's, which gives the forward more than it is given.
+    called = inspect.signature(model.forward, follow_wrapped=False)
+    try:
+        own.bind_partial(*inputs.positional)
+        called.bind(*inputs.positional, **inputs.named, **inputs.fixed)
+    except TypeError as error:
+        arguments = ", ".join(own.parameters)
+        raise TraceError(
+            f"example_inputs do not fit {type(model).__name__}.forward({arguments}): {error}; "
+            "pass a tuple with one value for each, or a dict of their names"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -226,6 +250,9 @@ class Signature:
                 missing = max(wanted, 0 if given.named else 1) - len(positional)
                 positional += [f"{p.name}_{len(positional) + i}" for i in range(missing)]
             elif p.kind is p.VAR_KEYWORD or p.name in given.named or p.name in given.fixed:
+                continue
+            elif given and p.default is p.empty and (p.kind is p.KEYWORD_ONLY or len(positional) >= wanted):
+                # A decorator gives it (`must_fit`).
                 continue
             elif p.kind is not p.KEYWORD_ONLY and (p.default is p.empty or len(positional) < wanted):
                 positional.append(p.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from typing import Any
 
@@ -56,6 +57,50 @@ def test_inputs_are_positions_a_tuple_or_names() -> None:
     # Whatever it takes, under any name; but a dict of other words is one value.
     assert given_inputs(model, {"more": 1}) == Inputs(named={"more": 1})
     assert given_inputs(Listed(), {"image": IMAGE}) == Inputs(({"image": IMAGE},))
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "problem"),
+    [
+        (Listed(), IMAGE, "missing a required argument: 'views'"),
+        (Listed(), (IMAGE, [IMAGE], IMAGE), "too many positional arguments"),
+        (Listed(), {"batch": IMAGE}, "missing a required argument: 'views'"),
+        (Listed(), {"views": [IMAGE], "image": IMAGE}, "missing a required argument: 'batch'"),
+        (Named(), (IMAGE,), "too many positional arguments"),
+        (Named(), {"image": IMAGE, "size": 3}, "got an unexpected keyword argument 'size'"),
+        (Named(), (), "missing a required argument: 'image'"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_in_a_sentence(model: nn.Module, given: Any, problem: str) -> None:
+    told = rf"^example_inputs do not fit {type(model).__name__}\.forward\(.*\): {problem}; pass a tuple .* names$"
+    for verb in (find_sites, lambda m, **more: inject(m, "eca", **more), lambda m, **more: attach(m, "eca", **more)):
+        with pytest.raises(TraceError, match=told):
+            verb(model, example_inputs=given)
+
+
+class Decorated(Residual):
+    @staticmethod
+    def scaled(forward: Any) -> Any:
+        @functools.wraps(forward)
+        def run(self: nn.Module, *args: Any, **options: Any) -> Any:
+            return forward(self, *args, scale=options.pop("by", 2.0), **options)
+
+        return run
+
+    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        return self.run(x) * scale
+
+
+Decorated.forward = Decorated.scaled(Decorated.forward)  # type: ignore[method-assign]
+
+
+def test_what_a_decorator_gives_need_not_be_given() -> None:
+    model = Decorated().eval()
+    x = torch.randn(1, 3, 16, 16)
+    patched: nn.Module = inject(model, "eca", init="identity", example_inputs=(x,))
+    assert torch.equal(patched.eval()(x), model(x))
+    with pytest.raises(TraceError, match=r"do not fit Decorated.forward\(x, scale\): too many positional arguments"):
+        inject(model, "eca", example_inputs=(x, 1.0, 2.0))
 
 
 def test_shapes_of_structures() -> None:
