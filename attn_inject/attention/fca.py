@@ -100,7 +100,10 @@ def spectrum(x: torch.Tensor, frequencies: torch.Tensor, orthonormal: bool) -> t
         others = 1
         for other in range(axis):
             others = others * sizes[other]
-        x = x.reshape(images, channels, others, sizes[axis]) @ waves.unsqueeze(2)
+        x = x.reshape(images, channels, others, sizes[axis])
+        # A product of matrices reads the map once, but keeps the waves for its gradient once for every image.
+        keeps = torch.is_grad_enabled() and x.requires_grad
+        x = (x * waves.unsqueeze(1)).sum(3, keepdim=True) if keeps else x @ waves.unsqueeze(2)
     return x.flatten(1)
 
 

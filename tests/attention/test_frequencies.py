@@ -127,3 +127,24 @@ def test_impossible_settings(options: dict[str, Any], words: str) -> None:
     with pytest.raises(AttentionError, match="^[^\n]+$") as caught:
         build("fca", 32, options=options)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_pool_keeps_its_waves_once_for_all_images(axes: int) -> None:
+    pool: Any = build("fca", 16, ndim=axes).pool
+
+    def kept(images: int) -> int:
+        x = torch.randn(images, 16, *(8,) * axes, requires_grad=True)
+        found: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            found[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            pooled = pool(x)
+        with torch.no_grad():
+            torch.testing.assert_close(pooled, pool(x))
+        return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+    assert kept(2) == kept(32) == axes * 16 * 8 * 4
