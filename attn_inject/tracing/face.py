@@ -161,8 +161,10 @@ def _leading(
     between = list(order[:count])
     if [name for name in between if name not in defaults] != list(places) or not places:
         return None
-    # A place that stands for a number of the class's may be left out, as there; one for a tensor may not.
-    first = next((i for i, name in enumerate(between) if name in defaults or is_of_numbers(own[name].default)), count)
+    # What is fixed, or stands for a number of the class's, may be left out as there; a place for a tensor may not.
+    optional = [own[name].default is not inspect.Parameter.empty for name in between]
+    may_be_left_out = [name in defaults or is_of_numbers(own[name].default) for name in between]
+    first = next((i for i in range(count) if optional[i] and may_be_left_out[i]), count)
     written = [defaults.get(name) or _default(own, name) for name in between[first:]]
     if not all(written):
         return {name: name for name in between} if between == list(places) else None

@@ -48,6 +48,12 @@ class Sized(Block):
         return x + self.branch(x)
 
 
+class Moded(Block):
+    def forward(self, x: torch.Tensor, mode: str, size: Any, *, deep: bool = False) -> torch.Tensor:
+        x = F.interpolate(x, size=size, mode=mode)
+        return x + self.branch(x) * (2 if deep else 1)
+
+
 class Deciding(Block):
     def forward(self, x: torch.Tensor, size: Any) -> torch.Tensor:
         if size[0] > 20:
@@ -88,6 +94,9 @@ def attached(model: nn.Module, side: int) -> nn.Module:
         (Sized, lambda block, y, x: block(y, [x.shape[2], x.shape[3]])),
         (Sized, lambda block, y, x: block(y, x.shape[2:])),
         (Sized, lambda block, y, x: block(y, size=x.size()[-2:])),
+        (Moded, lambda block, y, x: block(y, "nearest", x.shape[2:])),
+        (Moded, lambda block, y, x: block(y, "bilinear", size=x.shape[2:], deep=True)),
+        (Moded, lambda block, y, x: block(y, mode="bilinear", size=x.shape[2:])),
         (Scaled, lambda block, y, x: block(y, None, 2.0)),
         (Scaled, lambda block, y, x: block(y, scale=x.shape[2] / 8)),
         (Scaled, lambda block, y, x: block(y, extra=x.shape[2])),
