@@ -12,6 +12,7 @@ F4. Where the class has its own `train` or `eval` (which keep norms as they are)
 from __future__ import annotations
 
 import inspect
+import itertools
 import keyword
 import math
 import sys
@@ -121,7 +122,7 @@ def may_be_fixed(name: str, value: Any) -> bool:
 
 
 def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any], *, keeps_defaults: bool = False) -> str:
-    """The parameters of a forward that takes `places`, then what is fixed: by position where the class's own has it so.
+    """The parameters of a forward that takes `places` and what is fixed, in the order of the class's own.
 
     Left out, an argument is what it is fixed at; or the class's own default, if these are kept.
 
@@ -130,46 +131,52 @@ def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any], *
     ...     def forward(self, x, scale, *, deep=False): ...
     >>> parameters_of(Net, ["x"], {"scale": 2.0, "deep": True})
     "self, x, scale=inj_fixed['scale'], *, deep=inj_fixed['deep']"
-    >>> parameters_of(Net, ["x"], {"scale": 2.0, "deep": True}, keeps_defaults=True)
-    "self, x, scale=inj_fixed['scale'], *, deep=False"
+    >>> parameters_of(Net, ["x", "scale"], {"deep": True}, keeps_defaults=True)
+    'self, x, scale, *, deep=False'
     """
     # Called on an object, so that its first parameter, whatever its name, is none of them.
     own = inspect.signature(MethodType(face.forward, object())).parameters  # type: ignore[attr-defined]
-    order = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     defaults = {name: (keeps_defaults and _default(own, name)) or f"inj_fixed[{name!r}]" for name in fixed}
-    leading = _leading(own, order, places, defaults)
-    following = order[len(leading) :] if leading else []
-    by_position: list[str] = []
-    for name in following:
-        if name not in fixed:
-            break
-        by_position.append(name)
-    by_name = [name for name in fixed if name not in by_position and name not in (leading or ())]
-    written = [f"{name}={defaults[name]}" for name in by_position]
-    written += ["*", *(f"{name}={defaults[name]}" for name in by_name)] if by_name else []
-    return ", ".join(["self", *(leading.values() if leading else places), *written])
+    ours = [name for name in own if name in places or name in fixed]
+    written = _by_position(own, ours, defaults)
+    # The values of `*args` are places without a parameter; and a graph is called with all places by position.
+    if not all(place in own for place in places) or (
+        not keeps_defaults and [name for name in written if name in places] != list(places)
+    ):
+        written = {place: place for place in places}
+    # Fixed ones without a parameter are of `**kwargs`.
+    rest = [name for name in (*ours, *(name for name in fixed if name not in own)) if name not in written]
+    named = [f"{name}={defaults[name]}" if name in fixed else _place(own, name) for name in rest]
+    return ", ".join(["self", *written.values(), *(["*", *named] if named else [])])
 
 
-def _leading(
-    own: Mapping[str, inspect.Parameter], order: Sequence[str], places: Sequence[str], defaults: Mapping[str, str]
-) -> dict[str, str] | None:
-    """The parameters up to the last place as they are written, by name, also where fixed ones stand between the places.
+def _by_position(
+    own: Mapping[str, inspect.Parameter], ours: Sequence[str], defaults: Mapping[str, str]
+) -> dict[str, str]:
+    """Those of `ours` that are given by position, as they are written: up to the first parameter that is none of them.
 
-    `defaults` are those of what is fixed. None where the places do not stand in the class's order.
+    `defaults` are those of what is fixed.
     """
-    count = max((order.index(name) + 1 for name in places if name in order), default=0)
-    between = list(order[:count])
-    if [name for name in between if name not in defaults] != list(places) or not places:
-        return None
-    # What is fixed, or stands for a number of the class's, may be left out as there; a place for a tensor may not.
-    optional = [own[name].default is not inspect.Parameter.empty for name in between]
-    may_be_left_out = [name in defaults or is_of_numbers(own[name].default) for name in between]
-    first = next((i for i in range(count) if optional[i] and may_be_left_out[i]), count)
-    written = [defaults.get(name) or _default(own, name) for name in between[first:]]
-    if not all(written):
-        return {name: name for name in between} if between == list(places) else None
-    given = {name: name for name in between[:first]}
-    return given | {name: f"{name}={default}" for name, default in zip(between[first:], written, strict=True)}
+    order = [name for name, p in own.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    order = list(itertools.takewhile(lambda name: name in ours, order))
+    may_follow = [name in defaults or _default(own, name) is not None for name in order]
+    written: dict[str, str] = {}
+    for at, name in enumerate(order):
+        is_after_default = any("=" in text for text in written.values())
+        if is_after_default or (all(may_follow[at + 1 :]) and (name in defaults or _place(own, name) != name)):
+            default = defaults.get(name) or _default(own, name)
+            if default is None:
+                break
+            written[name] = f"{name}={default}"
+        else:
+            written[name] = name
+    return written
+
+
+def _place(own: Mapping[str, inspect.Parameter], name: str) -> str:
+    """A place as it is written: where it stands for a number of the class's, it may be left out as there."""
+    default = _default(own, name) if is_of_numbers(own[name].default) else None
+    return name if default is None else f"{name}={default}"
 
 
 def _default(own: Mapping[str, inspect.Parameter], name: str) -> str | None:
