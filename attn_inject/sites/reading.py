@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from ..errors import PlanError, TraceError, must_be, nearest
 from ..tracing.alias import alias
 from ..tracing.calls import inputs_in_place
 from ..tracing.compiled import as_written
+from ..tracing.face import is_of_numbers
 from ..tracing.injected import InjectedModule
 from ..tracing.input_forms import InputForms
 from ..tracing.inputs import Inputs, given_inputs, must_fit
@@ -187,14 +187,18 @@ def _as_in_place(
     if called is None:
         return given
     if given is not None:
-        taken = {*itertools.islice(inspect.signature(part.forward).parameters, len(given.positional)), *given.named}
-        return replace(given, fixed={name: value for name, value in called.fixed.items() if name not in taken})
+        names = list(inspect.signature(part.forward).parameters)
+        taken = {*names[: len(given.positional)], *given.named}
+        by_name = {**dict(zip(names, called.positional, strict=False)), **called.named}
+        numbers = {name: value for name, value in by_name.items() if is_of_numbers(value) and name not in taken}
+        fixed = {name: value for name, value in called.fixed.items() if name not in taken}
+        return replace(given, named={**given.named, **numbers}, fixed=fixed)
     if shape is None or called.shape == (batch, *shape):
         return called
-    if len(called.values) > 1 or not (called.fixed or called.named):
+    if len(called.tensors) > 1 or not (called.fixed or called.named or len(called.values) > 1):
         return None
     image = next(inputs_to_try(part, input_size=shape, batch=batch)).positional[0]
-    return called.map(lambda _: image)
+    return called.map_tensors(lambda _: image)
 
 
 def _of_size(part: nn.Module, shape: Iterable[int] | None) -> Inputs | None:

@@ -109,7 +109,7 @@ class Blocks:
         for calls in self.located.trace.calls.values():
             # Its code may have caught what a call raised.
             for call in (call for (each, _), call in calls.items() if each == path and call.has_ended):
-                inputs = inputs_of_call(module.forward, *call.values, with_numbers=True)
+                inputs = inputs_of_call(module.forward, *call.values)
                 if inputs is None:
                     raise AttnInjectError(
                         f"{block_name(path)} is called with what is neither an input nor a plain value"

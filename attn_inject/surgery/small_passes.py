@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tracing.face import is_of_numbers
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import fresh, input_values, real_values, tensors_in
 from .runs import from_one_seed
@@ -64,12 +65,12 @@ def drawn_alike(aliased: nn.Module, real: tuple[Any, ...]) -> list[torch.Tensor]
         return floats_in(aliased(*fresh(real)))
 
 
-def smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[torch.Tensor]]:
-    """One image of each size to try, the smallest first; none for several inputs."""
-    first = inputs[0]
-    if len(inputs) > 1 or not isinstance(first, torch.Tensor) or first.dim() < 3:
+def smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """One image of each size to try, the smallest first, with the numbers beside it; none for several inputs."""
+    first, *others = inputs
+    if not isinstance(first, torch.Tensor) or first.dim() < 3 or not all(map(is_of_numbers, others)):
         return
     extent = max(first.shape[2:])
     for trial in (*(size for size in TRIAL_EXTENTS if size < extent), extent):
         size = [max(math.ceil(d * trial / extent), 1) for d in first.shape[2:]]
-        yield (first.new_empty((1, first.shape[1], *size)),)
+        yield first.new_empty((1, first.shape[1], *size)), *others

@@ -79,13 +79,11 @@ def inputs_in_place(model: nn.Module, scope: str) -> Inputs | None:
     return None
 
 
-def inputs_of_call(
-    forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, with_numbers: bool = False
-) -> Inputs | None:
+def inputs_of_call(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
     """What a forward that is called so takes as inputs, and which plain values it takes beside them.
 
-    `with_numbers` has numbers among the inputs: most are sizes (`block(x, height, width)`), which are others with
-    another image. What is decided on them becomes a guard. None if it is given what a graph could not hold for.
+    Numbers are inputs too: most are sizes (`block(x, height, width)`), which are others with another image. What is
+    decided on them becomes a guard. None if it is given what a graph could not hold for.
     """
     signature = inspect.signature(forward)
     given = signature.bind(*args, **kwargs).arguments
@@ -100,8 +98,7 @@ def inputs_of_call(
             continue
         value, kind = given[name], parameter.kind
         for key, each in value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]:
-            open_number = with_numbers and is_of_numbers(each) and kind in _BY_NAME
-            if open_number or any(True for _ in tensors_in(each)):
+            if any(True for _ in tensors_in(each)) or (is_of_numbers(each) and kind in _BY_NAME):
                 if kind is inspect.Parameter.VAR_POSITIONAL:
                     positional += each
                 elif kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and in_order and not named and not fixed:

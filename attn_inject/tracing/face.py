@@ -25,6 +25,7 @@ from typing import Any
 from torch import fx, nn
 
 from ..errors import ArgumentError, PlanError
+from .nodes import value_of
 
 _ANSWERED = (property, cached_property, staticmethod, type)
 
@@ -212,8 +213,13 @@ def forward_of(
     That is the code of a function of the module and the values of the graph's places; `scope` has its names. `first` is
     a statement that stands before it.
     """
-    places = [str(node.target).lstrip("*") for node in graph.nodes if node.op == "placeholder"]
-    checks = [
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    places = [str(node.target).lstrip("*") for node in placeholders]
+    values = {place: value_of(node) for place, node in zip(places, placeholders, strict=True)}
+    numbers = {name: value for name, value in values.items() if is_of_numbers(value)}
+    # Without a number the class's code goes another way.
+    checks = [f"    if {name} is None: inj_check({name!r}, None, inj_numbers[{name!r}])\n" for name in numbers]
+    checks += [
         f"    if {name} is not inj_fixed[{name!r}]: inj_check({name!r}, {name}, inj_fixed[{name!r}])\n"
         for name in fixed
     ]
@@ -227,8 +233,12 @@ def forward_of(
         "        raise\n"
     )
     made: dict[str, Any] = {
-        "inj_fixed": fixed, "inj_check": must_be_as_fixed, "inj_explain": must_be_sharded_whole, **(scope or {})
-    }  # fmt: skip
+        "inj_fixed": fixed,
+        "inj_numbers": numbers,
+        "inj_check": must_be_as_fixed,
+        "inj_explain": must_be_sharded_whole,
+        **(scope or {}),
+    }
     exec(source, made)
     forward: Callable[..., Any] = made["forward"]
     return forward

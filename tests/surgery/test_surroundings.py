@@ -105,6 +105,9 @@ IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         lambda part, x: part.scaled(x, as_output=False),
         lambda part, x: part.scaled(x, as_output=True).map * part.scaled.__func__.__code__.co_argcount,
         lambda part, x: part(x) + part(x.flip(-1)),
+        lambda part, x: part(x, 2.0) + part(x, 3.0),
+        lambda part, x: part(x, 2.0 + part.training),
+        lambda part, x: part(x, plus=x.shape[2]),
     ],
 )
 def test_a_whole_finds_what_it_asks_for(call: Any) -> None:
@@ -146,7 +149,10 @@ PAST = "the model around part runs what is in it past its forward, where a graph
         (lambda part, x: part.features(x), r"does not run with a graph in its place \(features\(\) was not kept"),
         (lambda part, x: part.block(part.stem(x)), PAST),
         (lambda part, x: part(x) + part.block(part.stem(x)), PAST),
-        (lambda part, x: part(x, 2.0) + part(x, 3.0), r"calls it in several ways \(.* scale=2.0 and is given 3.0"),
+        (
+            lambda part, x: part(x) + part(x, as_output=True).map,
+            r"calls it in several ways \(.* as_output=False and is given True",
+        ),
         (lambda part, x: part(x) * (2 if isinstance(part, Part) else 3), "gives something else with a graph"),
     ],
 )
@@ -228,7 +234,10 @@ def test_a_trial_in_train_mode_changes_nothing() -> None:
             r"does not run .* \(features\(\) was not kept",
         ),
         (lambda part, x: part(x) + part.block(part.stem(x)) * part.training, PAST),
-        (lambda part, x: part(x, 2.0 + part.training), r"calls it in several ways \(.* scale=2.0 and is given 3.0"),
+        (
+            lambda part, x: part(x, as_output=True).map if part.training else part(x),
+            r"calls it in several ways \(.* as_output=False and is given True",
+        ),
         (lambda part, x: part(x) * (2 if part.training and isinstance(part, Part) else 3), "gives something else"),
     ],
 )
@@ -273,18 +282,24 @@ def test_a_whole_that_needs_its_hooks_is_tried_with_them() -> None:
 
 
 def test_an_argument_that_the_graph_was_not_made_with_is_refused_when_it_runs() -> None:
-    model = whole(lambda part, x, scale=2.0: part(x, scale=scale))
-    patched: nn.Module = inject(model, "se", reduction=4, scope="part")
-    assert "argument scale=2.0: fixed at what it was given when it was read" in patched.injection.not_kept
-    assert "argument as_output=False: fixed at its default" in patched.injection.not_kept
+    model = whole(lambda part, x, wide=True, scale=2.0: part(x, scale=scale, as_output=wide).map)
+    patched: nn.Module = inject(model, "se", reduction=4, init="identity", scope="part")
+    assert "argument as_output=True: fixed at what it was given when it was read" in patched.injection.not_kept
     patched.eval()(IMAGE)
-    for scale in (3.0, 2, None):
+    for wide in (False, 1, None):
         with pytest.raises(
-            ArgumentError, match=rf"^the graph was made with scale=2.0 and is given {scale}: attach\(\)"
+            ArgumentError, match=rf"^the graph was made with as_output=True and is given {wide}: attach\(\)"
         ):
-            patched(IMAGE, scale=scale)
-        with pytest.raises(ArgumentError, match=r"^the graph was made with scale=2.0"):
-            optimize(patched)(IMAGE, scale=scale)
+            patched(IMAGE, wide=wide)
+        with pytest.raises(ArgumentError, match=r"^the graph was made with as_output=True"):
+            optimize(patched)(IMAGE, wide=wide)
+    # A number is an input, and may be another.
+    for scale in (3.0, 2):
+        assert torch.equal(patched(IMAGE, scale=scale), model(IMAGE, scale=scale))
+    with pytest.raises(ArgumentError, match=r"^the graph was made with scale=2.0 and is given None: attach\(\)"):
+        patched(IMAGE, scale=None)
+    bare: nn.Module = inject(whole(lambda part, x: part(x)), "se", reduction=4, scope="part")
+    assert "argument scale=1.0: fixed at its default" in bare.injection.not_kept
     assert issubclass(ArgumentError, GuardError)
     assert issubclass(ArgumentError, AttnInjectError)
 
