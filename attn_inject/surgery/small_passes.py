@@ -11,7 +11,7 @@ from torch import nn
 
 from ..tracing.face import is_of_numbers
 from ..tracing.injected import InjectedModule
-from ..tracing.inputs import fresh, input_values, real_values, tensors_in
+from ..tracing.inputs import Inputs, arguments_of, fresh, input_values, real_values, tensors_in
 from .runs import from_one_seed
 
 TRIAL_EXTENTS = (32, 64, 128, 192)
@@ -61,8 +61,12 @@ def smallest_pass(
 
 def drawn_alike(aliased: nn.Module, real: tuple[Any, ...]) -> list[torch.Tensor]:
     """What it gives, with the numbers that the original's run draws."""
+    inputs = Inputs(fresh(real))
+    if isinstance(aliased, InjectedModule):
+        # What is fixed may stand between them.
+        inputs = Inputs(*arguments_of(aliased.graph_of("eval"), fresh(real)), aliased.fixed)
     with from_one_seed(aliased):
-        return floats_in(aliased(*fresh(real)))
+        return floats_in(inputs.given_to(aliased))
 
 
 def smaller(inputs: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
