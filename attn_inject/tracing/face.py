@@ -140,10 +140,8 @@ def parameters_of(face: type, places: Sequence[str], fixed: Mapping[str, Any], *
     defaults = {name: (keeps_defaults and _default(own, name)) or f"inj_fixed[{name!r}]" for name in fixed}
     ours = [name for name in own if name in places or name in fixed]
     written = _by_position(own, ours, defaults)
-    # The values of `*args` are places without a parameter; and a graph is called with all places by position.
-    if not all(place in own for place in places) or (
-        not keeps_defaults and [name for name in written if name in places] != list(places)
-    ):
+    if not all(place in own for place in places):
+        # The values of `*args` are places without a parameter.
         written = {place: place for place in places}
     # Fixed ones without a parameter are of `**kwargs`.
     rest = [name for name in (*ours, *(name for name in fixed if name not in own)) if name not in written]
