@@ -20,12 +20,13 @@ from ..cost.latency import Progress
 from ..cost.parameters import Holding, holding
 from ..cost.shares import Share
 from ..errors import TraceError
+from ..tracing.injected import InjectedModule
 from ..tracing.inputs import Inputs, dtype_of
 from ..tracing.prepare import unwrap
 from ..types import Insertion, stage_number
 from .blocks import block_paths, block_rows
 from .data import Quantity, ReportData, SiteRow, StageRow
-from .inputs import input_rows, report_inputs
+from .inputs import input_rows, report_inputs, taken_beside_an_image
 from .settings import Convention, ReportSettings
 from .speed import Speeds, bench_settings, measure
 from .subject import Subject
@@ -43,8 +44,11 @@ def gather(
     """Make the report's data; without `settings.bench` nothing is run for real."""
     bench = bench_settings(settings)
     convention = settings.convention
-    subject = Subject.of(unwrap(original), unwrap(patched))
+    whole = unwrap(original)
+    subject = Subject.of(whole, unwrap(patched))
     original, patched, insertions = subject.original, subject.patched, subject.insertions
+    if example_inputs is None and subject.scope and not isinstance(patched, InjectedModule):
+        example_inputs = taken_beside_an_image(whole, subject)
     given = report_inputs(original, patched, subject.plan, input_size=input_size, example_inputs=example_inputs)
     paths = block_paths(original, insertions)
     inputs, before, after = _counted(original, patched, insertions, paths, given)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import AttnInjectError
+from ..tracing.calls import inputs_in_place
 from ..tracing.injected import InjectedModule
 from ..tracing.inputs import (
     Inputs,
@@ -25,6 +26,7 @@ from ..tracing.inputs import (
 from ..types import Plan
 from ..zoo.sizes import input_size as made_for
 from .data import InputRow
+from .subject import Subject
 
 
 def report_inputs(
@@ -54,6 +56,20 @@ def report_inputs(
         raise AttnInjectError("input_size is for models with one input: give example_inputs, with one value for each")
     one = image(*_size(original, plan, input_size), dtype=dtype)
     return one if given is None else given.map_tensors(lambda _: one.tensors[0])
+
+
+def taken_beside_an_image(whole: nn.Module, subject: Subject) -> Inputs | None:
+    """What the model around a part gives it on an image of a usual size, where that is more than one image.
+
+    The image is in the shape that the part was read on.
+    """
+    called = inputs_in_place(whole, subject.scope)
+    if called is None or not (called.fixed or len(called.values) > 1):
+        return None
+    read_on = None if subject.plan is None else subject.plan.input_shape
+    if read_on is None or len(called.tensors) != 1:
+        return called
+    return called.map_tensors(lambda x: x.new_empty(read_on))
 
 
 def _size(original: nn.Module, plan: Plan | None, asked: Sequence[int] | None) -> tuple[int, ...]:

@@ -27,13 +27,15 @@ Said = TypeVar("Said")
 class Subject:
     """Two models to compare, and what was put into the second; of a model that nobody patched there are no records.
 
-    `records` are the records by the paths of their parts, which are empty where the subject is one part.
+    `records` are the records by the paths of their parts, which are empty where the subject is one part; `scope` is
+    that part's own path then.
     """
 
     title: str
     original: nn.Module
     patched: nn.Module
     records: tuple[tuple[str, Injection], ...]
+    scope: str = ""
 
     @classmethod
     def of(cls, original: nn.Module, patched: nn.Module) -> Subject:
@@ -50,7 +52,11 @@ class Subject:
             return cls(title, original, patched, found)
         (scope,) = scopes
         return cls(
-            title, _part(original, scope), patched.get_submodule(scope), tuple(("", record) for _, record in found)
+            title,
+            _part(original, scope),
+            patched.get_submodule(scope),
+            tuple(("", record) for _, record in found),
+            scope,
         )
 
     @property

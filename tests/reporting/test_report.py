@@ -75,6 +75,35 @@ def test_what_is_replaced_is_taken_off(net: Net) -> None:
     assert_adds_up(report)
 
 
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
+
+    def forward(self, x: torch.Tensor, mode: str, size: Any, *, scale: float = 1.0) -> torch.Tensor:
+        x = nn.functional.interpolate(x, size=size, mode=mode)
+        return x + self.conv(x) * scale
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.part = Scaled()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part(self.stem(x), "nearest", x.shape[2:], scale=2.0)
+
+
+@pytest.mark.parametrize("verb", [attn_inject.inject, attn_inject.attach])
+def test_a_scope_is_run_on_all_that_the_model_around_gives_it(verb: Any) -> None:
+    model = Around().eval()
+    report = attn_inject.report(model, verb(model, "se", reduction=4, scope="part"), bench=False)
+    assert report.input_size == (8, 112, 112)
+    # One multiplication by the scale for each value, and the convolutions on the size that it is given.
+    assert report.total("MACs").before == (9 + 1) * 8 * 8 * 224 * 224
+
+
 def test_a_scope_is_reported_on_alone() -> None:
     class Detector(nn.Module):
         """Reads values, so that neither tracing nor counting could take it whole."""
