@@ -124,7 +124,10 @@ class _Look:
             yield f"{self.images} images are few: means are rough, and there are no intervals below {FEWEST_IMAGES}"
         if len(self._watch.sites[0].by_class.classes) == MOST_CLASSES:
             yield f"the first {MOST_CLASSES} classes were followed; images of others are left out of `between`"
-        if ablated is not None and ablated < self.images:
+        if ablated is not None and ablated < self.images and not self._feed.is_single:
+            lacking = "the others have no targets, or came only once"
+            yield f"effects are those of {ablated} of {self.images} images: {lacking}"
+        elif ablated is not None and ablated < self.images:
             megabytes = KEPT_BYTES // 1024**2
             yield (
                 f"effects are those of the first {ablated} images: the data can be read only once, and up to "

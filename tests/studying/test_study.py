@@ -163,6 +163,14 @@ def test_data_that_can_be_read_once_only_is_kept_up_to_a_bound(monkeypatch: pyte
     assert any("first 96 images" in note for note in part.notes)
 
 
+def test_batches_without_targets_are_said_to_have_no_effects() -> None:
+    half = [batch if index % 2 == 0 else batch[0] for index, batch in enumerate(batches())]
+    found = gates(planted(), half)
+    assert (found.images, found.ablated_images) == (200, 104)
+    assert "effects are those of 104 of 200 images: the others have no targets, or came only once" in found.notes
+    assert not [note for note in found.notes if "read only once" in note]
+
+
 def test_few_images_get_no_interval_and_the_words_say_so() -> None:
     found = gates(planted(), batches(20))
     assert found.sites[0].frozen.low is None
