@@ -40,7 +40,7 @@ from .forgetting import without_last_run
 from .formats import checked_suffix
 from .inputs import inputs_to_plain
 from .record import Record, record_to_text
-from .refusals import must_be_as_planned, must_be_whole, must_not_be_optimized
+from .refusals import must_be_as_planned, must_be_patched_in_place, must_not_be_optimized
 
 
 def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_only: bool = False) -> None:
@@ -83,7 +83,7 @@ def save(patched: nn.Module, path: str | Path, *, force: bool = True, attention_
     except PlanError as error:
         raise CheckpointError(f"the model cannot be saved: {error}") from error
     if not attachments:
-        must_be_whole(patched)
+        must_be_patched_in_place(patched)
     if attention_only and suffix not in (".pt", ".safetensors"):
         raise CheckpointError(f"attention-only files are .pt or .safetensors, not {suffix}")
     folding = folding_of(patched)

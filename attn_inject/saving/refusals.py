@@ -87,7 +87,7 @@ def must_not_be_optimized(patched: nn.Module) -> None:
         )
 
 
-def must_be_whole(patched: nn.Module) -> None:
+def must_be_patched_in_place(patched: nn.Module) -> None:
     """Refuse to save a model whose parts were patched before they became its parts: its file could not be loaded.
 
     Raises:
